@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every struct, enum and limit that crosses between the kernel's side and user
+ * space. The skeleton turns them into Rust types; nothing is mirrored by hand.
+ * A change in here changes the schema, so it changes where the maps are pinned.
+ */
+#ifndef WEIR_WIRE_H
+#define WEIR_WIRE_H
+
+#include <linux/types.h>
+
+/* As the pod sees it: RX is towards the pod, TX comes from it. */
+enum direction { DIRECTION_RX = 0, DIRECTION_TX = 1, DIRECTION_MAX = 2 };
+
+enum family { FAMILY_IPV4 = 0, FAMILY_IPV6 = 1, FAMILY_MAX = 2 };
+
+/* The pod's role in an exchange: the server accepted the connection or got the query. */
+enum role { ROLE_NONE = 0, ROLE_SERVER = 1, ROLE_CLIENT = 2 };
+
+enum transport { TRANSPORT_UDP = 0, TRANSPORT_TCP = 1 };
+
+/* The ten methods of OpenTelemetry's semantic conventions, and all others as one. */
+enum http_method {
+	HTTP_METHOD_OTHER = 0,
+	HTTP_METHOD_GET,
+	HTTP_METHOD_HEAD,
+	HTTP_METHOD_POST,
+	HTTP_METHOD_PUT,
+	HTTP_METHOD_DELETE,
+	HTTP_METHOD_CONNECT,
+	HTTP_METHOD_OPTIONS,
+	HTTP_METHOD_TRACE,
+	HTTP_METHOD_PATCH,
+	HTTP_METHOD_QUERY,
+	HTTP_METHOD_MAX,
+};
+
+enum http_version { HTTP_VERSION_NONE = 0, HTTP_VERSION_1_0, HTTP_VERSION_1_1, HTTP_VERSION_2 };
+
+/* Why an exchange has no complete response. */
+enum http_error {
+	HTTP_ERROR_NONE = 0,
+	HTTP_ERROR_NO_RESPONSE, /* the server closed without one */
+	HTTP_ERROR_RESET,	/* the server reset the connection */
+	HTTP_ERROR_MALFORMED,	/* the bytes could not be followed */
+	HTTP_ERROR_CANCELLED,	/* the client went away first */
+};
+
+enum tcp_result {
+	TCP_RESULT_NONE = 0,
+	TCP_RESULT_ESTABLISHED,
+	TCP_RESULT_REFUSED,
+	TCP_RESULT_TIMEOUT,
+	TCP_RESULT_RESET,
+};
+
+/* What the bytes of a TCP connection turned out to be. */
+enum l7_protocol {
+	L7_UNDECIDED = 0,
+	L7_UNKNOWN,
+	L7_HTTP1,
+	L7_HTTP2,
+	L7_TLS,
+};
+
+/*
+ * The families that counter_key.kind names; in brackets what its a, b and c hold.
+ * An unused field is 0.
+ */
+enum counter_kind {
+	COUNTER_NONE = 0,
+	COUNTER_HTTP_REQUESTS,	    /* a http_method, b http_version, c status (0: none seen) */
+	COUNTER_HTTP_ERRORS,	    /* a http_error */
+	COUNTER_HTTP_REQUEST_BODY,  /* bytes */
+	COUNTER_HTTP_RESPONSE_BODY, /* bytes */
+	COUNTER_HTTP_UNMATCHED,	    /* responses that no request asked for */
+	COUNTER_DNS_QUERIES,	    /* b transport, c qtype as on the wire */
+	COUNTER_DNS_RESPONSES,	    /* a rcode, b transport, c qtype as on the wire */
+	COUNTER_DNS_TIMEOUTS,	    /* b transport */
+	COUNTER_DNS_UNMATCHED,	    /* b transport: responses without a pending query */
+	COUNTER_DNS_MALFORMED,	    /* b transport */
+	COUNTER_TCP_CONNECTIONS,    /* a tcp_result */
+	COUNTER_TCP_CLOSED,	    /* connections that were established and ended, however */
+	COUNTER_TCP_RETRANSMITS,    /* a direction, role 0: segments */
+	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
+	COUNTER_KIND_MAX,
+};
+
+struct counter_key {
+	__u32 pod; /* attachment id, never 0 */
+	__u8 kind; /* enum counter_kind */
+	__u8 role; /* enum role */
+	__u8 a;
+	__u8 b;
+	__u16 c;
+	__u16 zero;
+};
+_Static_assert(sizeof(struct counter_key) == 12, "counter_key is hashed as bytes");
+
+enum histogram_kind {
+	HISTOGRAM_NONE = 0,
+	HISTOGRAM_HTTP_REQUEST, /* a http_method */
+	HISTOGRAM_DNS_LOOKUP,
+	HISTOGRAM_TCP_CONNECT,
+	HISTOGRAM_KIND_MAX,
+};
+
+struct histogram_key {
+	__u32 pod;
+	__u8 kind; /* enum histogram_kind */
+	__u8 role;
+	__u8 a;
+	__u8 zero;
+};
+_Static_assert(sizeof(struct histogram_key) == 8, "histogram_key is hashed as bytes");
+
+/*
+ * Upper bounds (inclusive, nanoseconds) of the cells: the union of OpenTelemetry's 14 for
+ * http.server.request.duration and of 2^(k/4) seconds from 1 us to 64 s, so that a classic
+ * and a native (schema 2) histogram are both exact sums of cells. The last cell is +Inf.
+ * User space computes them once and hands them over in .rodata.
+ */
+#define HISTOGRAM_BOUNDS 116
+#define HISTOGRAM_CELLS (HISTOGRAM_BOUNDS + 1)
+
+struct histogram {
+	__u64 sum_ns;
+	__u64 cells[HISTOGRAM_CELLS];
+};
+
+struct net_counter {
+	__u64 bytes;   /* frames with their Ethernet header, as ip -s link counts */
+	__u64 packets; /* GSO segments */
+};
+
+/* One per host-side interface and CPU. */
+struct pod_traffic {
+	__u32 pod; /* attachment id */
+	__u32 zero;
+	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
+};
+
+#define NAMESPACE_LEN 64
+#define POD_NAME_LEN 256
+#define UID_LEN 64
+#define CONTAINER_ID_LEN 256
+#define IFNAME_LEN 16
+
+/* Who an attachment id is. Texts end with NUL and are cut, never refused. */
+struct attachment {
+	__u64 created_ns; /* Unix time */
+	__u64 deleted_ns; /* Unix time; 0 while the pod lives */
+	__u32 ifindex;	  /* of the host side */
+	__u32 mode;	  /* enum attach_mode */
+	char pod_namespace[NAMESPACE_LEN];
+	char pod_name[POD_NAME_LEN];
+	char pod_uid[UID_LEN];
+	char container_id[CONTAINER_ID_LEN];
+	char ifname[IFNAME_LEN];
+};
+
+enum attach_mode { ATTACH_NONE = 0, ATTACH_CLSACT = 1, ATTACH_TCX = 2 };
+
+/* Per-CPU self-statistics; the index into the stats map. */
+enum stat {
+	STAT_GAP_SEQUENCE = 0,	 /* bytes outside a body never passed here in order */
+	STAT_GAP_CONTENDED,	 /* the direction was held by another CPU for too long */
+	STAT_GAP_MALFORMED,	 /* bytes that are no message */
+	STAT_GAP_STEPS,		 /* more messages in one skb than the cap */
+	STAT_GAP_INFLIGHT,	 /* a pipelined request had no place; its method is _OTHER */
+	STAT_GAP_FRAGMENT,	 /* IP fragments: only L3 is counted */
+	STAT_CONNS_CREATED,
+	STAT_CONNS_REMOVED,
+	STAT_FULL_CONNS,	 /* connections that found the table full */
+	STAT_FULL_COUNTERS,	 /* increments that found the table full */
+	STAT_FULL_HISTOGRAMS,
+	STAT_FULL_DNS,
+	STAT_UNKNOWN_INTERFACE,	 /* packets of an interface without a pod */
+	STAT_MAX,
+};
+
+#define MAX_PODS 1024
+#define MAX_CONNS 65536
+#define MAX_COUNTERS 32768
+#define MAX_HISTOGRAMS 4096
+#define MAX_DNS_PENDING 16384
+#define MAX_INFLIGHT_SPILL 16384
+
+/* Seconds after which the sweeper gives up. */
+#define DNS_TIMEOUT_S 5
+#define SYN_TIMEOUT_S 135
+#define IDLE_TIMEOUT_S 7200
+
+#endif

@@ -1,0 +1,13 @@
+//! Weir plumbs a pod and measures what flows through it.
+//!
+//! ```text
+//! one CNI call   stdin+env > request > config > lease > plan > apply (netlink) > attach (tc) > reply > stdout
+//!                            (raw)     (checked) (record)(pure) (each step pushes its undo)
+//! one packet     pod veth > tc program > parse > count in pinned maps > agent: snapshot > families > /metrics
+//! ```
+//!
+//! Imports point down: `cli`, `agent` and the `cni` verbs, then `ipam`, `net`, `record` and
+//! `telemetry` (which don't know each other), then the pure parts, then `error`.
+
+pub mod error;
+pub mod telemetry;

@@ -1,0 +1,106 @@
+//! The programs and maps of this node, and how a pod is hooked to them.
+//!
+//! Policy: fail open. Whatever fails in here is a telemetry error; the ADD verb decides by
+//! `telemetry.required` whether the pod starts without being counted.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+pub mod histogram;
+pub mod reader;
+pub mod wire;
+
+/// Which hook the configuration asks for (`telemetry.attach`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// clsact, or tcx where the hook already has tcx programs.
+    #[default]
+    Auto,
+    /// A clsact qdisc and two filters of our own.
+    Clsact,
+    /// Two pinned tcx links (Linux 6.6 or newer).
+    Tcx,
+}
+
+/// The hook that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Filters on a clsact qdisc; they end with the link.
+    Clsact,
+    /// Pinned links; the pins outlive the link and are removed by [`detach`].
+    Tcx,
+}
+
+/// Whose traffic is counted: the texts come from `CNI_ARGS` and the call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `K8S_POD_NAMESPACE`, or empty.
+    pub namespace: String,
+    /// `K8S_POD_NAME`, or the container id.
+    pub pod: String,
+    /// `K8S_POD_UID`, or empty.
+    pub uid: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+}
+
+/// What [`attach`] did; the journal keeps it for CHECK and DEL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Attached {
+    /// The attachment id: key of every counter of this pod, never 0, never reused.
+    pub pod: u32,
+    /// The hook that was taken.
+    pub mode: Mode,
+}
+
+/// Counts the traffic of the host-side interface `ifindex` (of the caller's network namespace).
+///
+/// The first call after a boot loads and pins programs and maps under `bpf_dir`; any later one
+/// only opens the pins. Takes no longer than the lock's bound.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming what is missing; nothing is left attached.
+pub fn attach(
+    bpf_dir: &Path,
+    choice: Choice,
+    ifindex: u32,
+    identity: &Identity,
+) -> Result<Attached> {
+    let _ = (bpf_dir, choice, ifindex, identity);
+    Err(crate::error::Error::new(crate::error::Kind::Telemetry, "not yet"))
+}
+
+/// Ends the counting of an attachment whose link is gone or, with `link_stays` (a chained
+/// plugin's link), takes our filters off it. The totals stay readable for the agent's grace time.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error.
+pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
+    let _ = (bpf_dir, ifindex, attached, link_stays);
+    Ok(())
+}
+
+/// Compares the kernel with what [`attach`] left.
+///
+/// # Errors
+/// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
+pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
+    let _ = (bpf_dir, ifindex, attached);
+    Ok(())
+}
+
+/// Whether an [`attach`] could work: `bpf_dir` is on a bpffs, or could be made on one.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) with the mend.
+pub fn probe(bpf_dir: &Path) -> Result<()> {
+    let _ = bpf_dir;
+    Ok(())
+}
