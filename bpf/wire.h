@@ -120,7 +120,7 @@ _Static_assert(sizeof(struct histogram_key) == 8, "histogram_key is hashed as by
  * and a native (schema 2) histogram are both exact sums of cells. The last cell is +Inf.
  * User space computes them once and hands them over in .rodata.
  */
-#define HISTOGRAM_BOUNDS 116
+#define HISTOGRAM_BOUNDS 115
 #define HISTOGRAM_CELLS (HISTOGRAM_BOUNDS + 1)
 
 struct histogram {

@@ -6,14 +6,18 @@
     unsafe_code,
     rust_2018_idioms,
     clippy::all,
-    clippy::pedantic,
+    clippy::cast_possible_truncation,
     clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     clippy::use_self
 )]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/weir.skel.rs"));
 }
 
+pub use skeleton::WeirSkelBuilder;
 pub use skeleton::types::{
     attach_mode as AttachMode, attachment as RawAttachment, counter_key as CounterKey,
     counter_kind as CounterKind, direction as Direction, family as Family, histogram as Histogram,
