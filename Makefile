@@ -1,0 +1,78 @@
+# The tasks of this tree. Each target first makes sure of what it needs (.ci/deps), so a new
+# Debian 12 machine with Rust can start with any of them.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# A RUSTFLAGS or a target from outside would replace what .cargo/config.toml says, and with it the
+# static linking.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
+
+target_dir = $(or $(CARGO_TARGET_DIR),target)
+triple = $(shell rustc -vV | sed -n 's/^host: //p')
+bpf_sources = $(wildcard bpf/*.[ch])
+sudo = $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Where `make install` puts the executable, and where the link to it goes that an operator types.
+CNI_BIN ?= /opt/cni/bin
+PREFIX ?= /usr/local
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: deps
+deps: ## install whatever the other targets would (Debian packages)
+	@.ci/deps build lint test bench kernels
+
+.PHONY: build
+build: ## compile target/release/weir, one static executable
+	@.ci/deps build
+	cargo build --release --locked
+	@mkdir -p target/release
+	@install -m 755 $(target_dir)/$(triple)/release/weir target/release/weir.new
+	@mv -f target/release/weir.new target/release/weir
+
+.PHONY: demo
+demo: build ## plumb two throw-away pods, send real traffic, show what was counted (root)
+	$(sudo) target/release/weir demo
+
+.PHONY: test
+test: ## every test, on real namespaces and the real kernel (root)
+	@.ci/deps build test
+	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
+	cargo test --locked
+
+.PHONY: lint
+lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
+	@.ci/deps build lint
+	cargo fmt --check
+	clang-format --dry-run -Werror $(bpf_sources)
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	cargo deny --locked check licenses bans sources
+
+.PHONY: fmt
+fmt: ## format the Rust and the C
+	@.ci/deps lint
+	cargo fmt
+	clang-format -i $(bpf_sources)
+
+.PHONY: bench
+bench: build ## measure ADD, CHECK and DEL beside the reference plugins, and the programs (root)
+	@.ci/deps bench
+	cargo bench --locked
+
+.PHONY: docs
+docs: ## the API's documentation, target/doc/weir/index.html
+	@.ci/deps build
+	cargo doc --locked --no-deps
+
+.PHONY: install
+install: build ## put weir into CNI_BIN by rename, and a link to it into PREFIX/bin (root)
+	$(sudo) install -D -m 755 target/release/weir $(DESTDIR)$(CNI_BIN)/weir.new
+	$(sudo) mv -f $(DESTDIR)$(CNI_BIN)/weir.new $(DESTDIR)$(CNI_BIN)/weir
+	$(sudo) mkdir -p $(DESTDIR)$(PREFIX)/bin
+	$(sudo) ln -sfn $(CNI_BIN)/weir $(DESTDIR)$(PREFIX)/bin/weir
