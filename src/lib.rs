@@ -9,5 +9,9 @@
 //! Imports point down: `cli`, `agent` and the `cni` verbs, then `ipam`, `net`, `record` and
 //! `telemetry` (which don't know each other), then the pure parts, then `error`.
 
+pub mod attachment;
 pub mod error;
+pub mod record;
+pub mod spec;
+pub mod state;
 pub mod telemetry;

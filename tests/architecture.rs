@@ -14,15 +14,18 @@ const MAX_LINES: usize = 450;
 /// Top-level module, and what it may import besides itself. `main` and the crate root see all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
-    ("ipam", &["error"]),
+    ("attachment", &["error"]),
+    ("spec", &["error"]),
+    ("state", &["error"]),
+    ("ipam", &["error", "attachment", "spec", "state"]),
     // The plan is made from the checked configuration, which is plain data.
     ("net", &["error", "cni::config"]),
     ("telemetry", &["error"]),
     // The journal keeps what the attaching said of itself.
-    ("record", &["error", "telemetry::Attached"]),
-    ("cni", &["error", "ipam", "net", "record", "telemetry"]),
-    ("agent", &["error", "record", "telemetry"]),
-    ("cli", &["error", "ipam", "net", "record", "telemetry", "cni", "agent"]),
+    ("record", &["error", "attachment", "spec", "state", "telemetry::Attached"]),
+    ("cni", &["error", "attachment", "spec", "state", "ipam", "net", "record", "telemetry"]),
+    ("agent", &["error", "attachment", "record", "telemetry"]),
+    ("cli", &["error", "attachment", "spec", "ipam", "net", "record", "telemetry", "cni", "agent"]),
 ];
 
 /// The fence: generated types, and the calls that libbpf-rs doesn't wrap.

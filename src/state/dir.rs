@@ -1,0 +1,239 @@
+//! A directory held open: every access below it goes by one checked name and never follows a link.
+//!
+//! Nothing is synced: the state dir is meant for a tmpfs, and on a disk a lost write is found by the
+//! boot id. What must be whole is made under a temporary name and renamed.
+
+use std::{
+    fs::{DirBuilder, File},
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    dir,
+    errno::Errno,
+    fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat2},
+    sys::stat::{Mode, mkdirat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
+};
+
+use crate::error::{Error, Kind, Result};
+
+/// How long the first wait for a lock is; each one is twice as long, up to [`LOCK_WAIT_MAX`].
+const LOCK_WAIT_MIN: Duration = Duration::from_micros(100);
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(5);
+
+/// An open directory and the path to name it by in errors.
+#[derive(Debug)]
+pub struct Dir {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// A file locked for this process alone; unlocked when dropped.
+#[derive(Debug)]
+pub struct Lock(Flock<File>);
+
+impl Dir {
+    /// Opens a directory; `None` if it doesn't exist.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        Self::open_at(AT_FDCWD, path, path.to_owned())
+    }
+
+    /// Opens a directory after making it, mode 0700, and what leads to it.
+    pub fn create(path: &Path) -> Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|err| failed("make", path, err))?;
+        Self::open(path)?.ok_or_else(|| failed("open", path, "it vanished"))
+    }
+
+    /// Opens a directory in this one; `None` if it doesn't exist.
+    pub fn open_sub(&self, name: &str) -> Result<Option<Self>> {
+        Self::open_at(&self.fd, Path::new(name), self.path.join(name))
+    }
+
+    /// Opens a directory in this one after making it, mode 0700.
+    pub fn create_sub(&self, name: &str) -> Result<Self> {
+        match mkdirat(&self.fd, name, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(self.failed("make", name, errno)),
+        }
+        self.open_sub(name)?.ok_or_else(|| self.failed("open", name, "it vanished"))
+    }
+
+    fn open_at(at: impl std::os::fd::AsFd, name: &Path, path: PathBuf) -> Result<Option<Self>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(at, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { path, fd })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(failed("open the directory", &path, errno)),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a file of at most `limit` bytes; `None` if it doesn't exist.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        // Without O_NONBLOCK a FIFO in the file's place would hang the call.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(self.failed("open", name, errno)),
+        };
+        let mut bytes = Vec::with_capacity(1024);
+        let read = file.take(limit + 1).read_to_end(&mut bytes);
+        read.map_err(|err| self.failed("read", name, err))?;
+        if bytes.len() as u64 > limit {
+            return Err(self.failed("read", name, format!("it is longer than {limit} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Makes a file with all its content at once; `false`, and no change, if the name is taken.
+    pub fn create_file(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let temp = self.write_temp(name, bytes)?;
+        match renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(errno) => {
+                self.remove(&temp)?;
+                if errno == Errno::EEXIST {
+                    Ok(false)
+                } else {
+                    Err(self.failed("make", name, errno))
+                }
+            }
+        }
+    }
+
+    /// Gives a file new content; a reader sees the old or the new, never a part.
+    pub fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let temp = self.write_temp(name, bytes)?;
+        renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::empty())
+            .map_err(|errno| self.failed("write", name, errno))
+    }
+
+    /// Removes a file and what a killed write of it left; `false` if there was no such file.
+    pub fn remove_file(&self, name: &str) -> Result<bool> {
+        self.remove(&temp_name(name))?;
+        self.remove(name)
+    }
+
+    fn write_temp(&self, name: &str, bytes: &[u8]) -> Result<String> {
+        let temp = temp_name(name);
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let written = openat(&self.fd, temp.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(std::io::Error::from)
+            .and_then(|fd| File::from(fd).write_all(bytes));
+        if let Err(err) = written {
+            // A half-written temporary (ENOSPC) is of no use to anyone.
+            let _ = self.remove(&temp);
+            return Err(self.failed("write", name, err));
+        }
+        Ok(temp)
+    }
+
+    /// Removes exactly this name; `false` if it was not there.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(self.failed("remove", name, errno)),
+        }
+    }
+
+    /// Makes a symbolic link; `false`, and no change, if the name is taken.
+    pub fn link(&self, name: &str, target: &str) -> Result<bool> {
+        match symlinkat(target, &self.fd, name) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(self.failed("make", name, errno)),
+        }
+    }
+
+    /// What a symbolic link says; `None` if the name is free. Whatever else has the name says `""`.
+    pub fn read_link(&self, name: &str) -> Result<Option<String>> {
+        match readlinkat(&self.fd, name) {
+            Ok(target) => Ok(Some(target.into_string().unwrap_or_default())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::EINVAL) => Ok(Some(String::new())),
+            Err(errno) => Err(self.failed("read", name, errno)),
+        }
+    }
+
+    /// The names in it, temporary ones and those that are not UTF-8 left out; in no order.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let listed = dir::Dir::openat(&self.fd, ".", flags, Mode::empty()).and_then(|mut dir| {
+            let mut names = Vec::new();
+            for entry in dir.iter() {
+                if let Ok(name) = entry?.file_name().to_str()
+                    && !name.starts_with('.')
+                {
+                    names.push(name.to_owned());
+                }
+            }
+            Ok(names)
+        });
+        listed.map_err(|errno| failed("list", &self.path, errno))
+    }
+
+    /// Takes the lock of a file, which is made if missing, waiting no longer than `bound`.
+    ///
+    /// # Errors
+    /// [`Kind::TryAgain`] when somebody else holds it all the time; [`Kind::Io`].
+    pub fn lock(&self, name: &str, bound: Duration) -> Result<Lock> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(|errno| self.failed("open", name, errno))?;
+        let end = Instant::now() + bound;
+        let mut wait = LOCK_WAIT_MIN;
+        loop {
+            // A blocking flock() could only be bounded by a signal.
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(Lock(locked)),
+                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
+                Err((_, errno)) => return Err(self.failed("lock", name, errno)),
+            };
+            if Instant::now() >= end {
+                let path = self.path.join(name);
+                let msg = format!("{} is locked by another call for {bound:?}", path.display());
+                return Err(Error::new(Kind::TryAgain, msg));
+            }
+            thread::sleep(wait);
+            wait = (wait * 2).min(LOCK_WAIT_MAX);
+        }
+    }
+
+    fn failed(&self, what: &str, name: &str, why: impl std::fmt::Display) -> Error {
+        failed(what, &self.path.join(name), why)
+    }
+}
+
+impl Lock {
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// One fixed name per file, so that removing the file can remove this too. Calls for one attachment
+/// don't overlap (CNI spec 1.1.0, "Lifecycle & Ordering").
+fn temp_name(name: &str) -> String {
+    format!(".{name}")
+}
+
+fn failed(what: &str, path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Io, format!("can't {what} {}", path.display())).details(why)
+}

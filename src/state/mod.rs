@@ -1,0 +1,61 @@
+//! The state dir: where it is laid out how, and what tells this boot from another.
+//!
+//! ```text
+//! <state dir>/                     0700
+//!   attachments/<id>@<ifname>      one journal record per attachment (record.rs)
+//!   leases/<network>/lock          taken for the allocation only; holds the round-robin cursors
+//!   leases/<network>/<address>     symbolic link to the record of the attachment that owns it
+//! ```
+//!
+//! A lease is a link because a link is made whole or not at all, with its owner in it: there is no
+//! half-written lease to leak when a call is killed. Nothing ever follows it.
+
+use std::{fs, path::Path};
+
+use crate::error::{Context, Kind, Result};
+
+mod dir;
+
+pub use dir::{Dir, Lock};
+
+/// The directory of the records.
+pub const ATTACHMENTS: &str = "attachments";
+/// The directory of the leases' directories, one per network.
+pub const LEASES: &str = "leases";
+
+/// Opens a directory below the state dir; `None` if there is no such directory (yet).
+///
+/// # Errors
+/// [`Kind::Io`]: it is not a directory, is a symbolic link, or may not be opened.
+pub fn open(state_dir: &Path, below: &[&str]) -> Result<Option<Dir>> {
+    let mut dir = Dir::open(state_dir)?;
+    for name in below {
+        dir = match dir {
+            Some(dir) => dir.open_sub(name)?,
+            None => return Ok(None),
+        };
+    }
+    Ok(dir)
+}
+
+/// Opens a directory below the state dir and makes what is missing, mode 0700.
+///
+/// # Errors
+/// [`Kind::Io`], as [`open`], or it can't be made.
+pub fn create(state_dir: &Path, below: &[&str]) -> Result<Dir> {
+    // After the first call of a boot everything is there.
+    if let Some(dir) = open(state_dir, below)? {
+        return Ok(dir);
+    }
+    below.iter().try_fold(Dir::create(state_dir)?, |dir, name| dir.create_sub(name))
+}
+
+/// The kernel's name for this boot. A record with another one describes objects that no longer exist.
+///
+/// # Errors
+/// [`Kind::Io`]: `/proc` is not mounted.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path).context(Kind::Io, || format!("can't read {path}"))?;
+    Ok(text.trim().to_owned())
+}
