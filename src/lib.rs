@@ -9,6 +9,7 @@
 //! Imports point down: `cli`, `agent` and the `cni` verbs, then `ipam`, `net`, `record` and
 //! `telemetry` (which don't know each other), then the pure parts, then `error`.
 
+pub mod agent;
 pub mod attachment;
 pub mod error;
 pub mod record;

@@ -1,0 +1,196 @@
+//! What the numbers on the wire are called in a label.
+//!
+//! The sets are closed on purpose: a pod can send any method, query type or return code, and none of
+//! them may become a series of its own. A number that is not listed has one name for all of its kind.
+
+use std::fmt;
+
+use crate::telemetry::wire::{
+    Direction, Family, HttpError, HttpMethod, HttpVersion, L7Protocol, Role, TcpResult, Transport,
+};
+
+/// The value of one label; numbers are kept as numbers, so that a status costs no text of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// A number as it is.
+    Number(u16),
+    /// One name of a closed set.
+    Name(&'static str),
+}
+
+/// The value that a label over its budget is folded into.
+pub const OTHER: &str = "__other__";
+
+/// A number that this release has no name for: a newer kernel side, or nothing was to be known.
+const UNKNOWN: &str = "unknown";
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A function from number to name, and the list of its names (with the one for all other numbers
+/// where that is an answer and not a lack of one). Few enough to be looked through in order.
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident, $all:ident $(+ $listed:literal)?, else $rest:expr, {
+        $($code:expr => $text:literal,)+
+    }) => {
+        #[doc = concat!("Every name that [`", stringify!($name), "`] gives to what it knows.")]
+        pub const $all: &[&str] = &[$($text,)+ $($listed)?];
+        $(#[$doc])*
+        pub fn $name(code: u32) -> Value {
+            $(if code == $code { return Value::Name($text); })+
+            Value::Name($rest)
+        }
+    };
+}
+
+names! {
+    /// The pod's role in an exchange.
+    role, ROLES, else UNKNOWN, {
+        Role::ROLE_SERVER.0 => "server",
+        Role::ROLE_CLIENT.0 => "client",
+    }
+}
+
+names! {
+    /// As the pod sees it.
+    direction, DIRECTIONS, else UNKNOWN, {
+        Direction::DIRECTION_RX.0 => "rx",
+        Direction::DIRECTION_TX.0 => "tx",
+    }
+}
+
+names! {
+    /// The version of the Internet Protocol.
+    family, IP_FAMILIES, else UNKNOWN, {
+        Family::FAMILY_IPV4.0 => "4",
+        Family::FAMILY_IPV6.0 => "6",
+    }
+}
+
+names! {
+    /// The ten methods of OpenTelemetry's semantic conventions; any other is `_OTHER`, as they ask.
+    http_method, HTTP_METHODS, else "_OTHER", {
+        HttpMethod::HTTP_METHOD_GET.0 => "GET",
+        HttpMethod::HTTP_METHOD_HEAD.0 => "HEAD",
+        HttpMethod::HTTP_METHOD_POST.0 => "POST",
+        HttpMethod::HTTP_METHOD_PUT.0 => "PUT",
+        HttpMethod::HTTP_METHOD_DELETE.0 => "DELETE",
+        HttpMethod::HTTP_METHOD_CONNECT.0 => "CONNECT",
+        HttpMethod::HTTP_METHOD_OPTIONS.0 => "OPTIONS",
+        HttpMethod::HTTP_METHOD_TRACE.0 => "TRACE",
+        HttpMethod::HTTP_METHOD_PATCH.0 => "PATCH",
+        HttpMethod::HTTP_METHOD_QUERY.0 => "QUERY",
+        HttpMethod::HTTP_METHOD_OTHER.0 => "_OTHER",
+    }
+}
+
+names! {
+    /// The version in the request line.
+    http_version, HTTP_VERSIONS, else UNKNOWN, {
+        HttpVersion::HTTP_VERSION_1_0.0 => "1.0",
+        HttpVersion::HTTP_VERSION_1_1.0 => "1.1",
+        HttpVersion::HTTP_VERSION_2.0 => "2",
+    }
+}
+
+names! {
+    /// Why an exchange has no complete response.
+    http_error, HTTP_ERRORS, else UNKNOWN, {
+        HttpError::HTTP_ERROR_NO_RESPONSE.0 => "no_response",
+        HttpError::HTTP_ERROR_RESET.0 => "reset",
+        HttpError::HTTP_ERROR_MALFORMED.0 => "malformed",
+        HttpError::HTTP_ERROR_CANCELLED.0 => "cancelled",
+    }
+}
+
+names! {
+    /// What became of an attempt to connect.
+    tcp_result, TCP_RESULTS, else UNKNOWN, {
+        TcpResult::TCP_RESULT_ESTABLISHED.0 => "established",
+        TcpResult::TCP_RESULT_REFUSED.0 => "refused",
+        TcpResult::TCP_RESULT_TIMEOUT.0 => "timeout",
+        TcpResult::TCP_RESULT_RESET.0 => "reset",
+    }
+}
+
+names! {
+    /// What the bytes of a connection turned out to be.
+    l7_protocol, L7_PROTOCOLS, else UNKNOWN, {
+        L7Protocol::L7_HTTP1.0 => "http1",
+        L7Protocol::L7_HTTP2.0 => "http2",
+        L7Protocol::L7_TLS.0 => "tls",
+        L7Protocol::L7_UNKNOWN.0 => "unknown",
+    }
+}
+
+names! {
+    /// What carried a DNS message.
+    transport, TRANSPORTS, else UNKNOWN, {
+        Transport::TRANSPORT_UDP.0 => "udp",
+        Transport::TRANSPORT_TCP.0 => "tcp",
+    }
+}
+
+names! {
+    /// Query types by their IANA numbers (RFC 1035, 2782, 3596, 9460).
+    dns_qtype, DNS_QTYPES + "other", else "other", {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        65 => "HTTPS",
+        255 => "ANY",
+    }
+}
+
+names! {
+    /// Return codes of the header (RFC 1035, section 4.1.1).
+    dns_rcode, DNS_RCODES + "other", else "other", {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_wire_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> =
+            (0..HttpMethod::HTTP_METHOD_MAX.0).map(http_method).collect();
+        assert_eq!(names.len(), HttpMethod::HTTP_METHOD_MAX.0 as usize);
+        assert_eq!(http_method(HttpMethod::HTTP_METHOD_MAX.0), Value::Name("_OTHER"));
+    }
+
+    #[test]
+    fn a_number_without_a_name_does_not_become_a_series_of_its_own() {
+        for (name, all) in [
+            (dns_qtype as fn(u32) -> Value, DNS_QTYPES),
+            (dns_rcode, DNS_RCODES),
+            (http_method, HTTP_METHODS),
+        ] {
+            let names: std::collections::BTreeSet<_> =
+                (0..=u32::from(u16::MAX)).map(name).collect();
+            assert_eq!(names.len(), all.len());
+            assert!(
+                names.iter().all(|name| matches!(name, Value::Name(name) if all.contains(name)))
+            );
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The long-lived half: shows what the kernel counted, and counts nothing itself.
+//!
+//! ```text
+//! totals (a thread, owns the maps) > series (by the table of families) > text > server > routes
+//! ```
+//!
+//! Nothing waits for it: a pod is plumbed and counted without an agent, and one that is started late
+//! or killed and started again shows the same totals.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::error::{Context, Kind, Result};
+
+mod accept;
+mod budget;
+#[cfg(test)]
+mod docs;
+mod families;
+mod family;
+mod fill;
+#[cfg(test)]
+mod fixture;
+mod labels;
+pub mod log;
+mod pods;
+mod reading;
+mod routes;
+mod series;
+mod server;
+mod text;
+mod totals;
+
+/// What the agent is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Addresses to serve on.
+    pub listen: Vec<SocketAddr>,
+    /// Directory of the pinned maps.
+    pub bpf_dir: PathBuf,
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// `Kind::Io` naming an address that can't be listened on; `Kind::Kernel` for want of a thread.
+/// Absent maps are no error: they are looked for until they are there.
+pub fn run(options: Options) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(Kind::Kernel, || "can't start the event loop".into())?
+        .block_on(serve(options))
+}
+
+async fn serve(Options { listen, bpf_dir }: Options) -> Result<()> {
+    let mut listeners = Vec::with_capacity(listen.len());
+    for address in listen {
+        listeners.push(server::bind(address).await?);
+    }
+    let (totals, thread) = totals::Totals::start(bpf_dir)?;
+    let totals = Arc::new(totals);
+    let (stop, stopped) = watch::channel(());
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        let mut stopped = stopped.clone();
+        // The sender gone means the same as a message: stop.
+        let stop = async move { drop(stopped.changed().await) };
+        servers.spawn(server::serve(listener, Arc::clone(&totals), stop));
+    }
+    told_to_stop().await?;
+    log::say("agent: stopping");
+    drop(stop);
+    while servers.join_next().await.is_some() {}
+    drop(totals);
+    thread.join().map_err(|_| crate::error::Error::new(Kind::Kernel, "the reading thread died"))
+}
+
+async fn told_to_stop() -> Result<()> {
+    let handler = |kind| signal(kind).context(Kind::Kernel, || "can't handle signals".into());
+    let (mut terminate, mut interrupt) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    Ok(())
+}

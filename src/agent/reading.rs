@@ -1,0 +1,57 @@
+//! What a page is made of: the totals at one moment, and what the agent knows of itself.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    family::{Values, values},
+    labels::Value,
+};
+use crate::telemetry::{
+    reader::{MapUsage, Snapshot},
+    wire::Stat,
+};
+
+/// What the agent knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// Whether the snapshot comes from maps, or there were none to read.
+    pub maps_open: bool,
+    /// Nanoseconds that taking the snapshot took.
+    pub read_ns: u64,
+    /// Label sets folded so far, by sample name.
+    pub overflow: BTreeMap<&'static str, u64>,
+}
+
+/// Everything that a page is made of.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// The totals.
+    pub snapshot: &'a Snapshot,
+    /// When they were read, since the Unix epoch.
+    pub now: Duration,
+    /// The agent's own numbers.
+    pub own: Own,
+}
+
+impl Reading<'_> {
+    /// Attachments that have not been deleted.
+    pub fn living(&self) -> u64 {
+        self.snapshot.pods.values().filter(|pod| pod.deleted.is_none()).count() as u64
+    }
+
+    /// One self-statistic of the kernel side.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        self.snapshot.stats.get(stat.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// Some self-statistics as the values of one label.
+    pub fn stats(&self, names: &[(&'static str, Stat)]) -> Vec<(Values, u64)> {
+        names.iter().map(|&(name, stat)| (values([Value::Name(name)]), self.stat(stat))).collect()
+    }
+
+    /// One number of each map.
+    pub fn maps(&self, number: fn(&MapUsage) -> u64) -> Vec<(Values, u64)> {
+        let maps = self.snapshot.maps.iter();
+        maps.map(|map| (values([Value::Name(map.name)]), number(map))).collect()
+    }
+}

@@ -1,0 +1,226 @@
+//! The thread that owns the maps: it reads them when someone asks and sweeps them in between.
+//!
+//! The maps may not exist yet (no pod was ever attached), vanish (`weir uninstall`) or be replaced
+//! (another schema): the thread keeps looking, says once what changed, and serves its own numbers
+//! meanwhile. It is a thread of its own, so that neither a big map nor a slow sweep keeps the server
+//! from answering.
+
+use std::{
+    path::PathBuf,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use hyper::body::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    log,
+    reading::{Own, Reading},
+    series::collect,
+    text::{self, Form},
+};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    telemetry::reader::{Maps, Snapshot},
+};
+
+/// A pod's series keep their last value for this long after DEL, so that a last scrape sees it.
+pub const GRACE: Duration = Duration::from_secs(60);
+
+/// Between two sweeps. A query counts as unanswered after 5 s, give or take this.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Scrapes that are closer together get the same page.
+const CACHE: Duration = Duration::from_secs(1);
+
+/// A page takes tens of milliseconds; who waits longer is told so.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Without a sweep for so long the maps no longer count as fresh.
+const STALE: Duration = Duration::from_secs(5);
+
+/// Requests that may wait for the thread; as each gets the cached page, a few are enough.
+const QUEUE: usize = 64;
+
+struct Request {
+    form: Form,
+    reply: oneshot::Sender<Bytes>,
+}
+
+/// When the maps were last in order, or why they are not.
+#[derive(Debug, Clone)]
+struct Health {
+    at: Instant,
+    state: std::result::Result<(), String>,
+}
+
+/// The handle of the thread.
+#[derive(Debug)]
+pub struct Totals {
+    requests: SyncSender<Request>,
+    health: watch::Receiver<Health>,
+}
+
+impl Totals {
+    /// Starts the thread; it ends when the handle is dropped.
+    ///
+    /// # Errors
+    /// `Kind::Kernel` if no thread can be had.
+    pub fn start(bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
+        let (requests, asked) = sync_channel(QUEUE);
+        let starting = Err("the maps have not been looked at yet".to_owned());
+        let (publish, health) = watch::channel(Health { at: Instant::now(), state: starting });
+        let worker =
+            Worker { bpf_dir, maps: None, said: None, own: Own::default(), page: None, publish };
+        let thread = std::thread::Builder::new()
+            .name("totals".into())
+            .spawn(move || worker.run(&asked))
+            .context(Kind::Kernel, || "can't start the thread that reads the maps".into())?;
+        Ok((Self { requests, health }, thread))
+    }
+
+    /// The metrics page, no older than a second.
+    ///
+    /// # Errors
+    /// `Kind::TryAgain`: too many are asking, or reading takes too long.
+    pub async fn page(&self, form: Form) -> Result<Bytes> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request { form, reply }).map_err(|err| {
+            Error::new(
+                Kind::TryAgain,
+                match err {
+                    TrySendError::Full(_) => "too many scrapes at once",
+                    TrySendError::Disconnected(_) => "the agent is stopping",
+                },
+            )
+        })?;
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .context(Kind::TryAgain, || format!("reading the maps takes over {PATIENCE:?}"))?
+            .context(Kind::TryAgain, || "the agent is stopping".into())
+    }
+
+    /// Whether the maps are open and were swept lately.
+    ///
+    /// # Errors
+    /// `Kind::Telemetry` with the reason.
+    pub fn ready(&self) -> Result<()> {
+        let health = self.health.borrow();
+        let since = health.at.elapsed();
+        match &health.state {
+            Err(reason) => Err(Error::new(Kind::Telemetry, reason.clone())),
+            Ok(()) if since > STALE => Err(Error::new(
+                Kind::Telemetry,
+                format!("the maps were last swept {} s ago", since.as_secs()),
+            )),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// A page in the forms that were asked for.
+struct Cached {
+    taken: Instant,
+    forms: Vec<(Form, Bytes)>,
+}
+
+struct Worker {
+    bpf_dir: PathBuf,
+    maps: Option<Maps>,
+    /// The last thing that was logged about the maps, so that it is said once.
+    said: Option<String>,
+    own: Own,
+    page: Option<Cached>,
+    publish: watch::Sender<Health>,
+}
+
+impl Worker {
+    fn run(mut self, asked: &Receiver<Request>) {
+        let mut sweep = Instant::now();
+        loop {
+            if Instant::now() >= sweep {
+                self.tend();
+                sweep = Instant::now() + SWEEP;
+            }
+            match asked.recv_timeout(sweep.saturating_duration_since(Instant::now())) {
+                Ok(Request { form, reply }) => {
+                    // A client that went away in the meantime is no concern.
+                    let _ = reply.send(self.page(form));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Opens the maps if need be, sweeps them, and publishes how that went.
+    fn tend(&mut self) {
+        if self.page.as_ref().is_some_and(|page| page.taken.elapsed() >= CACHE) {
+            self.page = None;
+        }
+        let tended = self.open().and_then(|maps| maps.sweep(GRACE));
+        self.note(tended);
+    }
+
+    /// The maps that are pinned now.
+    fn open(&mut self) -> Result<&Maps> {
+        let maps = match self.maps.take() {
+            Some(maps) => maps,
+            None => Maps::open(&self.bpf_dir)?,
+        };
+        Ok(self.maps.insert(maps))
+    }
+
+    /// Logs and publishes what changed. Maps that failed are opened anew by the next sweep.
+    fn note(&mut self, outcome: Result<()>) {
+        let state = outcome.map_err(|err| err.to_string());
+        if state.is_err() {
+            self.maps = None;
+        }
+        let line = match &state {
+            Ok(()) => format!("reading the maps under {}", self.bpf_dir.display()),
+            Err(reason) => format!("no totals to show, looking again every second: {reason}"),
+        };
+        if self.said.as_ref() != Some(&line) {
+            log::say(format_args!("agent: {line}"));
+            self.said = Some(line);
+        }
+        self.publish.send_replace(Health { at: Instant::now(), state });
+    }
+
+    /// The page in `form`: the one of a moment ago, or a new one. All forms of a reading are made at
+    /// once, for the reading itself, which is bigger than they are, is not kept.
+    fn page(&mut self, form: Form) -> Bytes {
+        let fresh = self.page.take().filter(|page| page.taken.elapsed() < CACHE);
+        let page = fresh.unwrap_or_else(|| self.read());
+        let bytes = page.forms.iter().find(|(made, _)| *made == form);
+        let bytes = bytes.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+        self.page = Some(page);
+        bytes
+    }
+
+    fn read(&mut self) -> Cached {
+        let taken = Instant::now();
+        let snapshot = match self.maps.as_ref().map(Maps::snapshot) {
+            Some(Ok(snapshot)) => Some(snapshot),
+            Some(Err(err)) => {
+                self.note(Err(err));
+                None
+            }
+            None => None,
+        };
+        self.own.maps_open = snapshot.is_some();
+        self.own.read_ns = u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let snapshot = snapshot.unwrap_or_else(Snapshot::default);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let own = std::mem::take(&mut self.own);
+        let mut reading = Reading { snapshot: &snapshot, now, own };
+        let page = collect(&mut reading, GRACE);
+        let forms = [Form::OpenMetrics, Form::Classic]
+            .map(|form| (form, Bytes::from(text::write(&page, form))));
+        self.own = reading.own;
+        Cached { taken, forms: forms.into() }
+    }
+}
