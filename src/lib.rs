@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod attachment;
+pub mod cli;
 pub mod error;
 pub mod record;
 pub mod spec;

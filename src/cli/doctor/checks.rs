@@ -1,0 +1,203 @@
+//! The judgements: from what was found to a line of the diagnosis. Pure.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Finding;
+
+/// `bpf_loop`, without which the verifier refuses the loop over the messages of a packet.
+const NEEDED: (u32, u32) = (5, 17);
+/// The oldest kernel that the tests run on.
+const TESTED: (u32, u32) = (6, 1);
+
+/// Capabilities by their bit in `CapEff` (linux/capability.h), which plugin and agent use.
+const CAPABILITIES: [(&str, u32); 3] =
+    [("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN", 21), ("CAP_BPF", 39)];
+
+/// Major and minor of a release such as `6.1.0-37-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Judges `uname -r`.
+pub fn kernel(release: &str) -> Finding {
+    let says = format!("Linux {release}");
+    match version(release) {
+        Some(found) if found >= TESTED => Finding::ok("kernel", says),
+        Some(found) if found >= NEEDED => {
+            Finding::warn("kernel", says, "the oldest kernel that is tested is Linux 6.1")
+        }
+        _ => Finding::fail(
+            "kernel",
+            says,
+            "pods get their network, but counting needs Linux 5.17 or newer, better 6.1",
+        ),
+    }
+}
+
+/// Judges the `CapEff` line of `/proc/self/status`.
+pub fn privileges(status: &str) -> Finding {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let missing: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(_, bit)| effective & (1 << bit) == 0)
+        .map(|(name, _)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok("privileges", "all capabilities that the plugin needs");
+    }
+    Finding::warn(
+        "privileges",
+        format!("without {}", missing.join(", ")),
+        "run as root, as the runtime runs the plugin; what follows is this user's view",
+    )
+}
+
+/// Judges `net.core.bpf_jit_enable`; only the first network namespace shows it.
+pub fn jit(setting: Option<&str>) -> Finding {
+    match setting.map(str::trim) {
+        Some("0") => Finding::warn(
+            "jit",
+            "BPF programs are interpreted: counting costs several times as much",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ),
+        Some(_) => Finding::ok("jit", "BPF programs are compiled"),
+        None => Finding::warn(
+            "jit",
+            "net.core.bpf_jit_enable is not to be seen",
+            "run doctor in the host's network namespace; or the kernel was built without BPF_JIT",
+        ),
+    }
+}
+
+/// Weir's programs carry no relocations, so this is for information.
+pub fn btf(present: bool) -> Finding {
+    let says = if present { "present (not needed)" } else { "absent (not needed)" };
+    Finding::ok("btf", says)
+}
+
+/// Judges `nf_conntrack_count` against `nf_conntrack_max`: a full table drops packets of pods.
+pub fn conntrack(count: Option<u64>, max: Option<u64>) -> Finding {
+    match (count, max) {
+        (Some(count), Some(max)) if max > 0 && count >= max - max / 10 => Finding::warn(
+            "conntrack",
+            format!("{count} of {max} entries in use"),
+            "raise net.netfilter.nf_conntrack_max: a full table drops packets",
+        ),
+        (Some(count), Some(max)) => {
+            Finding::ok("conntrack", format!("{count} of {max} entries in use"))
+        }
+        _ => Finding::ok("conntrack", "not loaded (ipMasq loads it)"),
+    }
+}
+
+/// Judges the two forwarding switches. Pods of one node need them to reach each other, too.
+pub fn forwarding(v4: Option<&str>, v6: Option<&str>) -> Finding {
+    let on = |setting: Option<&str>| setting.map(str::trim) == Some("1");
+    let off: Vec<_> =
+        [("net.ipv4.ip_forward", on(v4)), ("net.ipv6.conf.all.forwarding", on(v6) || v6.is_none())]
+            .into_iter()
+            .filter(|(_, on)| !on)
+            .map(|(name, _)| name)
+            .collect();
+    if off.is_empty() {
+        return Finding::ok("forwarding", "on");
+    }
+    let settings: Vec<_> = off.iter().map(|name| format!("{name}=1")).collect();
+    Finding::warn(
+        "forwarding",
+        format!("off: {}", off.join(", ")),
+        format!("sysctl -w {} (and in /etc/sysctl.d)", settings.join(" ")),
+    )
+}
+
+/// Judges the network configurations: each with its file's name.
+pub fn conflist(dir: &Path, files: &[(String, String)]) -> Finding {
+    let mut broken = None;
+    for (name, text) in files {
+        match serde_json::from_str::<Value>(text) {
+            Ok(conf) if has_weir(&conf) => {
+                return Finding::ok("conflist", format!("{name} uses weir"));
+            }
+            Ok(_) => {}
+            Err(err) => broken = Some(format!("{name} is not JSON: {err}")),
+        }
+    }
+    let mend = "put a configuration with a plugin of type weir there; examples/ has some";
+    let says = broken.unwrap_or_else(|| format!("none in {} uses weir", dir.display()));
+    Finding::warn("conflist", says, mend)
+}
+
+fn has_weir(conf: &Value) -> bool {
+    let is_weir = |plugin: &Value| plugin.get("type").and_then(Value::as_str) == Some("weir");
+    let listed = conf.get("plugins").and_then(Value::as_array);
+    is_weir(conf) || listed.is_some_and(|plugins| plugins.iter().any(is_weir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Verdict, *};
+
+    #[test]
+    fn kernels_are_told_apart_by_number_and_not_as_text() {
+        for (release, verdict) in [
+            ("6.18.44", Verdict::Ok),
+            ("6.1.0-37-cloud-amd64", Verdict::Ok),
+            ("10.0-rc1", Verdict::Ok),
+            ("5.17.0", Verdict::Warn),
+            ("5.9.16", Verdict::Fail),
+            ("4.19.0", Verdict::Fail),
+            ("who knows", Verdict::Fail),
+        ] {
+            assert_eq!(kernel(release).verdict, verdict, "{release}");
+        }
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert_eq!(privileges("CapEff:\t000001ffffffffff\n").verdict, Verdict::Ok);
+        // What a Docker container has by default.
+        let few = privileges("CapPrm:\t0\nCapEff:\t00000000a80425fb\n");
+        assert_eq!(few.says, "without CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF");
+        assert_eq!(privileges("").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn the_switch_that_is_off_is_named_with_its_mend() {
+        assert_eq!(forwarding(Some("1\n"), Some("1\n")).verdict, Verdict::Ok);
+        assert_eq!(forwarding(Some("1\n"), None).verdict, Verdict::Ok);
+        let off = forwarding(Some("0\n"), Some("1\n"));
+        assert_eq!(off.verdict, Verdict::Warn);
+        let mend = "sysctl -w net.ipv4.ip_forward=1 (and in /etc/sysctl.d)";
+        assert_eq!(off.mend.as_deref(), Some(mend));
+    }
+
+    #[test]
+    fn a_nearly_full_connection_table_is_a_warning() {
+        assert_eq!(conntrack(Some(10), Some(1000)).verdict, Verdict::Ok);
+        assert_eq!(conntrack(Some(900), Some(1000)).verdict, Verdict::Warn);
+        assert_eq!(conntrack(None, None).verdict, Verdict::Ok);
+        assert_eq!(conntrack(Some(u64::MAX), Some(u64::MAX)).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn weir_is_found_alone_and_in_a_chain() {
+        let dir = Path::new("/etc/cni/net.d");
+        let file = |text: &str| vec![("10.conflist".to_owned(), text.to_owned())];
+        assert_eq!(conflist(dir, &file(r#"{"type":"weir"}"#)).verdict, Verdict::Ok);
+        let chained = r#"{"plugins":[{"type":"ptp"},{"type":"weir"}]}"#;
+        assert_eq!(conflist(dir, &file(chained)).verdict, Verdict::Ok);
+        let other = conflist(dir, &file(r#"{"plugins":[{"type":"bridge"}]}"#));
+        assert_eq!(
+            (other.verdict, other.says),
+            (Verdict::Warn, "none in /etc/cni/net.d uses weir".into())
+        );
+        assert!(conflist(dir, &file("{")).says.starts_with("10.conflist is not JSON"));
+    }
+}

@@ -1,0 +1,91 @@
+//! What a person types: one file a command. The CNI face never comes through here.
+
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::Result;
+
+mod agent;
+mod doctor;
+mod pods;
+mod table;
+
+/// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
+///
+/// Started by a container runtime (with CNI_COMMAND in the environment) it is the plugin; started
+/// by hand it is one of these commands.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve what the kernel counted: /metrics, /healthz, /readyz
+    Agent(agent::Args),
+    /// List the attachments of this node
+    Pods(pods::Args),
+    /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
+    Doctor(doctor::Args),
+}
+
+/// Where the plugin keeps its state; every command that reads it takes these.
+#[derive(Debug, Args)]
+struct Places {
+    /// Directory of the attachment records
+    #[arg(long, value_name = "DIR", default_value = "/run/weir")]
+    state_dir: PathBuf,
+    /// Directory of the pinned programs and maps, on a bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weir")]
+    bpf_dir: PathBuf,
+}
+
+/// The form of a read-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Runs the command that `args` (program name first) asks for.
+///
+/// The exit status is 0, 1 for a command that failed, or 2 for a command line that says nothing.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(usage) => return explain(&usage),
+    };
+    let done = match cli.command {
+        Command::Agent(args) => agent::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    done.unwrap_or_else(|err| {
+        crate::agent::log::say(&err);
+        ExitCode::FAILURE
+    })
+}
+
+/// Help and version go to stdout and are a success; anything else is a usage error.
+fn explain(usage: &clap::Error) -> ExitCode {
+    // A closed pipe (`weir --help | head -1`) is no failure worth a word.
+    let _ = usage.print();
+    if usage.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+/// Writes a read-out to stdout. A reader that went away early (`| head`) is not an error.
+fn print(text: &str) -> Result<()> {
+    use crate::error::{Context, Kind};
+    use io::Write;
+
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context(Kind::Io, || "can't write to stdout".into()),
+    }
+}
