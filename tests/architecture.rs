@@ -11,21 +11,25 @@ use std::{
 
 const MAX_LINES: usize = 450;
 
-/// Top-level module, and what it may import besides itself. `main` and the crate root see all.
+/// Plain data that everything may speak in, itself included.
+const GROUND: &[&str] = &["error", "spec", "attachment"];
+
+/// Top-level module, and what it may import besides itself and the ground. `main` and the crate root
+/// see all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
-    ("attachment", &["error"]),
-    ("spec", &["error"]),
-    ("state", &["error"]),
-    ("ipam", &["error", "attachment", "spec", "state"]),
+    ("spec", &[]),
+    ("attachment", &[]),
+    ("state", &[]),
+    ("ipam", &["state", "record"]),
     // The plan is made from the checked configuration, which is plain data.
-    ("net", &["error", "cni::config"]),
-    ("telemetry", &["error"]),
+    ("net", &["cni::config"]),
+    ("telemetry", &[]),
     // The journal keeps what the attaching said of itself.
-    ("record", &["error", "attachment", "spec", "state", "telemetry::Attached"]),
-    ("cni", &["error", "attachment", "spec", "state", "ipam", "net", "record", "telemetry"]),
-    ("agent", &["error", "attachment", "record", "telemetry"]),
-    ("cli", &["error", "attachment", "spec", "ipam", "net", "record", "telemetry", "cni", "agent"]),
+    ("record", &["state", "telemetry::Attached"]),
+    ("cni", &["state", "ipam", "net", "record", "telemetry"]),
+    ("agent", &["record", "telemetry"]),
+    ("cli", &["state", "ipam", "net", "record", "telemetry", "cni", "agent"]),
 ];
 
 /// The fence: generated types, and the calls that libbpf-rs doesn't wrap.
@@ -45,7 +49,7 @@ fn imports_point_down() {
                 path.strip_prefix(module)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
             };
-            if !within(&module) && !allowed.iter().any(|other| within(other)) {
+            if !within(&module) && !allowed.iter().chain(GROUND).any(|other| within(other)) {
                 broken.push(format!("{}: must not import crate::{path}", file.display()));
             }
         }
