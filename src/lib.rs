@@ -13,6 +13,7 @@ pub mod agent;
 pub mod attachment;
 pub mod cli;
 pub mod error;
+pub mod net;
 pub mod record;
 pub mod spec;
 pub mod state;

@@ -1,0 +1,158 @@
+//! ADD: makes the kernel have what the plan says.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
+
+use super::{
+    address,
+    link::{self, Link},
+    mac::Mac,
+    netlink::{Ask, Netlink, Refusal},
+    netns::Netns,
+    plan::Plan,
+    route,
+    sysctl::Sysctl,
+    undo::Undo,
+};
+use crate::error::{Error, Kind, Result};
+
+/// The two ends of the pair that [`apply`] made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Links {
+    /// The host side's index, in the host's namespace.
+    pub host_ifindex: u32,
+    /// The pod side's index, in the pod's namespace.
+    pub pod_ifindex: u32,
+    /// The host side's MAC.
+    pub host_mac: Mac,
+    /// The pod side's MAC.
+    pub pod_mac: Mac,
+}
+
+/// Makes the plan's pair, addresses, neighbours and routes; pushes what reverses them.
+///
+/// An interface that an earlier, killed call for the same attachment left behind is replaced.
+///
+/// # Errors
+/// [`Kind::NameTaken`] when the pod has an interface of that name, [`Kind::Kernel`] naming what the
+/// kernel refused, [`Kind::Netns`] when the namespace can't be entered.
+pub fn apply(plan: &Plan, netns: &Netns, undo: &mut Undo) -> Result<Links> {
+    let mut host = link::socket()?;
+    let mut pod = netns.run(link::socket)??;
+    let (node, own): (Vec<_>, Vec<_>) = plan.sysctls.iter().partition(|sysctl| sysctl.shared);
+
+    node.into_iter().try_for_each(Sysctl::set)?;
+    create(plan, netns, &mut host, &mut pod)?;
+    let mark = plan.mark.clone();
+    undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark));
+
+    host.exchange(link::adopt(plan))?;
+    let links = raise(plan, &mut pod)?;
+    own.into_iter().try_for_each(Sysctl::set)?;
+    furnish(plan, netns, &mut pod, links.pod_ifindex)?;
+    connect(plan, &mut host, links.host_ifindex)?;
+    Ok(links)
+}
+
+/// Creates the pair; an interface of our own in the way is replaced, once.
+fn create(plan: &Plan, netns: &Netns, host: &mut Netlink, pod: &mut Netlink) -> Result<()> {
+    let Err(refusal) = host.exchange(vec![link::create(plan, netns)]) else { return Ok(()) };
+    if refusal.errno != Errno::EEXIST {
+        return Err(refusal.into());
+    }
+    if link::by_name(pod, &plan.pod_ifname)?.is_some() {
+        let msg = format!("interface {} already exists in {netns}", plan.pod_ifname);
+        return Err(Error::new(Kind::NameTaken, msg));
+    }
+    match link::by_name(host, &plan.mark.host_ifname)? {
+        Some(left) if plan.mark.is_on(&left.alias, left.mac) => link::delete(host, &left)?,
+        Some(foreign) => return Err(in_the_way(&foreign)),
+        None => return Err(refusal.into()),
+    }
+    host.exchange(vec![link::create(plan, netns)])?;
+    Ok(())
+}
+
+fn in_the_way(foreign: &Link) -> Error {
+    let msg = format!(
+        "interface {} is in the way and isn't this attachment's (alias {:?}); rename or delete it",
+        foreign.name, foreign.alias
+    );
+    Error::new(Kind::Kernel, msg)
+}
+
+/// Brings the pod's end up and learns both indices from it.
+fn raise(plan: &Plan, pod: &mut Netlink) -> Result<Links> {
+    let replies = pod.exchange(link::raise(plan))?;
+    let unseen = || {
+        let msg = format!("{} vanished from the pod while it was set up", plan.pod_ifname);
+        Error::new(Kind::Kernel, msg)
+    };
+    let link = link::in_replies(replies).ok_or_else(unseen)?;
+    Ok(Links {
+        // IFLA_LINK of a veth is its peer's index in the peer's namespace.
+        host_ifindex: link.peer.ok_or_else(unseen)?,
+        pod_ifindex: link.index,
+        host_mac: plan.mark.host_mac,
+        pod_mac: plan.pod_mac,
+    })
+}
+
+/// Gives the pod its addresses, neighbours and routes.
+fn furnish(plan: &Plan, netns: &Netns, pod: &mut Netlink, index: u32) -> Result<()> {
+    let addresses = || address::of_pod(plan, index);
+    let rest =
+        || address::introduce(&plan.pod_neighbours, index).chain(route::from_pod(plan, index));
+    let all: Vec<_> = addresses().chain(rest()).collect();
+    let Err(refusal) = pod.exchange(all) else { return Ok(()) };
+    if !ipv6_disabled(&refusal, plan) {
+        return Err(refusal.into());
+    }
+    // Some runtimes switch IPv6 off in a new namespace. With it off, everything of IPv6 was refused
+    // and everything of IPv4 was done.
+    let key = format!("ipv6/conf/{}/disable_ipv6", plan.pod_ifname);
+    netns.run(|| Sysctl::own(key, "0").set())??;
+    pod.exchange(addresses().collect())?;
+    let missing = |refusal: Refusal| match refusal.errno {
+        Errno::EEXIST => Ok(()),
+        _ => Err(Error::from(refusal)),
+    };
+    for ask in rest() {
+        pod.exchange(vec![ask]).map(drop).or_else(missing)?;
+    }
+    Ok(())
+}
+
+/// The kernel refuses an address on a link with `disable_ipv6` by EACCES.
+fn ipv6_disabled(refusal: &Refusal, plan: &Plan) -> bool {
+    plan.pod_link_local.is_some() && refusal.errno == Errno::EACCES
+}
+
+/// Gives the node its neighbours and routes to the pod.
+fn connect(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
+    let asks: Vec<Ask<RouteNetlinkMessage>> = address::of_host(plan, index)
+        .chain(address::introduce(&plan.host_neighbours, index))
+        .chain(route::to_pod(plan, index))
+        .collect();
+    let Err(refusal) = host.exchange(asks) else { return Ok(()) };
+    if refusal.errno != Errno::EEXIST {
+        return Err(refusal.into());
+    }
+    Err(occupied(plan, host, index).unwrap_or_else(|| refusal.into()))
+}
+
+/// Names the link that already has a route to one of the pod's addresses.
+fn occupied(plan: &Plan, host: &mut Netlink, index: u32) -> Option<Error> {
+    plan.host_routes.iter().find_map(|dst| {
+        let route = route::matching(host, dst.ip()).ok()??;
+        let oif = route.oif.filter(|&oif| route.dst == *dst && oif != index)?;
+        let link = link::by_index(host, oif).ok()??;
+        let msg = format!(
+            "address {} is in use: the node has a route to it through {} (alias {:?})",
+            dst.ip(),
+            link.name,
+            link.alias
+        );
+        Some(Error::new(Kind::Kernel, msg))
+    })
+}

@@ -1,0 +1,164 @@
+//! A network namespace given by path: checked, identified, and entered for as long as a closure runs.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    os::{
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::OFlag,
+    sched::{CloneFlags, setns},
+    sys::statfs::{FsType, fstatfs},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// The calling thread's own namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
+/// `NSFS_MAGIC` of linux/magic.h: the file system that namespace files live on.
+const NSFS_MAGIC: FsType = nix::sys::statfs::NSFS_MAGIC;
+
+/// What tells one network namespace from another while it lives: a path may come to name another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetnsId {
+    /// `st_dev` of the namespace file.
+    pub dev: u64,
+    /// `st_ino` of the namespace file.
+    pub ino: u64,
+}
+
+impl NetnsId {
+    /// The identity of the namespace that the calling thread is in.
+    ///
+    /// # Errors
+    /// [`Kind::Netns`] when /proc is not there.
+    pub fn own() -> Result<Self> {
+        let file = std::fs::metadata(OWN)
+            .context(Kind::Netns, || format!("can't look at the host's own namespace {OWN}"))?;
+        Ok(Self { dev: file.dev(), ino: file.ino() })
+    }
+}
+
+/// An open network namespace that is not the host's own.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+    id: NetnsId,
+}
+
+impl Netns {
+    /// Opens `path` and makes sure that it is a namespace file other than the caller's own.
+    ///
+    /// # Errors
+    /// [`Kind::Netns`]: missing, no namespace file, or the host's own namespace, whose interfaces
+    /// must never be taken for a pod's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let invalid =
+            |why: &str| Error::new(Kind::Netns, format!("network namespace {path:?} {why}"));
+        let file = OpenOptions::new()
+            .read(true)
+            // Without O_NONBLOCK a FIFO of that name would hold the call up for ever.
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(path)
+            .map_err(|err| invalid("can't be opened").details(err))?;
+        let fs = fstatfs(&file).map_err(|err| invalid("can't be examined").details(err))?;
+        if fs.filesystem_type() != NSFS_MAGIC {
+            return Err(invalid("is not a namespace file"));
+        }
+        let meta = file.metadata().map_err(|err| invalid("can't be examined").details(err))?;
+        let id = NetnsId { dev: meta.dev(), ino: meta.ino() };
+        if id == NetnsId::own()? {
+            return Err(invalid("is the host's own"));
+        }
+        Ok(Self { file, path: path.to_owned(), id })
+    }
+
+    /// Which namespace this is, whatever the path comes to name later.
+    pub fn identity(&self) -> NetnsId {
+        self.id
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor number, for `IFLA_NET_NS_FD`.
+    pub fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Runs `inside` on this thread in the namespace, and returns to the host's before returning.
+    ///
+    /// Entering and leaving costs some microseconds, a thread of its own several times that. Keep
+    /// `inside` short and without panics: a socket opened in it stays bound to the namespace and
+    /// serves from outside.
+    ///
+    /// # Errors
+    /// [`Kind::Netns`] when the namespace can't be entered. Should the way back be barred, the
+    /// process aborts: it must not go on and take the pod's interfaces for the host's.
+    pub fn run<T>(&self, inside: impl FnOnce() -> T) -> Result<T> {
+        let own = File::open(OWN)
+            .context(Kind::Netns, || format!("can't open the host's own namespace {OWN}"))?;
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
+            .context(Kind::Netns, || format!("can't enter network namespace {:?}", self.path))?;
+        let way_back = WayBack(own);
+        let result = inside();
+        drop(way_back);
+        Ok(result)
+    }
+}
+
+impl fmt::Display for Netns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
+}
+
+/// Returns to the namespace it holds, also when the closure inside unwinds.
+struct WayBack(File);
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        if let Err(err) = setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET) {
+            eprintln!("weir: can't return to the host's network namespace: {err}");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(path: &str) -> String {
+        let err = Netns::open(Path::new(path)).unwrap_err();
+        assert_eq!(err.kind(), Kind::Netns);
+        err.to_string()
+    }
+
+    #[test]
+    fn what_is_no_foreign_namespace_is_refused() {
+        assert!(refusal("/no/such/netns").contains("can't be opened"));
+        assert!(refusal("/etc/passwd").contains("is not a namespace file"));
+        assert!(refusal("/tmp").contains("is not a namespace file"));
+        assert!(refusal("").contains("can't be opened"));
+        assert!(refusal("/proc/self/ns/net").contains("is the host's own"));
+    }
+
+    #[test]
+    fn a_fifo_does_not_block() {
+        let path = std::env::temp_dir().join(format!("weir-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let refused = Netns::open(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(refused.unwrap_err().kind(), Kind::Netns);
+    }
+}

@@ -1,0 +1,199 @@
+//! Routes of the pod and to the pod.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+        RouteProtocol, RouteScope, RouteType,
+    },
+};
+use nix::errno::Errno;
+
+use super::{
+    netlink::{Ask, Netlink},
+    plan::Plan,
+};
+use crate::{error::Result, spec::Route};
+
+/// Linux rtnetlink.h, `RT_TABLE_MAIN`.
+const MAIN: u32 = 254;
+
+/// A route as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// The destination.
+    pub dst: IpNetwork,
+    /// The next hop; none means directly on the link.
+    pub gw: Option<IpAddr>,
+    /// The link, or the first of several.
+    pub oif: Option<u32>,
+    /// Every link of a multipath route, else the one.
+    pub links: Vec<u32>,
+    /// The table.
+    pub table: u32,
+    /// The metric.
+    pub priority: u32,
+    /// Whether packets are sent on, rather than dropped or refused.
+    pub unicast: bool,
+}
+
+/// The requests that give the pod its routes, through the link of that index in the pod.
+pub fn from_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
+    plan.pod_routes.iter().map(move |route| {
+        Ask::new(
+            format!("add route to {} in the pod", route.dst),
+            RouteNetlinkMessage::NewRoute(message(route, index)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    })
+}
+
+/// The requests that give the node its routes to the pod, through the host side of that index.
+///
+/// Exclusive: a route to the same address through another link means that another pod has it.
+pub fn to_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
+    plan.host_routes.iter().map(move |&dst| {
+        Ask::new(
+            format!("add route to {dst} through {}", plan.mark.host_ifname),
+            RouteNetlinkMessage::NewRoute(message(&Route::to(dst), index)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    })
+}
+
+fn message(route: &Route, index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let table = route.table.unwrap_or(MAIN);
+    message.header = RouteHeader {
+        address_family: family(route.dst.ip()),
+        destination_prefix_length: route.dst.prefix(),
+        // Tables above 255 don't fit the header and go into the attribute alone.
+        table: u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
+        protocol: RouteProtocol::Static,
+        scope: match route.scope {
+            Some(scope) => RouteScope::from(scope),
+            None if route.gw.is_none() => RouteScope::Link,
+            None => RouteScope::Universe,
+        },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Table(table));
+    attributes.push(RouteAttribute::Destination(route.dst.network().into()));
+    attributes.push(RouteAttribute::Oif(index));
+    attributes.extend(route.gw.map(|gw| RouteAttribute::Gateway(gw.into())));
+    attributes.extend(route.priority.map(RouteAttribute::Priority));
+    let metrics: Vec<_> = [route.mtu.map(RouteMetric::Mtu), route.advmss.map(RouteMetric::Advmss)]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !metrics.is_empty() {
+        attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// All unicast routes of one family in the socket's namespace. For a pod's few routes; on a node
+/// with a thousand pods use [`matching`].
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn all(socket: &mut Netlink, v4: bool) -> Result<Vec<Installed>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let replies = socket.dump("list routes", &RouteNetlinkMessage::GetRoute(message))?;
+    Ok(replies.into_iter().filter_map(in_reply).filter(|route| route.unicast).collect())
+}
+
+/// The routing entry by which the node would send to `ip`, found by the kernel's own search.
+/// Asked for the entry itself (`RTM_F_FIB_MATCH`, Linux 4.13), not for what it resolves to.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel); that no route leads there is no error.
+pub fn matching(socket: &mut Netlink, ip: IpAddr) -> Result<Option<Installed>> {
+    let mut message = RouteMessage::default();
+    let dst = IpNetwork::from(ip);
+    message.header.address_family = family(ip);
+    message.header.destination_prefix_length = dst.prefix();
+    message.header.flags = RouteFlags::FibMatch;
+    message.attributes.push(RouteAttribute::Destination(ip.into()));
+    let message = RouteNetlinkMessage::GetRoute(message);
+    match socket.exchange(vec![Ask::new(format!("look up the route to {ip}"), message, 0)]) {
+        Ok(replies) => Ok(replies.into_iter().find_map(in_reply)),
+        Err(refusal) => match refusal.errno {
+            Errno::ENETUNREACH | Errno::ESRCH | Errno::EAFNOSUPPORT => Ok(None),
+            // What blackhole, unreachable and prohibit routes answer with.
+            Errno::EINVAL | Errno::EHOSTUNREACH | Errno::EACCES => Ok(Some(Installed::barred(dst))),
+            _ => Err(refusal.into()),
+        },
+    }
+}
+
+fn in_reply(reply: RouteNetlinkMessage) -> Option<Installed> {
+    let RouteNetlinkMessage::NewRoute(message) = reply else { return None };
+    let header = &message.header;
+    let any: IpAddr = match header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut route = Installed {
+        dst: IpNetwork::new(any, header.destination_prefix_length).ok()?,
+        gw: None,
+        oif: None,
+        links: Vec::new(),
+        table: header.table.into(),
+        priority: 0,
+        unicast: header.kind == RouteType::Unicast,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(dst) => {
+                route.dst = IpNetwork::new(plain(dst)?, header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Gateway(gw) => route.gw = plain(gw),
+            RouteAttribute::Oif(oif) => route.links.push(*oif),
+            RouteAttribute::MultiPath(hops) => {
+                route.links.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Priority(priority) => route.priority = *priority,
+            _ => {}
+        }
+    }
+    route.oif = route.links.first().copied();
+    Some(route)
+}
+
+fn plain(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+impl Installed {
+    /// What leads nowhere: an entry that drops or refuses what it matches.
+    fn barred(dst: IpNetwork) -> Self {
+        Self { dst, gw: None, oif: None, links: Vec::new(), table: 0, priority: 0, unicast: false }
+    }
+
+    /// Whether this is the planned route, through the link of that index.
+    pub fn is(&self, planned: &Route, index: u32) -> bool {
+        self.dst == planned.dst
+            && self.gw == planned.gw
+            && self.links.contains(&index)
+            && self.table == planned.table.unwrap_or(MAIN)
+            && planned.priority.is_none_or(|priority| priority == self.priority)
+    }
+}

@@ -1,0 +1,97 @@
+//! Kernel settings under /proc/sys/net.
+//!
+//! A write to a new interface's directory costs tens of microseconds, so Weir sets as few as
+//! possible: forwarding on the node once, and one setting on its own host-side interface. It never
+//! touches a setting of another's interface, nor `all` except for IPv6 forwarding, which has no
+//! other switch.
+
+use std::{fs, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Where the kernel shows the settings of the caller's network namespace.
+const ROOT: &str = "/proc/sys/net";
+
+/// A setting of the calling thread's network namespace and the value it must have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sysctl {
+    /// The path under /proc/sys/net, such as `ipv4/ip_forward`.
+    pub key: String,
+    /// The value, as it is written.
+    pub value: &'static str,
+    /// Whether it is the whole node's, and so likely to have the value already.
+    pub shared: bool,
+}
+
+impl Sysctl {
+    /// A setting of the whole namespace, such as forwarding: read first, written only if it differs.
+    pub fn shared(key: impl Into<String>, value: &'static str) -> Self {
+        Self { key: key.into(), value, shared: true }
+    }
+
+    /// A setting of a new interface of our own.
+    pub fn own(key: impl Into<String>, value: &'static str) -> Self {
+        Self { key: key.into(), value, shared: false }
+    }
+
+    /// Gives the setting its value. One of an address family that this kernel doesn't have is
+    /// passed over: what it would guard against can't happen.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`] naming the setting, when it has another value and can't be changed.
+    pub fn set(&self) -> Result<()> {
+        let path = self.path();
+        if self.shared && self.holds() {
+            return Ok(());
+        }
+        match fs::write(&path, self.value) {
+            Ok(()) => Ok(()),
+            Err(_) if self.holds() => Ok(()),
+            Err(_) if self.family_absent() => Ok(()),
+            Err(err) => Err(Error::new(
+                Kind::Kernel,
+                format!("can't set {} to {}", path.display(), self.value),
+            )
+            .details(err)),
+        }
+    }
+
+    /// Compares the kernel's value.
+    ///
+    /// # Errors
+    /// [`Kind::Difference`] naming the setting and both values.
+    pub fn check(&self) -> Result<()> {
+        if self.family_absent() {
+            return Ok(());
+        }
+        let path = self.path();
+        let is = fs::read_to_string(&path)
+            .context(Kind::Difference, || format!("can't read {}", path.display()))?;
+        let is = is.trim();
+        if is == self.value {
+            return Ok(());
+        }
+        let msg = format!("{} is {is} and should be {}", path.display(), self.value);
+        Err(Error::new(Kind::Difference, msg))
+    }
+
+    fn holds(&self) -> bool {
+        fs::read_to_string(self.path()).is_ok_and(|is| is.trim() == self.value)
+    }
+
+    /// Only IPv6 can be absent: the module is not loaded, or `ipv6.disable=1` was booted with.
+    fn family_absent(&self) -> bool {
+        self.key.starts_with("ipv6/") && !ipv6_present()
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(ROOT).join(&self.key)
+    }
+}
+
+/// Whether this kernel has IPv6 at all.
+pub fn ipv6_present() -> bool {
+    PathBuf::from(ROOT).join("ipv6/conf").exists()
+}
