@@ -1,0 +1,15 @@
+//! What needs root, namespaces and the kernel: one module a subject, on the small language of
+//! [`node`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends at the first surprise"
+)]
+
+mod net_apply;
+mod net_check;
+mod net_nft;
+mod node;
