@@ -21,17 +21,17 @@ mod accept;
 mod budget;
 #[cfg(test)]
 mod docs;
-mod families;
-mod family;
+pub(crate) mod families;
+pub(crate) mod family;
 mod fill;
 #[cfg(test)]
-mod fixture;
-mod labels;
+pub(crate) mod fixture;
+pub(crate) mod labels;
 pub mod log;
-mod pods;
-mod reading;
+pub(crate) mod pods;
+pub(crate) mod reading;
 mod routes;
-mod series;
+pub(crate) mod series;
 mod server;
 mod text;
 mod totals;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::error::Result;
 
 mod agent;
+mod demo;
 mod doctor;
 mod pods;
 mod table;
@@ -28,6 +29,7 @@ enum Command {
     Agent(agent::Args),
     /// List the attachments of this node
     Pods(pods::Args),
+    Demo(demo::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
 }
@@ -63,6 +65,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Agent(args) => agent::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     done.unwrap_or_else(|err| {
