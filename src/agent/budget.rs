@@ -145,7 +145,7 @@ mod tests {
         most: usize,
         most_of_pod: usize,
     ) -> (Vec<(String, String, u64)>, u64) {
-        let mut pods = Pods::new(attachments, fixture::NOW, Duration::from_secs(60));
+        let mut pods = Pods::new(attachments, &[], fixture::NOW, Duration::from_secs(60));
         let (series, folded) = fit_within(series, requests(), &mut pods, most, most_of_pod);
         let named = series.iter().map(|(key, value)| {
             let row = &pods.rows()[key.row.unwrap()];

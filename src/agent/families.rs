@@ -21,7 +21,7 @@ const TCP_RESULT: Label = Label { name: "result", values: labels::TCP_RESULTS };
 const DIRECTION: Label = Label { name: "direction", values: labels::DIRECTIONS };
 const IP_FAMILY: Label = Label { name: "family", values: labels::IP_FAMILIES };
 const L7_PROTOCOL: Label = Label { name: "protocol", values: labels::L7_PROTOCOLS };
-const HOOK: Label = Label { name: "hook", values: &["clsact", "tcx"] };
+const HOOK: Label = Label { name: "hook", values: &["clsact", "tcx", "none"] };
 const MAP: Label = Label { name: "map", values: &[] };
 
 /// A pod's counter without a unit that starts with its first event; the table changes what differs.
@@ -222,14 +222,14 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "weir_attach_status",
         kind: Kind::Gauge,
-        help: "1 for each living pod whose traffic is counted, by the hook that counts it",
+        help: "1 for a living pod whose traffic is counted by that hook, 0 for one whose traffic is not counted",
         labels: &[HOOK],
         source: Source::Attachments,
         ..POD
     },
     Family {
         name: "weir_pods",
-        help: "Living attachments on this node",
+        help: "Living attachments on this node, counted or not",
         source: Source::Node(|reading| vec![(values([]), reading.living())]),
         ..NODE
     },

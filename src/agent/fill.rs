@@ -7,6 +7,7 @@ use super::{
     labels::{self, Value},
     pods::Pods,
     reading::Reading,
+    roster::Member,
     series::{Key, merge},
 };
 use crate::telemetry::{
@@ -62,7 +63,7 @@ pub fn numbers(
         Source::Counters(kind, label) => counters(index, pods, kind, label),
         Source::ActiveConnections => active_connections(index, pods),
         Source::Network(number) => network(reading.snapshot, pods, number),
-        Source::Attachments => attachments(reading.snapshot, pods),
+        Source::Attachments => attachments(reading.members, pods),
         Source::Node(read) => read(reading)
             .into_iter()
             .map(|(values, value)| (Key { row: None, values }, value))
@@ -71,7 +72,7 @@ pub fn numbers(
     };
     if family.start == Start::Zero && family.kind != Kind::Histogram {
         let combinations = family.combinations();
-        for row in 0..pods.real().len() {
+        for row in 0..pods.counted().len() {
             found.extend(combinations.iter().map(|&values| (Key { row: Some(row), values }, 0)));
         }
     }
@@ -122,17 +123,22 @@ fn network(
     found
 }
 
-fn attachments(snapshot: &Snapshot, pods: &Pods<'_>) -> Vec<(Key, u64)> {
-    let living = snapshot.pods.iter().filter(|(_, pod)| pod.deleted.is_none());
-    living
-        .filter_map(|(id, pod)| {
-            let hook = match pod.mode {
-                Mode::Clsact => "clsact",
-                Mode::Tcx => "tcx",
-            };
-            Some((Key { row: Some(pods.row(*id)?), values: values([Value::Name(hook)]) }, 1))
-        })
-        .collect()
+/// 0 if any attachment of a pod by that hook is not counted.
+fn attachments(members: &[Member], pods: &Pods<'_>) -> Vec<(Key, u64)> {
+    let mut found = BTreeMap::<Key, u64>::new();
+    for member in members {
+        let row = pods.named(&member.namespace, &member.pod);
+        let (Some(row), Some(counted)) = (row, member.state.counted()) else { continue };
+        let hook = match member.hook {
+            Some(Mode::Clsact) => "clsact",
+            Some(Mode::Tcx) => "tcx",
+            None => "none",
+        };
+        let key = Key { row: Some(row), values: values([Value::Name(hook)]) };
+        let counted = u64::from(counted);
+        found.entry(key).and_modify(|status| *status = (*status).min(counted)).or_insert(counted);
+    }
+    found.into_iter().collect()
 }
 
 /// Established minus ended, by pod and role. The map is read entry by entry while the kernel counts,

@@ -30,6 +30,7 @@ pub(crate) mod labels;
 pub mod log;
 pub(crate) mod pods;
 pub(crate) mod reading;
+pub mod roster;
 mod routes;
 pub(crate) mod series;
 mod server;
@@ -41,6 +42,8 @@ mod totals;
 pub struct Options {
     /// Addresses to serve on.
     pub listen: Vec<SocketAddr>,
+    /// Directory of the attachment records.
+    pub state_dir: PathBuf,
     /// Directory of the pinned maps.
     pub bpf_dir: PathBuf,
 }
@@ -58,12 +61,14 @@ pub fn run(options: Options) -> Result<()> {
         .block_on(serve(options))
 }
 
-async fn serve(Options { listen, bpf_dir }: Options) -> Result<()> {
+async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
+    // Before anything else: a signal that comes early must not kill.
+    let told = told_to_stop()?;
     let mut listeners = Vec::with_capacity(listen.len());
     for address in listen {
         listeners.push(server::bind(address).await?);
     }
-    let (totals, thread) = totals::Totals::start(bpf_dir)?;
+    let (totals, thread) = totals::Totals::start(state_dir, bpf_dir)?;
     let totals = Arc::new(totals);
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
@@ -73,7 +78,7 @@ async fn serve(Options { listen, bpf_dir }: Options) -> Result<()> {
         let stop = async move { drop(stopped.changed().await) };
         servers.spawn(server::serve(listener, Arc::clone(&totals), stop));
     }
-    told_to_stop().await?;
+    told.await;
     log::say("agent: stopping");
     drop(stop);
     while servers.join_next().await.is_some() {}
@@ -81,10 +86,12 @@ async fn serve(Options { listen, bpf_dir }: Options) -> Result<()> {
     thread.join().map_err(|_| crate::error::Error::new(Kind::Kernel, "the reading thread died"))
 }
 
-async fn told_to_stop() -> Result<()> {
+/// Done once SIGTERM or SIGINT has come, both of which are caught from now on.
+fn told_to_stop() -> Result<impl Future<Output = ()>> {
     let handler = |kind| signal(kind).context(Kind::Kernel, || "can't handle signals".into());
     let (mut terminate, mut interrupt) =
         (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    Ok(())
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    })
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::labels::OTHER;
+use super::{labels::OTHER, roster::Member};
 use crate::telemetry::reader::Pod;
 
 /// The series of one pod.
@@ -27,20 +27,27 @@ pub struct Row<'a> {
 /// All pods that a page shows.
 #[derive(Debug)]
 pub struct Pods<'a> {
-    /// The real ones, sorted by name, then those that the budget has added.
+    /// The counted, sorted by name; those that are not counted; those that the budget has added.
     rows: Vec<Row<'a>>,
-    real: usize,
+    counted: usize,
+    named: usize,
     of: HashMap<u32, usize>,
 }
 
 impl<'a> Pods<'a> {
-    /// Groups attachments by name, leaving out pods that were deleted `grace` or longer ago.
-    pub fn new(attachments: &'a BTreeMap<u32, Pod>, now: Duration, grace: Duration) -> Self {
+    /// Groups attachments by name, leaving out pods that were deleted `grace` or longer ago, and
+    /// adds the members that have no attachment in the maps.
+    pub fn new(
+        attachments: &'a BTreeMap<u32, Pod>,
+        members: &'a [Member],
+        now: Duration,
+        grace: Duration,
+    ) -> Self {
         let mut named = BTreeMap::<(&str, &str), Vec<(u32, &Pod)>>::new();
         for (id, pod) in attachments {
             named.entry((&pod.namespace, &pod.pod)).or_default().push((*id, pod));
         }
-        let mut pods = Self { rows: Vec::with_capacity(named.len()), real: 0, of: HashMap::new() };
+        let mut pods = Self { rows: Vec::new(), counted: 0, named: 0, of: HashMap::new() };
         for ((namespace, pod), same_name) in named {
             let newest = same_name.iter().max_by_key(|(id, pod)| (pod.created, *id));
             let Some(sandbox) = newest.map(|(_, pod)| &pod.container_id) else { continue };
@@ -53,13 +60,30 @@ impl<'a> Pods<'a> {
             pods.of.extend(own.iter().map(|(id, _)| (*id, pods.rows.len())));
             pods.rows.push(Row { namespace, pod, created });
         }
-        pods.real = pods.rows.len();
+        pods.counted = pods.rows.len();
+        for Member { namespace, pod, created, .. } in members {
+            if pods.named(namespace, pod).is_none() {
+                pods.rows.push(Row { namespace, pod, created: *created });
+            }
+        }
+        pods.named = pods.rows.len();
         pods
     }
 
-    /// Every pod, sorted by name.
-    pub fn real(&self) -> &[Row<'a>] {
-        &self.rows[..self.real]
+    /// The pods that have totals, sorted by name. Their rows are the first.
+    pub fn counted(&self) -> &[Row<'a>] {
+        &self.rows[..self.counted]
+    }
+
+    /// The row of a name.
+    pub fn named(&self, namespace: &str, pod: &str) -> Option<usize> {
+        let name = (namespace, pod);
+        let counted = self.counted().binary_search_by_key(&name, |row| (row.namespace, row.pod));
+        let uncounted = &self.rows[self.counted..];
+        counted.ok().or_else(|| {
+            let at = uncounted.iter().position(|row| (row.namespace, row.pod) == name)?;
+            Some(self.counted + at)
+        })
     }
 
     /// What a key's row stands for: a pod, or pods that were folded into one.
@@ -77,9 +101,9 @@ impl<'a> Pods<'a> {
         let Some(Row { namespace, created, .. }) = self.rows.get(row).cloned() else { return row };
         let namespace = if keep_namespace { namespace } else { OTHER };
         let same = |row: &Row<'_>| row.namespace == namespace && row.pod == OTHER;
-        match self.rows[self.real..].iter().position(same) {
+        match self.rows[self.named..].iter().position(same) {
             Some(at) => {
-                let at = self.real + at;
+                let at = self.named + at;
                 self.rows[at].created = self.rows[at].created.min(created);
                 at
             }
@@ -122,7 +146,7 @@ mod tests {
         let attachments =
             [(1, attachment("web", "c1", 100, None)), (2, attachment("web", "c1", 90, None))]
                 .into();
-        let pods = Pods::new(&attachments, Duration::from_secs(200), GRACE);
+        let pods = Pods::new(&attachments, &[], Duration::from_secs(200), GRACE);
         assert_eq!((pods.row(1), pods.row(2)), (Some(0), Some(0)));
         let created = Duration::from_secs(90);
         assert_eq!(pods.rows(), [Row { namespace: "shop", pod: "web", created }]);
@@ -133,7 +157,7 @@ mod tests {
         let attachments =
             [(1, attachment("web", "c1", 100, Some(190))), (2, attachment("web", "c2", 191, None))]
                 .into();
-        let pods = Pods::new(&attachments, Duration::from_secs(200), GRACE);
+        let pods = Pods::new(&attachments, &[], Duration::from_secs(200), GRACE);
         assert_eq!((pods.row(1), pods.row(2)), (None, Some(0)));
         assert_eq!(pods.rows()[0].created, Duration::from_secs(191));
     }
@@ -141,8 +165,8 @@ mod tests {
     #[test]
     fn a_pod_is_shown_for_its_grace_time_and_then_not_at_all() {
         let attachments = [(1, attachment("web", "c1", 100, Some(200)))].into();
-        assert_eq!(Pods::new(&attachments, Duration::from_secs(259), GRACE).row(1), Some(0));
-        let gone = Pods::new(&attachments, Duration::from_secs(260), GRACE);
+        assert_eq!(Pods::new(&attachments, &[], Duration::from_secs(259), GRACE).row(1), Some(0));
+        let gone = Pods::new(&attachments, &[], Duration::from_secs(260), GRACE);
         assert!(gone.row(1).is_none() && gone.rows().is_empty());
     }
 
@@ -150,12 +174,12 @@ mod tests {
     fn folded_pods_keep_their_namespace_and_the_oldest_creation_time() {
         let attachments =
             [(1, attachment("a", "c1", 100, None)), (2, attachment("b", "c2", 90, None))].into();
-        let mut pods = Pods::new(&attachments, Duration::from_secs(200), GRACE);
+        let mut pods = Pods::new(&attachments, &[], Duration::from_secs(200), GRACE);
         let (first, second) = (pods.fold(0, true), pods.fold(1, true));
         assert_eq!(first, second);
         let created = Duration::from_secs(90);
         assert_eq!(pods.rows()[first], Row { namespace: "shop", pod: OTHER, created });
-        assert_eq!(pods.real().len(), 2);
+        assert_eq!(pods.counted().len(), 2);
         assert_ne!(pods.fold(0, false), first);
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     family::{Values, values},
     labels::Value,
+    roster::Member,
 };
 use crate::telemetry::{
     reader::{MapUsage, Snapshot},
@@ -27,6 +28,8 @@ pub struct Own {
 pub struct Reading<'a> {
     /// The totals.
     pub snapshot: &'a Snapshot,
+    /// The attachments, counted or not.
+    pub members: &'a [Member],
     /// When they were read, since the Unix epoch.
     pub now: Duration,
     /// The agent's own numbers.
@@ -36,7 +39,7 @@ pub struct Reading<'a> {
 impl Reading<'_> {
     /// Attachments that have not been deleted.
     pub fn living(&self) -> u64 {
-        self.snapshot.pods.values().filter(|pod| pod.deleted.is_none()).count() as u64
+        self.members.iter().filter(|member| member.state.living()).count() as u64
     }
 
     /// One self-statistic of the kernel side.

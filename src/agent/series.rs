@@ -52,7 +52,7 @@ pub struct Page<'a> {
 ///
 /// A pod whose DEL is longer ago than `grace` is not shown any more.
 pub fn collect<'a>(reading: &mut Reading<'a>, grace: Duration) -> Page<'a> {
-    let mut pods = Pods::new(&reading.snapshot.pods, reading.now, grace);
+    let mut pods = Pods::new(&reading.snapshot.pods, reading.members, reading.now, grace);
     let index = Index::new(reading.snapshot);
     let mut families = Vec::with_capacity(FAMILIES.len());
     for family in FAMILIES {
@@ -124,7 +124,13 @@ pub fn merge<V: Sum>(mut series: Vec<(Key, V)>) -> Vec<(Key, V)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::{fixture, labels::Value, reading::Own, totals::GRACE};
+    use crate::agent::{
+        fixture,
+        labels::Value,
+        reading::Own,
+        roster::{Member, State, join},
+        totals::GRACE,
+    };
     use crate::telemetry::{
         reader::Snapshot,
         wire::{CounterKind, HistogramKind, HttpMethod, Role, TcpResult, Transport},
@@ -132,7 +138,12 @@ mod tests {
 
     /// Every series of a family as `value label,label,…`, the pod's name first.
     fn series(snapshot: &Snapshot, name: &str) -> Vec<String> {
-        let mut reading = Reading { snapshot, now: fixture::NOW, own: Own::default() };
+        series_with(snapshot, &join(&[], Some(snapshot)), name)
+    }
+
+    fn series_with(snapshot: &Snapshot, members: &[Member], name: &str) -> Vec<String> {
+        let now = fixture::NOW;
+        let mut reading = Reading { snapshot, members, now, own: Own::default() };
         let page = collect(&mut reading, GRACE);
         let found = page.families.iter().find(|collected| collected.family.name == name);
         let Some(Collected { family, samples: Samples::Numbers(series) }) = found else {
@@ -252,6 +263,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_is_not_counted_is_shown_as_such_and_has_no_totals_at_0() {
+        let snapshot = fixture::snapshot([fixture::pod("web")]);
+        let mut members = join(&[], Some(&snapshot));
+        let bare = Member { pod: "bare".into(), hook: None, ..members[0].clone() };
+        members.push(Member { state: State::Uncounted, ..bare });
+        let second = Member { ifname: "eth1".into(), ..members[0].clone() };
+        members.push(Member { state: State::Lost, ..second });
+        let status = series_with(&snapshot, &members, "weir_attach_status");
+        assert_eq!(status, ["0 web,clsact", "0 bare,none"]);
+        assert_eq!(series_with(&snapshot, &members, "weir_pods"), ["3 "]);
+        assert_eq!(series_with(&snapshot, &members, "weir_network_bytes").len(), 4);
+    }
+
+    #[test]
     fn histograms_of_one_name_are_added_up_cell_by_cell() {
         let kind = HistogramKind::HISTOGRAM_HTTP_REQUEST;
         let mut snapshot = fixture::snapshot([fixture::pod("web")]);
@@ -259,7 +284,8 @@ mod tests {
             (fixture::histogram_key(1, kind, 99), fixture::histogram(&[1, 1_000_000])),
             (fixture::histogram_key(1, kind, 98), fixture::histogram(&[u64::MAX / 2, 1_000_000])),
         ];
-        let mut reading = Reading { snapshot: &snapshot, now: fixture::NOW, own: Own::default() };
+        let (members, now) = ([].as_slice(), fixture::NOW);
+        let mut reading = Reading { snapshot: &snapshot, members, now, own: Own::default() };
         let page = collect(&mut reading, GRACE);
         let series = page.families.iter().find_map(|collected| match &collected.samples {
             Samples::Histograms(series) => Some(series),

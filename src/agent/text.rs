@@ -248,7 +248,7 @@ mod tests {
 
     fn page(snapshot: &Snapshot, form: Form) -> String {
         let own = Own { maps_open: true, read_ns: 1_500_000, ..Own::default() };
-        let mut reading = Reading { snapshot, now: fixture::NOW, own };
+        let mut reading = Reading { snapshot, members: &[], now: fixture::NOW, own };
         write(&collect(&mut reading, GRACE), form)
     }
 

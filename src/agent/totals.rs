@@ -18,11 +18,14 @@ use tokio::sync::{oneshot, watch};
 use super::{
     log,
     reading::{Own, Reading},
+    roster,
     series::collect,
     text::{self, Form},
 };
 use crate::{
+    attachment::Attachment,
     error::{Context, Error, Kind, Result},
+    record::{self, Entry},
     telemetry::reader::{Maps, Snapshot},
 };
 
@@ -68,12 +71,20 @@ impl Totals {
     ///
     /// # Errors
     /// `Kind::Kernel` if no thread can be had.
-    pub fn start(bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
+    pub fn start(state_dir: PathBuf, bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
         let (requests, asked) = sync_channel(QUEUE);
         let starting = Err("the maps have not been looked at yet".to_owned());
         let (publish, health) = watch::channel(Health { at: Instant::now(), state: starting });
-        let worker =
-            Worker { bpf_dir, maps: None, said: None, own: Own::default(), page: None, publish };
+        let worker = Worker {
+            state_dir,
+            bpf_dir,
+            maps: None,
+            maps_said: Said::default(),
+            journal_said: Said::default(),
+            own: Own::default(),
+            page: None,
+            publish,
+        };
         let thread = std::thread::Builder::new()
             .name("totals".into())
             .spawn(move || worker.run(&asked))
@@ -126,11 +137,25 @@ struct Cached {
     forms: Vec<(Form, Bytes)>,
 }
 
+/// The last thing that was logged about something, so that it is said once.
+#[derive(Default)]
+struct Said(String);
+
+impl Said {
+    fn say(&mut self, line: String) {
+        if self.0 != line {
+            log::say(format_args!("agent: {line}"));
+            self.0 = line;
+        }
+    }
+}
+
 struct Worker {
+    state_dir: PathBuf,
     bpf_dir: PathBuf,
     maps: Option<Maps>,
-    /// The last thing that was logged about the maps, so that it is said once.
-    said: Option<String>,
+    maps_said: Said,
+    journal_said: Said,
     own: Own,
     page: Option<Cached>,
     publish: watch::Sender<Health>,
@@ -155,38 +180,32 @@ impl Worker {
         }
     }
 
-    /// Opens the maps if need be, sweeps them, and publishes how that went.
+    /// Sweeps the maps, and publishes how that went.
+    ///
+    /// They are opened anew each time: that is a few system calls, and what is read is always what
+    /// is pinned now, whoever removed or replaced it meanwhile.
     fn tend(&mut self) {
         if self.page.as_ref().is_some_and(|page| page.taken.elapsed() >= CACHE) {
             self.page = None;
         }
-        let tended = self.open().and_then(|maps| maps.sweep(GRACE));
-        self.note(tended);
+        let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
+            maps.sweep(GRACE)?;
+            self.maps = Some(maps);
+            Ok(())
+        });
+        self.note(swept);
     }
 
-    /// The maps that are pinned now.
-    fn open(&mut self) -> Result<&Maps> {
-        let maps = match self.maps.take() {
-            Some(maps) => maps,
-            None => Maps::open(&self.bpf_dir)?,
-        };
-        Ok(self.maps.insert(maps))
-    }
-
-    /// Logs and publishes what changed. Maps that failed are opened anew by the next sweep.
+    /// Logs what changed, and publishes it. Maps that failed are not read before the next sweep.
     fn note(&mut self, outcome: Result<()>) {
         let state = outcome.map_err(|err| err.to_string());
         if state.is_err() {
             self.maps = None;
         }
-        let line = match &state {
+        self.maps_said.say(match &state {
             Ok(()) => format!("reading the maps under {}", self.bpf_dir.display()),
             Err(reason) => format!("no totals to show, looking again every second: {reason}"),
-        };
-        if self.said.as_ref() != Some(&line) {
-            log::say(format_args!("agent: {line}"));
-            self.said = Some(line);
-        }
+        });
         self.publish.send_replace(Health { at: Instant::now(), state });
     }
 
@@ -213,14 +232,23 @@ impl Worker {
         };
         self.own.maps_open = snapshot.is_some();
         self.own.read_ns = u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let members = roster::join(&self.journal(), snapshot.as_ref());
         let snapshot = snapshot.unwrap_or_else(Snapshot::default);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let own = std::mem::take(&mut self.own);
-        let mut reading = Reading { snapshot: &snapshot, now, own };
+        let mut reading = Reading { snapshot: &snapshot, members: &members, now, own };
         let page = collect(&mut reading, GRACE);
         let forms = [Form::OpenMetrics, Form::Classic]
             .map(|form| (form, Bytes::from(text::write(&page, form))));
         self.own = reading.own;
         Cached { taken, forms: forms.into() }
+    }
+
+    /// The records; without them the maps alone tell which pods there are.
+    fn journal(&mut self) -> Vec<(Attachment, Entry)> {
+        record::list(&self.state_dir).unwrap_or_else(|err| {
+            self.journal_said.say(format!("can't tell which pods are not counted: {err}"));
+            Vec::new()
+        })
     }
 }

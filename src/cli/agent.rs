@@ -23,5 +23,6 @@ pub struct Args {
 
 /// Runs the agent in the foreground.
 pub fn run(args: Args) -> Result<()> {
-    agent::run(Options { listen: args.listen, bpf_dir: args.places.bpf_dir })
+    let Places { state_dir, bpf_dir } = args.places;
+    agent::run(Options { listen: args.listen, state_dir, bpf_dir })
 }

@@ -1,16 +1,21 @@
-//! `weir pods`: the attachments of this node.
+//! `weir pods`: the attachments of this node, and whether each is counted.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 
 use super::{Output, Places, print, table};
 use crate::{
-    error::{Context, Kind, Result},
-    telemetry::{
-        Mode,
-        reader::{Maps, Pod, Snapshot},
+    agent::{
+        log,
+        roster::{Member, State, join},
     },
+    error::{Context, Kind, Result},
+    record,
+    telemetry::{Mode, reader::Maps},
 };
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
@@ -23,77 +28,121 @@ pub struct Args {
     output: Output,
 }
 
-/// An attachment, as it is printed.
+/// Prints the list. Maps that can't be read are said so on stderr: the records are listed all the same.
+pub fn run(args: &Args) -> Result<()> {
+    let Places { state_dir, bpf_dir } = &args.places;
+    let journal = record::list(state_dir)?;
+    let snapshot = match Maps::open(bpf_dir).and_then(|maps| maps.snapshot()) {
+        Ok(snapshot) => Some(snapshot),
+        Err(err) => {
+            log::say(&err);
+            None
+        }
+    };
+    let members = join(&journal, snapshot.as_ref());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    print(&match args.output {
+        Output::Json => json(&members)?,
+        Output::Text => text(&members, now),
+    })
+}
+
+/// An attachment, as a program reads it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
+    network: &'a str,
     namespace: &'a str,
     pod: &'a str,
     uid: &'a str,
     container_id: &'a str,
     ifname: &'a str,
-    host_ifindex: u32,
-    hook: Mode,
+    host_ifindex: Option<u32>,
+    addresses: &'a [IpAddr],
+    hook: Option<Mode>,
+    telemetry: &'static str,
     /// Seconds since the Unix epoch.
     created: u64,
+    /// Seconds since the Unix epoch; null while the pod lives.
     deleted: Option<u64>,
+    /// Why the record can't be read; null if it can.
+    unreadable: Option<&'a str>,
 }
 
-impl<'a> From<&'a Pod> for Line<'a> {
-    fn from(pod: &'a Pod) -> Self {
+impl<'a> From<&'a Member> for Line<'a> {
+    fn from(member: &'a Member) -> Self {
         Self {
-            namespace: &pod.namespace,
-            pod: &pod.pod,
-            uid: &pod.uid,
-            container_id: &pod.container_id,
-            ifname: &pod.ifname,
-            host_ifindex: pod.ifindex,
-            hook: pod.mode,
-            created: pod.created.as_secs(),
-            deleted: pod.deleted.map(|deleted| deleted.as_secs()),
+            network: &member.network,
+            namespace: &member.namespace,
+            pod: &member.pod,
+            uid: &member.uid,
+            container_id: &member.container_id,
+            ifname: &member.ifname,
+            host_ifindex: member.host_ifindex,
+            addresses: &member.addresses,
+            hook: member.hook,
+            telemetry: word(&member.state),
+            created: member.created.as_secs(),
+            deleted: match member.state {
+                State::Deleted(at) => Some(at.as_secs()),
+                _ => None,
+            },
+            unreadable: match &member.state {
+                State::Unreadable(why) => Some(why),
+                _ => None,
+            },
         }
     }
 }
 
-/// Prints the list.
-pub fn run(args: &Args) -> Result<()> {
-    let snapshot = Maps::open(&args.places.bpf_dir)?.snapshot()?;
-    print(&match args.output {
-        Output::Json => json(&snapshot)?,
-        Output::Text => {
-            text(&snapshot, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-        }
-    })
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Counted => "counted",
+        State::Uncounted => "uncounted",
+        State::Lost => "lost",
+        State::Unknown => "unknown",
+        State::Deleted(_) => "deleted",
+        State::Unrecorded => "unrecorded",
+        State::Unreadable(_) => "unreadable",
+    }
 }
 
-fn json(snapshot: &Snapshot) -> Result<String> {
-    let lines: Vec<Line<'_>> = snapshot.pods.values().map(Line::from).collect();
+fn json(members: &[Member]) -> Result<String> {
+    let lines: Vec<Line<'_>> = members.iter().map(Line::from).collect();
     let json = serde_json::to_string_pretty(&lines);
     json.map(|json| json + "\n").context(Kind::Io, || "can't write the list as JSON".into())
 }
 
-fn text(snapshot: &Snapshot, now: Duration) -> String {
-    let header =
-        ["NAMESPACE", "POD", "IFNAME", "HOST IF", "HOOK", "AGE", "STATE"].map(String::from);
-    let mut rows = vec![header.to_vec()];
-    rows.extend(snapshot.pods.values().map(|pod| {
+fn text(members: &[Member], now: Duration) -> String {
+    let header = ["NAMESPACE", "POD", "IFNAME", "ADDRESSES", "NETWORK", "HOOK", "AGE", "TELEMETRY"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    rows.extend(members.iter().map(|member| {
+        let addresses: Vec<_> = member.addresses.iter().map(IpAddr::to_string).collect();
         vec![
-            pod.namespace.clone(),
-            pod.pod.clone(),
-            pod.ifname.clone(),
-            pod.ifindex.to_string(),
-            match pod.mode {
-                Mode::Clsact => "clsact".to_owned(),
-                Mode::Tcx => "tcx".to_owned(),
+            dash(&member.namespace),
+            dash(&member.pod),
+            dash(&member.ifname),
+            dash(&addresses.join(" ")),
+            dash(&member.network),
+            match member.hook {
+                Some(Mode::Clsact) => "clsact".to_owned(),
+                Some(Mode::Tcx) => "tcx".to_owned(),
+                None => dash(""),
             },
-            age(now.saturating_sub(pod.created)),
-            match pod.deleted {
-                None => "counted".to_owned(),
-                Some(deleted) => format!("deleted {} ago", age(now.saturating_sub(deleted))),
+            age(now.saturating_sub(member.created)),
+            match &member.state {
+                State::Deleted(at) => format!("deleted {} ago", age(now.saturating_sub(*at))),
+                State::Unreadable(why) => format!("unreadable: {why}"),
+                state => word(state).to_owned(),
             },
         ]
     }));
     table::render(&rows)
+}
+
+/// An empty cell would shift the columns of whoever cuts the table by words.
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
 /// Two units at most, as kubectl does.
@@ -111,45 +160,49 @@ fn age(age: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn snapshot(pod: &str, deleted: Option<u64>) -> Snapshot {
-        let pod = Pod {
-            namespace: "shop".into(),
+    fn member(pod: &str, state: State) -> Member {
+        Member {
+            network: "podnet".into(),
+            namespace: String::new(),
             pod: pod.into(),
             uid: "u1".into(),
             container_id: "c1".into(),
             ifname: "eth0".into(),
+            host_ifindex: Some(7),
+            addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
+            hook: Some(Mode::Tcx),
             created: Duration::from_secs(1_000),
-            deleted: deleted.map(Duration::from_secs),
-            ifindex: 7,
-            mode: Mode::Tcx,
-            network: Default::default(),
-        };
-        Snapshot { pods: [(1, pod)].into(), ..Snapshot::default() }
+            state,
+        }
     }
 
     #[test]
     fn an_attachment_is_one_line_with_its_age_and_state() {
-        let text = text(&snapshot("web", Some(4_700)), Duration::from_secs(4_730));
+        let deleted = State::Deleted(Duration::from_secs(4_700));
         assert_eq!(
-            text,
-            "NAMESPACE  POD  IFNAME  HOST IF  HOOK  AGE   STATE\n\
-             shop       web  eth0    7        tcx   1h2m  deleted 30s ago\n"
+            text(&[member("web", deleted)], Duration::from_secs(4_730)),
+            "NAMESPACE  POD  IFNAME  ADDRESSES             NETWORK  HOOK  AGE   TELEMETRY\n\
+             -          web  eth0    10.88.0.2 fd00:88::2  podnet   tcx   1h2m  deleted 30s ago\n"
         );
     }
 
     #[test]
     fn a_name_cannot_drive_the_terminal() {
-        let text = text(&snapshot("\u{1b}[2J\nroot", None), Duration::from_secs(1_000));
+        let hostile = member("\u{1b}[2J\nroot\u{202e}", State::Counted);
+        let text = text(&[hostile], Duration::from_secs(1_000));
         assert_eq!(text.lines().count(), 2);
-        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
     }
 
     #[test]
     fn json_has_one_object_an_attachment() {
-        let json: serde_json::Value =
-            serde_json::from_str(&json(&snapshot("web", None)).unwrap()).unwrap();
+        let members = [member("web", State::Counted), member("bad", State::Unreadable("x".into()))];
+        let json: serde_json::Value = serde_json::from_str(&json(&members).unwrap()).unwrap();
         assert_eq!(json[0]["containerId"], "c1");
         assert_eq!(json[0]["hook"], "tcx");
+        assert_eq!(json[0]["telemetry"], "counted");
         assert_eq!(json[0]["deleted"], serde_json::Value::Null);
+        assert_eq!(json[0]["addresses"][1], "fd00:88::2");
+        assert_eq!(json[1]["unreadable"], "x");
     }
 }

@@ -74,7 +74,7 @@ pub fn read(seen: &Seen) -> Result<Report> {
     let snapshot = Maps::open(Path::new(BPF_DIR))?.snapshot()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.context(Kind::Environment, || "the clock is before 1970".into())?;
-    let mut reading = Reading { snapshot: &snapshot, now, own: Own::default() };
+    let mut reading = Reading { snapshot: &snapshot, members: &[], now, own: Own::default() };
     Ok(Report::new(&series::collect(&mut reading, GRACE), seen))
 }
 
@@ -314,7 +314,8 @@ mod tests {
             )],
             ..Snapshot::default()
         };
-        let mut reading = Reading { snapshot: &snapshot, now: NOW, own: Own::default() };
+        let mut reading =
+            Reading { snapshot: &snapshot, members: &[], now: NOW, own: Own::default() };
         Report::new(&series::collect(&mut reading, GRACE), seen)
     }
 
@@ -359,7 +360,7 @@ mod tests {
     #[test]
     fn no_traffic_is_no_success() {
         let empty = Snapshot::default();
-        let mut reading = Reading { snapshot: &empty, now: NOW, own: Own::default() };
+        let mut reading = Reading { snapshot: &empty, members: &[], now: NOW, own: Own::default() };
         let report = Report::new(&series::collect(&mut reading, GRACE), &Seen::default());
         assert!(!report.exact());
     }
