@@ -1,0 +1,141 @@
+//! Clients that mean no good, or know no better.
+
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    http::{connect, get, read, send},
+    node::{Agent, Node},
+};
+
+#[test]
+fn only_three_paths_and_two_methods_are_answered() {
+    let node = Node::new("methods");
+    let _agent = node.agent();
+    for (request, status) in [
+        ("GET /healthz HTTP/1.1", 200),
+        ("GET /healthz?x=1 HTTP/1.0", 200),
+        ("HEAD /metrics HTTP/1.1", 200),
+        ("POST /metrics HTTP/1.1", 405),
+        ("DELETE /readyz HTTP/1.1", 405),
+        ("BREW /healthz HTTP/1.1", 405),
+        ("GET / HTTP/1.1", 404),
+        ("POST /nowhere HTTP/1.1", 404),
+        ("GET /metrics/../../etc/passwd HTTP/1.1", 404),
+        ("GET /%2e%2e/etc/passwd HTTP/1.1", 404),
+        ("GET //metrics HTTP/1.1", 404),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("GET /metrics HTTP/9.9", 400),
+        ("GET", 400),
+        ("\u{0}\u{1}\u{2} / HTTP/1.1", 400),
+        ("GET /\u{7f} HTTP/1.1", 400),
+    ] {
+        let answer = send(format!("{request}\r\nHost: node\r\n\r\n")).unwrap();
+        assert_eq!(answer.status, status, "{request:?}: {}", answer.head);
+        if status == 405 {
+            assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+        }
+        assert_eq!(answer.header("connection").unwrap_or("close"), "close", "{request:?}");
+    }
+    let head = send("HEAD /metrics HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    assert!(head.body.is_empty() && head.header("content-length") != Some("0"), "{}", head.head);
+}
+
+#[test]
+fn what_is_too_big_is_refused_by_name() {
+    let node = Node::new("big");
+    let agent = node.agent();
+    let before = resident_kib(&agent);
+    let huge = "a".repeat(4 * 1024 * 1024);
+    let many: String = (0..1_000).map(|at| format!("X-{at}: y\r\n")).collect();
+    for (request, status) in [
+        (format!("GET /metrics HTTP/1.1\r\nX: {huge}\r\n\r\n"), 431),
+        (format!("GET /metrics HTTP/1.1\r\n{many}\r\n"), 431),
+        (format!("GET /{huge} HTTP/1.1\r\n\r\n"), 431),
+    ] {
+        // Having sent all of it, a client may only see the reset that follows the answer.
+        if let Some(answer) = send(request) {
+            assert_eq!(answer.status, status, "{}", answer.head);
+        }
+    }
+    let small = "a".repeat(20 * 1024);
+    let answer = send(format!("GET /metrics HTTP/1.1\r\nX: {small}"));
+    assert_eq!(answer.map(|answer| answer.status), Some(431));
+    let grown = resident_kib(&agent).saturating_sub(before);
+    assert!(grown < 4 * 1024, "grew by {grown} KiB");
+    assert_eq!(get("/healthz").status, 200);
+}
+
+#[test]
+fn a_body_is_neither_read_nor_a_second_request() {
+    let node = Node::new("body");
+    let _agent = node.agent();
+    let smuggled = "GET /nowhere HTTP/1.1\r\nHost: node\r\n\r\n";
+    let request = format!(
+        "GET /healthz HTTP/1.1\r\nHost: node\r\nContent-Length: {}\r\n\r\n{smuggled}",
+        smuggled.len()
+    );
+    let answer = send(request).unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
+    let pipelined = "GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n".repeat(2);
+    assert_eq!(send(pipelined).unwrap().body, "ok\n");
+}
+
+#[test]
+fn a_head_that_does_not_end_is_given_up() {
+    let node = Node::new("slow");
+    let _agent = node.agent();
+    let begun = Instant::now();
+    let silent = connect(Agent::address());
+    let mut dripping = connect(Agent::address());
+    let drip = thread::spawn(move || {
+        dripping.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+        while dripping.write_all(b"X: y\r\n").is_ok() {
+            thread::sleep(Duration::from_millis(200));
+            assert!(begun.elapsed() < Duration::from_secs(15), "an endless head is read on and on");
+        }
+    });
+    let answer = read(silent);
+    assert!(answer.is_none_or(|answer| answer.status == 408));
+    drip.join().unwrap();
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(12), "{took:?}");
+}
+
+#[test]
+fn a_thousand_idle_connections_keep_no_one_out() {
+    let node = Node::new("idle");
+    let agent = node.agent();
+    let idle: Vec<_> = (0..1_000).map(|_| connect(Agent::address())).collect();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(get("/metrics").status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let held = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().count();
+    assert!(held < 200, "{held} file descriptors");
+    drop(idle);
+}
+
+#[test]
+fn a_reader_that_stops_reading_holds_up_no_one() {
+    let node = Node::new("stopped");
+    let _agent = node.agent();
+    let mut stopped: Vec<_> = (0..100).map(|_| connect(Agent::address())).collect();
+    for stream in &mut stopped {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    }
+    let begun = Instant::now();
+    assert_eq!(get("/metrics").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// `VmRSS` of a process.
+pub fn resident_kib(agent: &Agent) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

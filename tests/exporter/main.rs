@@ -1,0 +1,14 @@
+//! `weir agent` as a scraper, a person and an attacker meet it: the real binary in a network and mount
+//! namespace of its own, its pages read over real sockets, its maps on a bpffs of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends at the first surprise"
+)]
+
+mod bounds;
+mod http;
+mod lifecycle;
+mod node;
