@@ -79,8 +79,8 @@ impl From<LinkMessage> for Link {
 /// The request, in the host's namespace, that makes the pair.
 ///
 /// It creates both ends in their final namespaces: an end that is moved afterwards costs an RCU
-/// grace period under the kernel's one lock for network configuration. It names one queue each way:
-/// the kernel would make one per possible CPU and then take all but one back, at the same price.
+/// grace period under the kernel's one lock for network configuration. It asks for one queue each
+/// way: the kernel would make one per possible CPU, with their entries in sysfs, and use the first.
 pub fn create(plan: &Plan, netns: &Netns) -> LinkAsk {
     let (host, pod) = (&plan.mark.host_ifname, &plan.pod_ifname);
     let peer = LinkUnspec::new_with_name(pod)

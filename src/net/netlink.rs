@@ -131,18 +131,19 @@ impl Netlink {
     /// nfnetlink transaction, where none takes effect).
     pub fn exchange<M>(&mut self, asks: Vec<Ask<M>>) -> Result<Vec<M>, Refusal>
     where
-        M: NetlinkSerializable + NetlinkDeserializable + fmt::Debug,
+        M: NetlinkSerializable + NetlinkDeserializable,
     {
         self.exchange_flagged(asks).map(|(replies, _)| replies)
     }
 
-    /// Reads a whole table.
+    /// Reads a whole table; `R` takes of each entry what is wanted.
     ///
     /// # Errors
     /// As [`exchange`](Self::exchange); also when the table changed under each of several readings.
-    pub fn dump<M>(&mut self, what: &str, message: &M) -> Result<Vec<M>, Refusal>
+    pub fn dump<M, R>(&mut self, what: &str, message: &M) -> Result<Vec<R>, Refusal>
     where
-        M: NetlinkSerializable + NetlinkDeserializable + fmt::Debug + Clone,
+        M: NetlinkSerializable + Clone,
+        R: NetlinkDeserializable,
     {
         for _ in 0..DUMP_ATTEMPTS {
             let ask = Ask::new(what, message.clone(), NLM_F_DUMP);
@@ -156,9 +157,10 @@ impl Netlink {
     }
 
     /// As [`exchange`](Self::exchange), and whether what was read was consistent.
-    fn exchange_flagged<M>(&mut self, asks: Vec<Ask<M>>) -> Result<(Vec<M>, bool), Refusal>
+    fn exchange_flagged<M, R>(&mut self, asks: Vec<Ask<M>>) -> Result<(Vec<R>, bool), Refusal>
     where
-        M: NetlinkSerializable + NetlinkDeserializable + fmt::Debug,
+        M: NetlinkSerializable,
+        R: NetlinkDeserializable,
     {
         let first = self.sequence.wrapping_add(1);
         let Some(closing) = asks.iter().rposition(|ask| ask.role == Role::Plain) else {
@@ -180,10 +182,10 @@ impl Netlink {
         self.collect(pending)
     }
 
-    fn collect<M>(&mut self, mut pending: Pending) -> Result<(Vec<M>, bool), Refusal>
-    where
-        M: NetlinkDeserializable + fmt::Debug,
-    {
+    fn collect<R: NetlinkDeserializable>(
+        &mut self,
+        mut pending: Pending,
+    ) -> Result<(Vec<R>, bool), Refusal> {
         let mut replies = Vec::new();
         let mut consistent = true;
         loop {
@@ -192,7 +194,7 @@ impl Netlink {
                 .recv(&mut self.received, 0)
                 .map_err(|err| io_refusal(&pending.names[pending.closing].0, &err))?;
             for packet in Packets(&self.received) {
-                let message = NetlinkMessage::<M>::deserialize(packet).map_err(|err| Refusal {
+                let message = NetlinkMessage::<R>::deserialize(packet).map_err(|err| Refusal {
                     what: pending.names[pending.closing].0.clone(),
                     errno: Errno::EBADMSG,
                     text: Some(err.to_string()),

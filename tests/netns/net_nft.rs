@@ -84,7 +84,7 @@ fn what_others_deleted_is_noticed_and_mended() {
     let subnets = ["10.88.0.0/24", "fd00:88::/64"];
     for (command, said) in [
         ("nft flush ruleset", "nftables set inet weir masquerade4 is missing"),
-        ("nft flush chain inet weir postrouting", "the masquerade rule of set masquerade4"),
+        ("nft flush chain inet weir postrouting", "the masquerade rule of masquerade4"),
         (
             "nft delete element inet weir masquerade6 { fd00:88::/64 }",
             "fd00:88::/64 in nftables set",

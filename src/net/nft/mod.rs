@@ -20,7 +20,7 @@ use nix::errno::Errno;
 
 use self::{
     interval::{Interval, Intervals},
-    schema::Family,
+    schema::{CHAIN, Family, UserData},
 };
 use super::netlink::{Netlink, Refusal};
 use crate::error::{Error, Kind, Result};
@@ -96,14 +96,11 @@ pub fn masquerade_check(subnets: &[IpNetwork]) -> Result<()> {
         if let Some(subnet) = wanted.find(|&subnet| !present.cover(Interval::from(subnet))) {
             return Err(missing(format!("{subnet} in nftables set inet weir {set}")));
         }
-        let rule = format!(
-            "the masquerade rule of set {set} in nftables chain inet weir {}",
-            schema::CHAIN
-        );
-        let rules = socket
+        let rule = format!("the masquerade rule of {set} in nftables chain inet weir {CHAIN}");
+        let rules: Vec<UserData> = socket
             .dump("list nftables rules", &schema::get_rules())
             .map_err(|refusal| absent(refusal, rule.clone()))?;
-        if !rules.iter().any(|reply| schema::is_rule_of(reply, family)) {
+        if !rules.iter().any(|data| data.is_of(family)) {
             return Err(missing(rule));
         }
     }
@@ -111,7 +108,8 @@ pub fn masquerade_check(subnets: &[IpNetwork]) -> Result<()> {
 }
 
 fn read_set(socket: &mut Netlink, family: Family) -> Result<Intervals, Refusal> {
-    let replies = socket.dump("list nftables set elements", &schema::get_elements(family))?;
+    let replies: Vec<NetfilterMessage> =
+        socket.dump("list nftables set elements", &schema::get_elements(family))?;
     let elements = replies.into_iter().filter_map(|reply| match reply.inner {
         NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)) => Some(message),
         _ => None,

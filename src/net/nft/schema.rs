@@ -13,9 +13,12 @@
 //! ```
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{
+    DecodeError, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkHeader,
+    NlasIterator,
+};
 use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
     nftables::{
         Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute,
         Expressions, Hook, HookNumber, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey,
@@ -39,6 +42,9 @@ const PRIORITY_SRCNAT: u32 = 100;
 /// linux/netfilter/nf_tables.h: payload base and lookup flag.
 const NETWORK_HEADER: u32 = 1;
 const LOOKUP_INVERTED: u32 = 1;
+/// The same: the attribute `NFTA_RULE_USERDATA`, and the size of `struct nfgenmsg` before attributes.
+const RULE_USERDATA: u16 = 7;
+const NFGENMSG_BYTES: usize = 4;
 /// libnftnl's user data of a rule: type of a comment, which `nft` shows.
 const COMMENT: u8 = 0;
 
@@ -177,15 +183,31 @@ pub fn get_rules() -> NetfilterMessage {
     inet(NfTablesMessage::GetRule(all_rules()))
 }
 
-/// Whether a reply is the family's masquerade rule.
-pub fn is_rule_of(reply: &NetfilterMessage, family: Family) -> bool {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = &reply.inner else {
-        return false;
-    };
-    let mine = comment(family);
-    rule.attributes
-        .iter()
-        .any(|attribute| matches!(attribute, RuleAttribute::UserData(data) if *data == mine))
+/// A rule's user data: all that [`get_rules`] is asked for. To decode the expressions as well would
+/// take longer than everything else in a CHECK.
+#[derive(Debug)]
+pub struct UserData(Option<Vec<u8>>);
+
+impl UserData {
+    /// Whether it is the comment of the family's masquerade rule.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.0.as_ref().is_some_and(|data| *data == comment(family))
+    }
+}
+
+impl NetlinkDeserializable for UserData {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let attributes = payload.get(NFGENMSG_BYTES..).unwrap_or_default();
+        for attribute in NlasIterator::new(attributes) {
+            let attribute = attribute?;
+            if attribute.kind() == RULE_USERDATA {
+                return Ok(Self(Some(attribute.value().to_vec())));
+            }
+        }
+        Ok(Self(None))
+    }
 }
 
 /// The edges in a reply to [`get_elements`].
