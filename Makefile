@@ -45,6 +45,11 @@ test: ## every test, on real namespaces and the real kernel (root)
 	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
 	cargo test --locked
 
+.PHONY: kernels
+kernels: build ## the whole job on the oldest supported kernel, Debian's 6.1, booted under qemu
+	@.ci/deps kernels
+	tests/kernels/run target/release/weir demo
+
 .PHONY: lint
 lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
 	@.ci/deps build lint
