@@ -34,6 +34,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub const BPF_DIR: &str = "/sys/fs/bpf/weir";
 const NETNS_DIR: &str = "/run/netns";
 
+/// The configuration that the documentation offers.
+const EXAMPLE: &str = include_str!("../../../examples/10-weir.conflist");
+
 /// A plugin call takes milliseconds; under emulation, the first one some seconds.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ impl Pod {
     /// The plugin's own, or [`Kind::Decode`] for a reply that is none.
     pub fn add(&self) -> Result<Added> {
         let started = Instant::now();
-        let out = self.call("ADD", &config())?;
+        let out = self.call("ADD", &config()?)?;
         let took = started.elapsed();
         let reply: Value = serde_json::from_slice(&out)
             .context(Kind::Decode, || format!("the reply to ADD of {} is no JSON", self.name))?;
@@ -130,7 +133,7 @@ impl Pod {
     /// The plugin's own.
     pub fn del(&self, added: &Value) -> Result<Duration> {
         let started = Instant::now();
-        let mut config = config();
+        let mut config = config()?;
         config["prevResult"] = added.clone();
         self.call("DEL", &config)?;
         Ok(started.elapsed())
@@ -198,19 +201,14 @@ fn refusal(command: &str, pod: &str, out: &[u8]) -> Error {
     }
 }
 
-/// What a runtime makes of an ordinary conflist for one plugin.
-fn config() -> Value {
-    json!({
-        "cniVersion": "1.1.0",
-        "name": "podnet",
-        "type": "weir",
-        "ipMasq": true,
-        "ipam": {
-            "type": "weir",
-            "ranges": [[{ "subnet": "10.88.0.0/24" }], [{ "subnet": "fd00:88::/64" }]],
-            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-        },
-        // A node would start its pods uncounted; a demo of counting has to say that it can't.
-        "telemetry": { "enabled": true, "required": true },
-    })
+/// What a runtime makes of the example's conflist for its one plugin.
+fn config() -> Result<Value> {
+    let mut list: Value = serde_json::from_str(EXAMPLE)
+        .context(Kind::Decode, || "the example's configuration is no JSON".into())?;
+    let mut config = list["plugins"][0].take();
+    config["cniVersion"] = list["cniVersion"].take();
+    config["name"] = list["name"].take();
+    // A node starts its pods even if they can't be counted; a demo of counting has to say so.
+    config["telemetry"]["required"] = json!(true);
+    Ok(config)
 }
