@@ -57,6 +57,10 @@ fn host_link(plan: &Plan, host: &mut Netlink, index: Option<u32>) -> Result<Link
     if !link.up {
         return difference(format!("interface {name} on the node is down"));
     }
+    if link.mtu != plan.mtu {
+        let is = link.mtu;
+        return difference(format!("interface {name} on the node has mtu {is}, not {}", plan.mtu));
+    }
     Ok(link)
 }
 
@@ -78,13 +82,10 @@ fn pod_link(plan: &Plan, pod: &mut Netlink, host: &Link) -> Result<Link> {
             plan.pod_mac
         ));
     }
-    for (end, place) in [(&link, "the pod"), (host, "the node")] {
-        if end.mtu != plan.mtu {
-            return difference(format!(
-                "interface {} in {place} has mtu {} instead of {}",
-                end.name, end.mtu, plan.mtu
-            ));
-        }
+    // A later plugin may lower it, but more than the host side takes would be dropped there.
+    if link.mtu > plan.mtu {
+        let is = link.mtu;
+        return difference(format!("interface {name} in the pod has mtu {is}, above {}", plan.mtu));
     }
     Ok(link)
 }

@@ -130,7 +130,8 @@ pub fn matching(socket: &mut Netlink, ip: IpAddr) -> Result<Option<Installed>> {
     match socket.exchange(vec![Ask::new(format!("look up the route to {ip}"), message, 0)]) {
         Ok(replies) => Ok(replies.into_iter().find_map(in_reply)),
         Err(refusal) => match refusal.errno {
-            Errno::ENETUNREACH | Errno::ESRCH | Errno::EAFNOSUPPORT => Ok(None),
+            // The last is a kernel's without IPv6.
+            Errno::ENETUNREACH | Errno::ESRCH | Errno::EOPNOTSUPP => Ok(None),
             // What blackhole, unreachable and prohibit routes answer with.
             Errno::EINVAL | Errno::EHOSTUNREACH | Errno::EACCES => Ok(Some(Installed::barred(dst))),
             _ => Err(refusal.into()),

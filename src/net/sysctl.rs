@@ -5,7 +5,10 @@
 //! touches a setting of another's interface, nor `all` except for IPv6 forwarding, which has no
 //! other switch.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -36,8 +39,9 @@ impl Sysctl {
         Self { key: key.into(), value, shared: false }
     }
 
-    /// Gives the setting its value. One of an address family that this kernel doesn't have is
-    /// passed over: what it would guard against can't happen.
+    /// Gives the setting its value. One that the kernel doesn't have, for want of IPv6 on the node or
+    /// on the interface (whose MTU is below 1280), is passed over: what it guards against can't
+    /// happen.
     ///
     /// # Errors
     /// [`Kind::Kernel`] naming the setting, when it has another value and can't be changed.
@@ -49,7 +53,7 @@ impl Sysctl {
         match fs::write(&path, self.value) {
             Ok(()) => Ok(()),
             Err(_) if self.holds() => Ok(()),
-            Err(_) if self.family_absent() => Ok(()),
+            Err(_) if self.absent() => Ok(()),
             Err(err) => Err(Error::new(
                 Kind::Kernel,
                 format!("can't set {} to {}", path.display(), self.value),
@@ -63,7 +67,7 @@ impl Sysctl {
     /// # Errors
     /// [`Kind::Difference`] naming the setting and both values.
     pub fn check(&self) -> Result<()> {
-        if self.family_absent() {
+        if self.absent() {
             return Ok(());
         }
         let path = self.path();
@@ -81,17 +85,14 @@ impl Sysctl {
         fs::read_to_string(self.path()).is_ok_and(|is| is.trim() == self.value)
     }
 
-    /// Only IPv6 can be absent: the module is not loaded, or `ipv6.disable=1` was booted with.
-    fn family_absent(&self) -> bool {
-        self.key.starts_with("ipv6/") && !ipv6_present()
+    /// Only IPv6 can be absent: not built in, or `ipv6.disable=1` was booted with, or the interface
+    /// can't carry it.
+    fn absent(&self) -> bool {
+        let dir_is_there = || self.path().parent().is_some_and(Path::exists);
+        self.key.starts_with("ipv6/") && !dir_is_there()
     }
 
     fn path(&self) -> PathBuf {
         PathBuf::from(ROOT).join(&self.key)
     }
-}
-
-/// Whether this kernel has IPv6 at all.
-pub fn ipv6_present() -> bool {
-    PathBuf::from(ROOT).join("ipv6/conf").exists()
 }

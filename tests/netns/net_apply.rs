@@ -203,6 +203,20 @@ fn ipv6_switched_off_in_the_pod_is_switched_on_for_our_interface() {
 }
 
 #[test]
+fn a_link_too_small_for_ipv6_carries_ipv4() {
+    let node = Node::new("small");
+    node.succeed("ip addr add 192.0.2.1/32 dev lo");
+    let pod = node.pod("a");
+    let mut plan = plan("a", 5, false);
+    plan.mtu = 1000;
+    let links = add(&node, &pod, &plan).unwrap();
+    talk(&node, &pod, "10.88.0.5".parse().unwrap());
+    let netns = pod.path();
+    let check = || net::compare(&plan, &Netns::open(&netns)?, Some(links.host_ifindex));
+    node.run(check).unwrap();
+}
+
+#[test]
 fn a_taken_name_is_refused_and_nothing_is_changed() {
     let node = Node::new("taken");
     let pod = node.pod("a");
@@ -298,6 +312,72 @@ fn the_hosts_own_namespace_is_never_a_pod() {
     assert!(refused.msg().contains("the host's own"), "{refused}");
     let gone = node.run(|| Netns::open(Path::new("/run/netns/weirtest-none")).unwrap_err());
     assert_eq!(gone.kind(), Kind::Netns);
+}
+
+#[test]
+fn many_at_once_all_pass_the_check_straight_after() {
+    let node = Node::new("many");
+    let pods: Vec<_> = (2..66).map(|last| (last, node.pod("p"))).collect();
+    let plans: Vec<_> = thread::scope(|scope| {
+        let add = |last: u8, pod| {
+            let plan = plan(&format!("c{last}"), last, true);
+            let links = add(&node, pod, &plan).unwrap();
+            let check =
+                || net::compare(&plan, &Netns::open(&pod.path())?, Some(links.host_ifindex));
+            node.run(check).unwrap();
+            plan
+        };
+        let handles: Vec<_> =
+            pods.iter().map(|(last, pod)| scope.spawn(move || add(*last, pod))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    });
+    assert_eq!(node.links().len(), 1 + plans.len());
+    node.succeed("ip addr add 192.0.2.1/32 dev lo");
+    for (last, pod) in &pods[..3] {
+        talk(&node, pod, format!("10.88.0.{last}").parse().unwrap());
+    }
+    thread::scope(|scope| {
+        plans.iter().for_each(|plan| {
+            scope.spawn(|| remove(&node, plan, None).unwrap());
+        });
+    });
+    assert_eq!(node.links(), ["lo"]);
+}
+
+#[test]
+fn what_a_route_asks_for_reaches_the_kernel() {
+    let node = Node::new("metrics");
+    let pod = node.pod("a");
+    let address = Address { address: "10.88.0.5/24".parse().unwrap(), gateway: None };
+    let route = Route {
+        mtu: Some(1300),
+        advmss: Some(1200),
+        priority: Some(7),
+        table: Some(1000),
+        ..Route::to("203.0.113.0/24".parse().unwrap())
+    };
+    let request = Request {
+        network: "podnet",
+        attachment: &attachment("a"),
+        mtu: 1400,
+        mac: "02:00:00:00:00:05".parse().ok(),
+        addresses: &[address],
+        routes: &[route],
+    };
+    let plan = Plan::new(&request).unwrap();
+    let links = add(&node, &pod, &plan).unwrap();
+    let route = &pod.ip("route show table 1000")[0];
+    assert_eq!(route["dst"], "203.0.113.0/24");
+    assert_eq!(route["gateway"], "169.254.1.1");
+    assert_eq!(route["metric"], 7);
+    assert_eq!(route["metrics"][0], serde_json::json!({"mtu": 1300, "advmss": 1200}));
+    assert_eq!(pod.ip("link show eth0")[0]["address"], "02:00:00:00:00:05");
+    let netns = pod.path();
+    let check = || net::compare(&plan, &Netns::open(&netns)?, Some(links.host_ifindex));
+    node.run(check).unwrap();
+    pod.succeed("ip route del 203.0.113.0/24 table 1000");
+    let err = node.run(check).unwrap_err();
+    assert!(err.msg().contains("route to 203.0.113.0/24 via 169.254.1.1 is missing"), "{err}");
 }
 
 #[test]
