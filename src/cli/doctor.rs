@@ -9,6 +9,7 @@ use crate::error::{Context, Kind, Result};
 
 mod checks;
 mod probes;
+mod trial;
 
 /// Says for each thing that Weir needs whether this host has it, and what to do if not.
 ///

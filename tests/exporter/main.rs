@@ -9,6 +9,7 @@
 )]
 
 mod bounds;
+mod doctor;
 mod http;
 mod lifecycle;
 mod node;

@@ -5,11 +5,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Finding;
+use crate::error::{Error, Result};
 
 /// `bpf_loop`, without which the verifier refuses the loop over the messages of a packet.
 const NEEDED: (u32, u32) = (5, 17);
 /// The oldest kernel that the tests run on.
 const TESTED: (u32, u32) = (6, 1);
+/// tcx links.
+const TCX: (u32, u32) = (6, 6);
 
 /// Capabilities by their bit in `CapEff` (linux/capability.h), which plugin and agent use.
 const CAPABILITIES: [(&str, u32); 3] =
@@ -82,6 +85,42 @@ pub fn btf(present: bool) -> Finding {
     Finding::ok("btf", says)
 }
 
+/// Judges the hooks: `clsact` is what trying it in a throw-away namespace gave.
+pub fn hooks(release: &str, clsact: &Result<()>) -> Finding {
+    let tcx = version(release).is_some_and(|found| found >= TCX);
+    match (clsact, tcx) {
+        (Ok(()), true) => Finding::ok("hooks", "clsact, tcx"),
+        (Ok(()), false) => Finding::ok("hooks", "clsact (tcx needs Linux 6.6)"),
+        (Err(reason), true) => Finding::warn(
+            "hooks",
+            format!("tcx only; no clsact: {reason}"),
+            "load the modules sch_ingress and cls_bpf, or set telemetry.attach to tcx",
+        ),
+        (Err(reason), false) => Finding::fail(
+            "hooks",
+            format!("no clsact: {reason}"),
+            "load the modules sch_ingress and cls_bpf",
+        ),
+    }
+}
+
+/// Judges what making a masqueraded network's rules, in a throw-away namespace, gave.
+pub fn nftables(masquerade: &Result<()>) -> Finding {
+    match masquerade {
+        Ok(()) => Finding::ok("nftables", "nf_tables can masquerade"),
+        Err(reason) => Finding::warn(
+            "nftables",
+            format!("nf_tables can't masquerade: {reason}"),
+            "load the modules nf_tables, nft_chain_nat and nft_masq; without them ipMasq fails",
+        ),
+    }
+}
+
+/// What could not be tried.
+pub fn untried(check: &'static str, reason: &Error) -> Finding {
+    Finding::warn(check, reason.to_string(), "run as root")
+}
+
 /// Judges `nf_conntrack_count` against `nf_conntrack_max`: a full table drops packets of pods.
 pub fn conntrack(count: Option<u64>, max: Option<u64>) -> Finding {
     match (count, max) {
@@ -143,6 +182,7 @@ fn has_weir(conf: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
+    use crate::error::Kind;
 
     #[test]
     fn kernels_are_told_apart_by_number_and_not_as_text() {
@@ -166,6 +206,15 @@ mod tests {
         let few = privileges("CapPrm:\t0\nCapEff:\t00000000a80425fb\n");
         assert_eq!(few.says, "without CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF");
         assert_eq!(privileges("").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn either_hook_is_enough() {
+        let no = Err(Error::new(Kind::Kernel, "can't add a clsact qdisc"));
+        assert_eq!(hooks("6.18.0", &Ok(())).verdict, Verdict::Ok);
+        assert_eq!(hooks("6.1.0", &Ok(())).verdict, Verdict::Ok);
+        assert_eq!(hooks("6.18.0", &no).verdict, Verdict::Warn);
+        assert_eq!(hooks("6.1.0", &no).verdict, Verdict::Fail);
     }
 
     #[test]

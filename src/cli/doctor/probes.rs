@@ -12,7 +12,7 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Finding, checks};
+use super::{Finding, checks, trial};
 use crate::telemetry;
 
 /// More than a configuration is; what is bigger is not read to its end.
@@ -22,6 +22,10 @@ const CONF_BYTES: u64 = 1024 * 1024;
 pub fn look(state_dir: &Path, bpf_dir: &Path, conf_dir: &Path) -> Vec<Finding> {
     let release = release();
     let read = |path: &str| fs::read_to_string(path).ok();
+    let [hooks, nftables] = match trial::run() {
+        Ok(tried) => [checks::hooks(&release, &tried.clsact), checks::nftables(&tried.masquerade)],
+        Err(reason) => ["hooks", "nftables"].map(|check| checks::untried(check, &reason)),
+    };
     let number = |path: &str| read(path)?.trim().parse().ok();
     vec![
         checks::kernel(&release),
@@ -29,6 +33,8 @@ pub fn look(state_dir: &Path, bpf_dir: &Path, conf_dir: &Path) -> Vec<Finding> {
         bpffs(bpf_dir),
         checks::btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
         checks::jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
+        hooks,
+        nftables,
         checks::conntrack(
             number("/proc/sys/net/netfilter/nf_conntrack_count"),
             number("/proc/sys/net/netfilter/nf_conntrack_max"),
