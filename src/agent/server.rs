@@ -2,8 +2,9 @@
 //!
 //! One request a connection: a scrape every few seconds gains nothing from keeping one open, and
 //! every bound becomes simple. A connection has a deadline for its head and one for all of it. When
-//! all places are taken, a newcomer gets that of the connection that has been silent for longest: so
-//! ten thousand idle connections don't keep a scraper out, whose request is there when it arrives.
+//! all places are taken, a newcomer gets that of the oldest connection, of those that have not asked
+//! for anything if there are any: so neither ten thousand idle clients nor any number that don't read
+//! their answers keep a scraper out, who asks at once and reads at once.
 
 use std::{
     collections::VecDeque,
@@ -96,24 +97,27 @@ struct Connections {
 impl Connections {
     fn add(&mut self, stream: TcpStream, totals: &Arc<Totals>) {
         self.places.retain(|(connection, _)| !connection.is_finished());
-        if self.places.len() >= CONNECTIONS && !self.evict() {
-            // Every place is being answered: the newcomer is closed, and may come again.
-            return;
+        if self.places.len() >= CONNECTIONS {
+            self.evict();
         }
         let asked = Arc::new(AtomicBool::new(false));
         let connection = connection(stream, Arc::clone(totals), Arc::clone(&asked));
         self.places.push_back((self.running.spawn(connection), asked));
     }
 
-    /// Ends the oldest connection that has not asked for anything yet.
-    fn evict(&mut self) -> bool {
+    /// Ends the oldest connection, rather one that has not asked for anything yet.
+    fn evict(&mut self) {
         let silent = self.places.iter().position(|(_, asked)| !asked.load(Relaxed));
-        let evicted = silent.and_then(|at| self.places.remove(at));
-        evicted.inspect(|(connection, _)| connection.abort()).is_some()
+        if let Some((connection, _)) = self.places.remove(silent.unwrap_or(0)) {
+            connection.abort();
+        }
     }
 
+    /// Ends those that have not asked for anything, and gives the others a moment.
     async fn part(mut self) {
-        while self.evict() {}
+        for (connection, _) in self.places.iter().filter(|(_, asked)| !asked.load(Relaxed)) {
+            connection.abort();
+        }
         let _ = timeout(PARTING, async { while self.running.join_next().await.is_some() {} }).await;
     }
 }

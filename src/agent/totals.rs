@@ -44,8 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Without a sweep for so long the maps no longer count as fresh.
 const STALE: Duration = Duration::from_secs(5);
 
-/// Requests that may wait for the thread; as each gets the cached page, a few are enough.
-const QUEUE: usize = 64;
+/// Requests that may wait for the thread: more than there are connections to several addresses, as all
+/// that wait get one page.
+const QUEUE: usize = 1_024;
 
 struct Request {
     form: Form,
