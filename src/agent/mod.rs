@@ -18,6 +18,7 @@ use tokio::{
 use crate::error::{Context, Kind, Result};
 
 mod accept;
+mod audit;
 mod budget;
 #[cfg(test)]
 mod docs;

@@ -9,7 +9,7 @@ use crate::{
     attachment::Attachment,
     record::{Entry, Record},
     telemetry::{
-        Mode,
+        Attached, Mode,
         reader::{Pod, Snapshot},
     },
 };
@@ -23,6 +23,8 @@ pub enum State {
     Uncounted,
     /// The journal says that it is, but the maps don't know it.
     Lost,
+    /// Journal and maps agree that it is, but the hook is not on the interface any more.
+    Detached,
     /// The maps can't be read.
     Unknown,
     /// DEL was here (time since the Unix epoch); the totals are kept for the grace time.
@@ -43,7 +45,7 @@ impl State {
     pub fn counted(&self) -> Option<bool> {
         match self {
             Self::Counted | Self::Unrecorded => Some(true),
-            Self::Uncounted | Self::Lost => Some(false),
+            Self::Uncounted | Self::Lost | Self::Detached => Some(false),
             Self::Unknown | Self::Deleted(_) | Self::Unreadable(_) => None,
         }
     }
@@ -64,6 +66,8 @@ pub struct Member {
     pub container_id: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
+    /// Its attachment id, if it was ever counted.
+    pub attachment: Option<u32>,
     /// Index of the host side, once it is known.
     pub host_ifindex: Option<u32>,
     /// The pod's addresses, if Weir gave them.
@@ -94,9 +98,17 @@ pub fn join(journal: &[(Attachment, Entry)], snapshot: Option<&Snapshot>) -> Vec
             Entry::Unreadable(why) => Some(unreadable(attachment, why.to_string())),
         })
         .collect();
-    members.extend(unseen.values().map(|pod| unrecorded(pod)));
+    members.extend(unseen.iter().map(|(id, pod)| unrecorded(*id, pod)));
     members.sort_by(|a, b| key(a).cmp(&key(b)));
     members
+}
+
+impl Member {
+    /// What to look for on which interface, if this attachment is said to be counted.
+    pub fn hooked(&self) -> Option<(u32, Attached)> {
+        let attached = Attached { pod: self.attachment?, mode: self.hook? };
+        (self.state.counted() == Some(true)).then_some((self.host_ifindex?, attached))
+    }
 }
 
 fn key(member: &Member) -> (&str, &str, &str, &str) {
@@ -120,6 +132,7 @@ fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -
         uid: record.pod.uid.clone(),
         container_id: record.container_id.clone(),
         ifname: record.ifname.clone(),
+        attachment: record.telemetry.as_ref().map(|attached| attached.pod),
         host_ifindex: record.host_ifindex,
         addresses: record.addresses().collect(),
         hook: record.telemetry.as_ref().map(|attached| attached.mode),
@@ -128,7 +141,7 @@ fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -
     }
 }
 
-fn unrecorded(pod: &Pod) -> Member {
+fn unrecorded(id: u32, pod: &Pod) -> Member {
     Member {
         network: String::new(),
         namespace: pod.namespace.clone(),
@@ -136,6 +149,7 @@ fn unrecorded(pod: &Pod) -> Member {
         uid: pod.uid.clone(),
         container_id: pod.container_id.clone(),
         ifname: pod.ifname.clone(),
+        attachment: Some(id),
         host_ifindex: Some(pod.ifindex),
         addresses: Vec::new(),
         hook: Some(pod.mode),
@@ -152,6 +166,7 @@ fn unreadable(attachment: &Attachment, why: String) -> Member {
         uid: String::new(),
         container_id: attachment.container_id().to_owned(),
         ifname: attachment.ifname().to_owned(),
+        attachment: None,
         host_ifindex: None,
         addresses: Vec::new(),
         hook: None,
@@ -167,7 +182,6 @@ mod tests {
         agent::fixture,
         error::{Error, Kind},
         record::NetnsRef,
-        telemetry::Attached,
     };
 
     fn record(container: &str, telemetry: Option<u32>) -> (Attachment, Entry) {

@@ -16,6 +16,7 @@ use hyper::body::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    audit::Audit,
     log,
     reading::{Own, Reading},
     roster,
@@ -26,7 +27,10 @@ use crate::{
     attachment::Attachment,
     error::{Context, Error, Kind, Result},
     record::{self, Entry},
-    telemetry::reader::{Maps, Snapshot},
+    telemetry::{
+        self,
+        reader::{Maps, Snapshot},
+    },
 };
 
 /// A pod's series keep their last value for this long after DEL, so that a last scrape sees it.
@@ -82,6 +86,7 @@ impl Totals {
             maps: None,
             maps_said: Said::default(),
             journal_said: Said::default(),
+            audit: Audit::default(),
             own: Own::default(),
             page: None,
             publish,
@@ -157,6 +162,7 @@ struct Worker {
     maps: Option<Maps>,
     maps_said: Said,
     journal_said: Said,
+    audit: Audit,
     own: Own,
     page: Option<Cached>,
     publish: watch::Sender<Health>,
@@ -233,7 +239,10 @@ impl Worker {
         };
         self.own.maps_open = snapshot.is_some();
         self.own.read_ns = u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let members = roster::join(&self.journal(), snapshot.as_ref());
+        let mut members = roster::join(&self.journal(), snapshot.as_ref());
+        self.audit.run(&mut members, |ifindex, attached| {
+            telemetry::verify(&self.bpf_dir, ifindex, attached)
+        });
         let snapshot = snapshot.unwrap_or_else(Snapshot::default);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let own = std::mem::take(&mut self.own);

@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Context, Kind, Result},
     record,
-    telemetry::{Mode, reader::Maps},
+    telemetry::{Mode, reader::Maps, verify},
 };
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
@@ -39,7 +39,13 @@ pub fn run(args: &Args) -> Result<()> {
             None
         }
     };
-    let members = join(&journal, snapshot.as_ref());
+    let mut members = join(&journal, snapshot.as_ref());
+    for member in &mut members {
+        let hooked = member.hooked();
+        if hooked.is_some_and(|(ifindex, attached)| verify(bpf_dir, ifindex, &attached).is_err()) {
+            member.state = State::Detached;
+        }
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     print(&match args.output {
         Output::Json => json(&members)?,
@@ -100,6 +106,7 @@ fn word(state: &State) -> &'static str {
         State::Counted => "counted",
         State::Uncounted => "uncounted",
         State::Lost => "lost",
+        State::Detached => "detached",
         State::Unknown => "unknown",
         State::Deleted(_) => "deleted",
         State::Unrecorded => "unrecorded",
@@ -168,6 +175,7 @@ mod tests {
             uid: "u1".into(),
             container_id: "c1".into(),
             ifname: "eth0".into(),
+            attachment: Some(1),
             host_ifindex: Some(7),
             addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
             hook: Some(Mode::Tcx),
