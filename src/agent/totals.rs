@@ -6,6 +6,7 @@
 //! from answering.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
@@ -19,7 +20,7 @@ use super::{
     audit::Audit,
     log,
     reading::{Own, Reading},
-    roster,
+    roster::{self, Member},
     series::collect,
     text::{self, Form},
 };
@@ -87,8 +88,8 @@ impl Totals {
             maps_said: Said::default(),
             journal_said: Said::default(),
             audit: Audit::default(),
-            own: Own::default(),
-            page: None,
+            overflow: BTreeMap::new(),
+            cached: None,
             publish,
         };
         let thread = std::thread::Builder::new()
@@ -137,10 +138,25 @@ impl Totals {
     }
 }
 
-/// A page in the forms that were asked for.
+/// A reading, and the pages that were made of it so far.
 struct Cached {
     taken: Instant,
+    now: Duration,
+    snapshot: Snapshot,
+    members: Vec<Member>,
+    own: Own,
     forms: Vec<(Form, Bytes)>,
+}
+
+impl Cached {
+    /// The page in `form`, and what had to be folded for it, which is the same for every form.
+    fn page(&mut self, form: Form) -> (Bytes, Own) {
+        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let mut reading = Reading { snapshot, members, now, own: self.own.clone() };
+        let page = Bytes::from(text::write(&collect(&mut reading, GRACE), form));
+        self.forms.push((form, page.clone()));
+        (page, reading.own)
+    }
 }
 
 /// The last thing that was logged about something, so that it is said once.
@@ -163,8 +179,9 @@ struct Worker {
     maps_said: Said,
     journal_said: Said,
     audit: Audit,
-    own: Own,
-    page: Option<Cached>,
+    /// Label sets folded so far, by family.
+    overflow: BTreeMap<&'static str, u64>,
+    cached: Option<Cached>,
     publish: watch::Sender<Health>,
 }
 
@@ -192,8 +209,8 @@ impl Worker {
     /// They are opened anew each time: that is a few system calls, and what is read is always what
     /// is pinned now, whoever removed or replaced it meanwhile.
     fn tend(&mut self) {
-        if self.page.as_ref().is_some_and(|page| page.taken.elapsed() >= CACHE) {
-            self.page = None;
+        if self.cached.as_ref().is_some_and(|cached| cached.taken.elapsed() >= CACHE) {
+            self.cached = None;
         }
         let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
             maps.sweep(GRACE)?;
@@ -216,15 +233,18 @@ impl Worker {
         self.publish.send_replace(Health { at: Instant::now(), state });
     }
 
-    /// The page in `form`: the one of a moment ago, or a new one. All forms of a reading are made at
-    /// once, for the reading itself, which is bigger than they are, is not kept.
+    /// The page in `form`: of the reading of a moment ago, or of a new one.
     fn page(&mut self, form: Form) -> Bytes {
-        let fresh = self.page.take().filter(|page| page.taken.elapsed() < CACHE);
-        let page = fresh.unwrap_or_else(|| self.read());
-        let bytes = page.forms.iter().find(|(made, _)| *made == form);
-        let bytes = bytes.map(|(_, bytes)| bytes.clone()).unwrap_or_default();
-        self.page = Some(page);
-        bytes
+        let fresh = self.cached.take().filter(|cached| cached.taken.elapsed() < CACHE);
+        let mut cached = fresh.unwrap_or_else(|| self.read());
+        let made = cached.forms.iter().find(|(made, _)| *made == form);
+        let page = made.map(|(_, page)| page.clone()).unwrap_or_else(|| {
+            let (page, own) = cached.page(form);
+            self.overflow = own.overflow;
+            page
+        });
+        self.cached = Some(cached);
+        page
     }
 
     fn read(&mut self) -> Cached {
@@ -237,21 +257,18 @@ impl Worker {
             }
             None => None,
         };
-        self.own.maps_open = snapshot.is_some();
-        self.own.read_ns = u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let own = Own {
+            maps_open: snapshot.is_some(),
+            read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            overflow: self.overflow.clone(),
+        };
         let mut members = roster::join(&self.journal(), snapshot.as_ref());
         self.audit.run(&mut members, |ifindex, attached| {
             telemetry::verify(&self.bpf_dir, ifindex, attached)
         });
-        let snapshot = snapshot.unwrap_or_else(Snapshot::default);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let own = std::mem::take(&mut self.own);
-        let mut reading = Reading { snapshot: &snapshot, members: &members, now, own };
-        let page = collect(&mut reading, GRACE);
-        let forms = [Form::OpenMetrics, Form::Classic]
-            .map(|form| (form, Bytes::from(text::write(&page, form))));
-        self.own = reading.own;
-        Cached { taken, forms: forms.into() }
+        let snapshot = snapshot.unwrap_or_default();
+        Cached { taken, now, snapshot, members, own, forms: Vec::new() }
     }
 
     /// The records; without them the maps alone tell which pods there are.
