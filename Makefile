@@ -46,9 +46,9 @@ test: ## every test, on real namespaces and the real kernel (root)
 	cargo test --locked
 
 .PHONY: kernels
-kernels: build ## the whole job on the oldest supported kernel, Debian's 6.1, booted under qemu
+kernels: build ## boot the oldest supported kernel, and others, under qemu; say what works on each
 	@.ci/deps kernels
-	tests/kernels/run target/release/weir demo
+	tests/kernels/matrix target/release/weir
 
 .PHONY: lint
 lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
