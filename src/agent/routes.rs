@@ -4,7 +4,9 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
-    header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
+    },
 };
 
 use super::{accept, totals::Totals};
@@ -42,7 +44,11 @@ async fn metrics<B>(request: &Request<B>, totals: &Totals) -> Answer {
     let accepts: Vec<_> = accepts.filter_map(|value| value.to_str().ok()).collect();
     let form = accept::form((!accepts.is_empty()).then(|| accepts.join(",")).as_deref());
     match totals.page(form).await {
-        Ok(page) => respond(StatusCode::OK, form.content_type(), page),
+        Ok(page) => {
+            let mut answer = respond(StatusCode::OK, form.content_type(), page);
+            answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            answer
+        }
         Err(reason) => unavailable(&reason),
     }
 }

@@ -207,13 +207,17 @@ impl Worker {
     /// Sweeps the maps, and publishes how that went.
     ///
     /// They are opened anew each time: that is a few system calls, and what is read is always what
-    /// is pinned now, whoever removed or replaced it meanwhile.
+    /// is pinned now, whoever removed or replaced it meanwhile. After a failure they have to be
+    /// readable as well: else the agent would be ready until someone asks.
     fn tend(&mut self) {
         if self.cached.as_ref().is_some_and(|cached| cached.taken.elapsed() >= CACHE) {
             self.cached = None;
         }
         let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
             maps.sweep(GRACE)?;
+            if self.maps.is_none() {
+                maps.snapshot()?;
+            }
             self.maps = Some(maps);
             Ok(())
         });
