@@ -46,6 +46,7 @@ pub fn masquerade_ensure(subnets: &[IpNetwork]) -> Result<()> {
             Errno::ENOENT => socket.exchange(schema::create(subnets, attempt == 0)),
             // An interval set takes no overlapping elements.
             Errno::EEXIST | Errno::ENOTEMPTY => widen(&mut socket, subnets),
+            Errno::EOPNOTSUPP => return Err(lacking(&refusal)),
             _ => return Err(refusal.into()),
         };
         match mended {
@@ -60,6 +61,12 @@ pub fn masquerade_ensure(subnets: &[IpNetwork]) -> Result<()> {
     }
     let lost = || Error::new(Kind::Kernel, "can't add to nftables table inet weir");
     Err(last.map_or_else(lost, Error::from))
+}
+
+fn lacking(refusal: &Refusal) -> Error {
+    let msg =
+        "ipMasq needs nf_tables, which this kernel lacks: load the module or set ipMasq to false";
+    Error::new(Kind::Kernel, msg).details(refusal)
 }
 
 /// Adds subnets to sets that hold overlapping ones: what a wider one covers is left alone, what the
