@@ -12,7 +12,9 @@
 pub mod agent;
 pub mod attachment;
 pub mod cli;
+pub mod cni;
 pub mod error;
+pub mod ipam;
 pub mod net;
 pub mod record;
 pub mod spec;

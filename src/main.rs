@@ -1,7 +1,8 @@
-//! Which face? Then an error becomes an exit status.
+//! Which face? Started by a container runtime weir is the plugin, by hand a command.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 fn main() -> ExitCode {
-    weir::cli::run(std::env::args_os())
+    let called_by_runtime = env::var_os("CNI_COMMAND").is_some_and(|verb| !verb.is_empty());
+    if called_by_runtime { weir::cni::run() } else { weir::cli::run(env::args_os()) }
 }

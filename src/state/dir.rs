@@ -15,8 +15,10 @@ use std::{
 use nix::{
     dir,
     errno::Errno,
-    fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat2},
-    sys::stat::{Mode, mkdirat},
+    fcntl::{
+        AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat2,
+    },
+    sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
@@ -149,6 +151,15 @@ impl Dir {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(self.failed("remove", name, errno)),
+        }
+    }
+
+    /// Whether the name is taken, by whatever it is.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(self.failed("look at", name, errno)),
         }
     }
 

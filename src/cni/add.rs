@@ -1,0 +1,219 @@
+//! ADD: validate all, journal and lease, plumb, masquerade, count, answer. Whatever fails, what the
+//! record names by then is taken away again.
+
+use std::{fs, path::Path};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    Call,
+    args::Args,
+    chain,
+    config::Config,
+    counting::Counting,
+    reclaim, reply, teardown,
+    wanted::{Ipam, Wanted},
+};
+use crate::{
+    attachment::Attachment,
+    error::{Context, Kind, Result},
+    ipam::{Lease, delegate::Delegate, pool::Pool, range::RangeSet, resolv},
+    net::{self, Netns, Plan, Undo, names, nft},
+    record::{Delegated, NetnsRef, Plumbing, PodName, Record},
+    spec::{Address, Dns, Route},
+};
+
+/// Makes the attachment and answers with its result.
+pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
+    let args = Args::parse(&call.request.args)?;
+    let counting = Counting::parse(&call.config)?;
+    if let Some(prev_result) = chain::interfaces_before(&call.config)? {
+        return chain::add(call, attachment, path, &counting, args.pod, prev_result);
+    }
+    let wanted = Wanted::parse(&call.config, &args)?;
+    let dns = dns(&wanted)?;
+    let netns = Netns::open(path)?;
+    let mtu = wanted.mtu.map_or_else(net::default_mtu, Ok)?;
+
+    let mut record = begin_record(&call.config, attachment, &netns, args.pod)?;
+    record.host_ifname = names::host_ifname(attachment);
+    let plumbing = Plumbing {
+        mtu,
+        mac: wanted.mac.map(|mac| mac.to_string()),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        masquerade: Vec::new(),
+        delegate: None,
+    };
+    let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
+    let done = attempt.lease(&wanted, dns).and_then(|lease| {
+        let plan = attempt.plumb(&wanted, &netns)?;
+        attempt.record.telemetry = counting.attach(
+            &call.config,
+            attachment,
+            &attempt.record.pod,
+            attempt.record.host_ifindex.unwrap_or_default(),
+        )?;
+        attempt.save()?;
+        reply::write(&reply::result(call.config.version, &plan, path, &lease))
+    });
+    done.inspect_err(|_| attempt.roll_back())
+}
+
+/// A record of a call that is about to begin.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn begin_record(
+    config: &Config,
+    attachment: &Attachment,
+    netns: &Netns,
+    pod: PodName,
+) -> Result<Record> {
+    let id = netns.identity();
+    let netns = NetnsRef { path: netns.path().to_owned(), dev: id.dev, ino: id.ino };
+    let mut record = Record::new(attachment, &config.name, netns)?;
+    record.pod = pod;
+    record.bpf_dir.clone_from(&config.bpf_dir);
+    Ok(record)
+}
+
+/// An ADD under way: the record says at each moment what there may be to take away.
+struct Attempt<'a> {
+    call: &'a Call,
+    attachment: &'a Attachment,
+    record: Record,
+    plumbing: Plumbing,
+    /// Before that nothing exists that would be ours: a record found in the way is another ADD's.
+    journaled: bool,
+}
+
+impl Attempt<'_> {
+    /// Writes the record for the first time.
+    fn begin(&mut self) -> Result<()> {
+        self.record.plumbing = Some(self.plumbing.clone());
+        self.record.create(&self.call.config.state_dir)?;
+        self.journaled = true;
+        Ok(())
+    }
+
+    /// Writes the record again.
+    fn save(&mut self) -> Result<()> {
+        self.record.plumbing = Some(self.plumbing.clone());
+        self.record.update(&self.call.config.state_dir)
+    }
+
+    /// Gets the addresses, after the record that will lead to them.
+    fn lease(&mut self, wanted: &Wanted, dns: Option<Dns>) -> Result<Lease> {
+        let mut lease = match &wanted.ipam {
+            Ipam::Pool { sets, routes, .. } => {
+                self.plumbing.routes.clone_from(routes);
+                if wanted.masquerade {
+                    self.plumbing.masquerade = subnets(sets);
+                }
+                self.lease_from_pool(wanted, sets, routes)?
+            }
+            Ipam::Delegate(plugin) => self.lease_from_plugin(wanted, plugin)?,
+        };
+        if let Some(dns) = dns {
+            lease.dns = dns;
+        }
+        Ok(lease)
+    }
+
+    fn lease_from_pool(
+        &mut self,
+        wanted: &Wanted,
+        sets: &[RangeSet],
+        routes: &[Route],
+    ) -> Result<Lease> {
+        let (call, attachment) = (self.call, self.attachment);
+        let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
+        let mut allocate = || {
+            pool.allocate(attachment, sets, &wanted.requested, |addresses| {
+                self.plumbing.addresses = addresses.to_vec();
+                self.begin()
+            })
+        };
+        let addresses = match allocate() {
+            Err(full) if full.kind() == Kind::Exhausted => {
+                if reclaim::reclaim(call)? == 0 {
+                    return Err(full);
+                }
+                allocate()?
+            }
+            leased => leased?,
+        };
+        Ok(Lease { addresses, routes: routes.to_vec(), dns: Dns::default() })
+    }
+
+    fn lease_from_plugin(&mut self, wanted: &Wanted, plugin: &str) -> Result<Lease> {
+        let stdin = &self.call.stdin;
+        let delegate = Delegate::find(plugin, &self.call.request.path, stdin)?;
+        // It was parsed as JSON, which is UTF-8.
+        let config = String::from_utf8_lossy(stdin).into_owned();
+        self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
+        self.begin()?;
+        let lease = delegate.add()?;
+        self.plumbing.addresses.clone_from(&lease.addresses);
+        self.plumbing.routes.clone_from(&lease.routes);
+        if wanted.masquerade {
+            self.plumbing.masquerade = lease.addresses.iter().map(Address::subnet).collect();
+        }
+        self.save()?;
+        Ok(lease)
+    }
+
+    /// Makes the pod's network.
+    fn plumb(&mut self, wanted: &Wanted, netns: &Netns) -> Result<Plan> {
+        let plan = Plan::new(&net::Request {
+            network: &self.call.config.name,
+            attachment: self.attachment,
+            mtu: self.plumbing.mtu,
+            mac: wanted.mac,
+            addresses: &self.plumbing.addresses,
+            routes: &self.plumbing.routes,
+        })?;
+        let mut undo = Undo::new();
+        let links = net::apply(&plan, netns, &mut undo)?;
+        // From here on the record leads to the link.
+        undo.disarm();
+        self.record.host_ifindex = Some(links.host_ifindex);
+        nft::masquerade_ensure(&self.plumbing.masquerade)?;
+        Ok(plan)
+    }
+
+    fn roll_back(&mut self) {
+        if !self.journaled {
+            return;
+        }
+        self.record.plumbing = Some(self.plumbing.clone());
+        if let Err(err) = teardown::recorded(self.call, self.attachment, &self.record) {
+            eprintln!("weir: rolling back: {err}; the record stays for DEL to finish");
+        }
+    }
+}
+
+/// What is masqueraded towards the outside of them all: every subnet that the ranges are of.
+fn subnets(sets: &[RangeSet]) -> Vec<IpNetwork> {
+    let mut subnets: Vec<_> =
+        sets.iter().flat_map(RangeSet::ranges).map(|range| range.subnet()).collect();
+    subnets.sort_unstable();
+    subnets.dedup();
+    subnets
+}
+
+/// Name resolution that replaces what an IPAM plugin says: the configuration's own, else the
+/// resolver file's.
+fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
+    match (&wanted.dns, &wanted.ipam) {
+        (Some(dns), _) => Ok(Some(dns.clone())),
+        (None, Ipam::Pool { resolv_conf: Some(file), .. }) => {
+            let unreadable = || format!("can't read ipam.resolvConf {file:?}");
+            fs::read_to_string(file)
+                .context(Kind::Io, unreadable)
+                .map(|text| Some(resolv::parse(&text)))
+        }
+        _ => Ok(None),
+    }
+}

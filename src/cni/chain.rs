@@ -1,0 +1,140 @@
+//! Behind another plugin: its interface is counted, nothing else is touched.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Call, add, config::Config, counting::Counting, field::Field, reply, teardown};
+use crate::{
+    attachment::Attachment,
+    error::{Error, Kind, Result},
+    net::{
+        Netns,
+        link::{self, Link},
+    },
+    record::{PodName, Record},
+    telemetry,
+};
+
+/// The `prevResult` of a chained call, which is one that lists interfaces; `None` if weir is first.
+///
+/// # Errors
+/// [`Kind::Config`]: there is one, but without an interface, so that it could only be dropped.
+pub fn interfaces_before(config: &Config) -> Result<Option<Field<'_>>> {
+    let Some(prev_result) = config.prev_result()? else { return Ok(None) };
+    let interfaces = prev_result.get("interfaces").map(|list| list.list()).transpose()?;
+    if interfaces.is_some_and(|list| !list.is_empty()) {
+        return Ok(Some(prev_result));
+    }
+    let why = "lists no interface: weir must be first, or behind a plugin that makes one";
+    Err(prev_result.wrong(why))
+}
+
+/// Counts the container's interface from its host side, and passes the result on.
+pub fn add(
+    call: &Call,
+    attachment: &Attachment,
+    path: &Path,
+    counting: &Counting,
+    pod: PodName,
+    prev_result: Field<'_>,
+) -> Result<()> {
+    require_interface(&prev_result, attachment)?;
+    let netns = Netns::open(path)?;
+    let mut record = add::begin_record(&call.config, attachment, &netns, pod)?;
+    let host = if counting.enabled {
+        counting.tolerate(host_side(&netns, attachment.ifname()))?
+    } else {
+        None
+    };
+    if let Some(host) = &host {
+        record.host_ifname.clone_from(&host.name);
+        record.host_ifindex = Some(host.index);
+    }
+    record.create(&call.config.state_dir)?;
+    let done = count(call, attachment, counting, host.as_ref(), &mut record).and_then(|()| {
+        reply::write(&reply::passed_on(call.config.version, prev_result.value().clone()))
+    });
+    done.inspect_err(|_| {
+        if let Err(err) = teardown::recorded(call, attachment, &record) {
+            eprintln!("weir: rolling back: {err}; the record stays for DEL to finish");
+        }
+    })
+}
+
+fn count(
+    call: &Call,
+    attachment: &Attachment,
+    counting: &Counting,
+    host: Option<&Link>,
+    record: &mut Record,
+) -> Result<()> {
+    let Some(host) = host else { return Ok(()) };
+    record.telemetry = counting.attach(&call.config, attachment, &record.pod, host.index)?;
+    record.update(&call.config.state_dir)
+}
+
+/// Compares the hooks with what ADD left; the network is another plugin's to check.
+pub fn check(
+    attachment: &Attachment,
+    netns: &Netns,
+    prev_result: &Field<'_>,
+    record: &Record,
+) -> Result<()> {
+    require_interface(prev_result, attachment)
+        .map_err(|err| Error::new(Kind::Difference, err.msg()))?;
+    let (Some(attached), Some(index)) = (&record.telemetry, record.host_ifindex) else {
+        return Ok(());
+    };
+    let gone = |err: Error| Error::new(Kind::Difference, err.to_string());
+    let host = host_side(netns, attachment.ifname()).map_err(gone)?;
+    if host.index != index {
+        let msg = format!(
+            "the host side of {} is {} (number {}) instead of {} (number {index})",
+            attachment.ifname(),
+            host.name,
+            host.index,
+            record.host_ifname
+        );
+        return Err(Error::new(Kind::Difference, msg));
+    }
+    telemetry::verify(&record.bpf_dir, index, attached)
+}
+
+/// Checks that the result lists the container's interface.
+fn require_interface(prev_result: &Field<'_>, attachment: &Attachment) -> Result<()> {
+    if is_listed(prev_result.value(), attachment.ifname()) {
+        return Ok(());
+    }
+    let why = format!("lists no interface {} in the container", attachment.ifname());
+    Err(prev_result.wrong(why))
+}
+
+/// Whether a result has an interface of that name inside a container.
+pub fn is_listed(result: &Value, ifname: &str) -> bool {
+    let text = |interface: &Value, key: &str| {
+        interface.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let interfaces = result.get("interfaces").and_then(Value::as_array);
+    interfaces.is_some_and(|interfaces| {
+        interfaces.iter().any(|interface| {
+            text(interface, "name") == ifname && !text(interface, "sandbox").is_empty()
+        })
+    })
+}
+
+/// The host's end of the veth pair whose other end is the container's interface.
+fn host_side(netns: &Netns, ifname: &str) -> Result<Link> {
+    let fail = |why: &str| {
+        Err(Error::new(Kind::Telemetry, format!("interface {ifname} in {netns} {why}")))
+    };
+    let mut pod = netns.run(link::socket)??;
+    let Some(inside) = link::by_name(&mut pod, ifname)? else { return fail("does not exist") };
+    let Some(peer) = inside.peer else { return fail("is not one end of a veth pair") };
+    let found = link::by_index(&mut link::socket()?, peer)?;
+    // The index is of the peer's namespace, which need not be the host's: the other end must agree.
+    match found {
+        Some(outside) if outside.peer == Some(inside.index) => Ok(outside),
+        _ => fail("has its other end elsewhere than on the host"),
+    }
+}

@@ -1,0 +1,102 @@
+//! CHECK: compares the kernel, the leases and the hooks with the plan made from the record, and the
+//! record with `prevResult`. Changes nothing, asks no daemon.
+
+use std::{net::IpAddr, path::Path};
+
+use super::{Call, chain, counting::Counting, field::Field};
+use crate::{
+    attachment::Attachment,
+    error::{Error, Kind, Result},
+    ipam::{delegate::Delegate, pool::Pool},
+    net::{self, Netns, Plan, nft},
+    record::{self, Entry, Plumbing, Record},
+    spec::{self, Version},
+    telemetry,
+};
+
+/// Compares the attachment with what its ADD made.
+pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
+    let config = &call.config;
+    config.require(Version::V0_4_0, "CHECK")?;
+    let counting = Counting::parse(config)?;
+    let missing =
+        || Error::new(Kind::Config, "prevResult is missing: CHECK needs the ADD's result");
+    let prev_result = config.prev_result()?.ok_or_else(missing)?;
+    let netns = Netns::open(path)?;
+
+    let record = match record::find(&config.state_dir, attachment)? {
+        Entry::Record(record) => *record,
+        Entry::Absent => return difference(format!("{attachment} has no record: no ADD made it")),
+        Entry::Unreadable(why) => return difference(why.to_string()),
+    };
+    let id = netns.identity();
+    if (record.netns.dev, record.netns.ino) != (id.dev, id.ino) {
+        let was = record.netns.path.display();
+        return difference(format!("{netns} is another namespace than {was} was at ADD"));
+    }
+    if counting.enabled && counting.required && record.telemetry.is_none() {
+        return difference("telemetry is required, but the pod goes uncounted".into());
+    }
+    match &record.plumbing {
+        Some(plumbing) => plumbed(call, attachment, &netns, &prev_result, &record, plumbing),
+        None => chain::check(attachment, &netns, &prev_result, &record),
+    }
+}
+
+fn difference<T>(msg: String) -> Result<T> {
+    Err(Error::new(Kind::Difference, msg))
+}
+
+fn plumbed(
+    call: &Call,
+    attachment: &Attachment,
+    netns: &Netns,
+    prev_result: &Field<'_>,
+    record: &Record,
+    plumbing: &Plumbing,
+) -> Result<()> {
+    consult(prev_result, attachment, record)?;
+    let mac = plumbing.mac.as_deref().map(str::parse).transpose()?;
+    let plan = Plan::new(&net::Request {
+        network: &record.network,
+        attachment,
+        mtu: plumbing.mtu,
+        mac,
+        addresses: &plumbing.addresses,
+        routes: &plumbing.routes,
+    })?;
+    net::compare(&plan, netns, record.host_ifindex)?;
+    match &plumbing.delegate {
+        Some(delegated) => {
+            Delegate::find(&delegated.plugin, &call.request.path, &call.stdin)?.forward("CHECK")?;
+        }
+        None => {
+            let pool = Pool { state_dir: &call.config.state_dir, network: &record.network };
+            pool.check(attachment, record.addresses())?;
+        }
+    }
+    if !plumbing.masquerade.is_empty() {
+        nft::masquerade_check(&plumbing.masquerade)?;
+    }
+    match (&record.telemetry, record.host_ifindex) {
+        (Some(attached), Some(index)) => telemetry::verify(&record.bpf_dir, index, attached),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the chain's result still has what our ADD reported; plugins behind us add to it.
+fn consult(prev_result: &Field<'_>, attachment: &Attachment, record: &Record) -> Result<()> {
+    let ifname = attachment.ifname();
+    if !chain::is_listed(prev_result.value(), ifname) {
+        return difference(format!("prevResult lists no interface {ifname} in the container"));
+    }
+    let ips = prev_result.get("ips").map(|ips| ips.list()).transpose()?.unwrap_or_default();
+    let listed: Vec<IpAddr> = ips
+        .iter()
+        .filter_map(|entry| Some(entry.get("address")?.read(spec::cidr).ok()?.ip()))
+        .collect();
+    match record.addresses().find(|ip| !listed.contains(ip)) {
+        Some(ip) => difference(format!("prevResult lacks address {ip}")),
+        None => Ok(()),
+    }
+}

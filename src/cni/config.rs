@@ -1,0 +1,203 @@
+//! The network configuration as every verb needs it: version, name, places, `prevResult`.
+//!
+//! What only an ADD acts on is read by [`wanted`](super::wanted), so that a DEL isn't kept from its
+//! work by a part of the configuration that it doesn't use.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::field::Field;
+use crate::{
+    attachment,
+    error::{Context, Error, Kind, Result},
+    spec::Version,
+};
+
+/// The version of a configuration that names none (CNI library, `PluginDecoder`).
+const UNNAMED_VERSION: &str = "0.1.0";
+/// Names become directory names, which end at 255 bytes.
+const MAX_NAME: usize = 200;
+const STATE_DIR: &str = "/run/weir";
+const BPF_DIR: &str = "/sys/fs/bpf/weir";
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `cniVersion`, in which the reply is written.
+    pub version: Version,
+    /// The network's name.
+    pub name: String,
+    /// `stateDir`.
+    pub state_dir: PathBuf,
+    /// `bpfDir`.
+    pub bpf_dir: PathBuf,
+    /// All of it.
+    pub json: Value,
+}
+
+/// Reads JSON that must be an object.
+///
+/// # Errors
+/// [`Kind::Decode`].
+pub fn decode(stdin: &[u8]) -> Result<Value> {
+    let undecodable = || "the configuration on stdin is not JSON".to_owned();
+    let value: Value = serde_json::from_slice(stdin).context(Kind::Decode, undecodable)?;
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(Error::new(Kind::Decode, "the configuration on stdin is not a JSON object"))
+}
+
+impl Config {
+    /// Checks a decoded configuration, the name first: libcni does so too.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming key and value; [`Kind::Version`] naming both sides.
+    pub fn parse(json: Value) -> Result<Self> {
+        let root = Field::root(&json);
+        let name = name(&root)?;
+        Ok(Self {
+            version: version(&root)?,
+            name,
+            state_dir: directory(&root, "stateDir", STATE_DIR)?,
+            bpf_dir: directory(&root, "bpfDir", BPF_DIR)?,
+            json,
+        })
+    }
+
+    /// The configuration as a field to read further from.
+    pub fn root(&self) -> Field<'_> {
+        Field::root(&self.json)
+    }
+
+    /// Refuses a verb that the configuration's version doesn't have.
+    ///
+    /// # Errors
+    /// [`Kind::Version`] naming both sides.
+    pub fn require(&self, least: Version, verb: &str) -> Result<()> {
+        if self.version >= least {
+            return Ok(());
+        }
+        let msg = format!(
+            "config version {} does not allow {verb}, which begins with {least}",
+            self.version
+        );
+        Err(Error::new(Kind::Version, msg))
+    }
+
+    /// The result of the plugins before this one, or at the end of the chain's ADD.
+    ///
+    /// # Errors
+    /// [`Kind::Config`]: it is not an object.
+    pub fn prev_result(&self) -> Result<Option<Field<'_>>> {
+        self.root().get("prevResult").map(Field::object).transpose()
+    }
+}
+
+/// The `cniVersion` of a configuration, whatever it says; `None` if there is no text there.
+pub fn version_text(json: &Value) -> Option<&str> {
+    json.get("cniVersion")?.as_str()
+}
+
+fn version(root: &Field<'_>) -> Result<Version> {
+    let text = root.get("cniVersion").map(|field| field.text()).transpose()?;
+    let text = text.unwrap_or(UNNAMED_VERSION);
+    Version::parse(text).ok_or_else(|| {
+        let ours = Version::ALL.map(Version::text).join(", ");
+        let msg = format!("config is of version {text:?}, weir speaks {ours}");
+        Error::new(Kind::Version, msg)
+    })
+}
+
+fn name(root: &Field<'_>) -> Result<String> {
+    let missing = || Error::new(Kind::Config, "name is missing from the configuration");
+    let field = root.get("name").ok_or_else(missing)?;
+    let name = field.text()?;
+    if !attachment::is_name(name) {
+        let why = "must be letters, digits, '_', '.' or '-' and begin with a letter or digit";
+        return Err(field.wrong(why));
+    }
+    if name.len() > MAX_NAME {
+        return Err(field.wrong(format!("is longer than {MAX_NAME} bytes")));
+    }
+    Ok(name.to_owned())
+}
+
+/// A directory that doesn't depend on where the runtime was started, nor leads back up.
+fn directory(root: &Field<'_>, key: &str, default: &str) -> Result<PathBuf> {
+    let Some(field) = root.get(key) else { return Ok(default.into()) };
+    let path = Path::new(field.text()?);
+    let plain = path.components().all(|part| part != Component::ParentDir);
+    if !path.is_absolute() || !plain || path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(field.wrong("must be an absolute path without '..'"));
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(json: Value) -> (Kind, String) {
+        let err = Config::parse(json).unwrap_err();
+        (err.kind(), err.msg().to_owned())
+    }
+
+    #[test]
+    fn only_an_object_is_a_configuration() {
+        for text in ["", " ", "{", "[]", "null", "7", "{} {}", "\u{feff}{}", r#"{"a":}"#] {
+            assert_eq!(decode(text.as_bytes()).unwrap_err().kind(), Kind::Decode, "{text:?}");
+        }
+        let deep = "[".repeat(100_000);
+        assert_eq!(decode(deep.as_bytes()).unwrap_err().kind(), Kind::Decode);
+        assert_eq!(decode(b"\n{ }\n").unwrap(), json!({}));
+    }
+
+    #[test]
+    fn the_name_must_be_safe_as_a_directory() {
+        for name in [json!(""), json!("../x"), json!("a/b"), json!(".a"), json!("a b"), json!(7)] {
+            let (kind, msg) = refusal(json!({"cniVersion": "1.1.0", "name": name}));
+            assert_eq!(kind, Kind::Config);
+            assert!(msg.contains("name") && msg.contains(&name.to_string()), "{msg}");
+        }
+        assert_eq!(refusal(json!({"cniVersion": "1.1.0"})).0, Kind::Config);
+        assert_eq!(refusal(json!({"name": null})).0, Kind::Config);
+    }
+
+    #[test]
+    fn a_foreign_version_is_refused_naming_both_sides() {
+        for version in [json!("0.2.0"), json!("1.2.0"), json!("2.0.0"), json!(""), json!(null)] {
+            let (kind, msg) = refusal(json!({"cniVersion": version, "name": "n"}));
+            assert_eq!(kind, Kind::Version);
+            assert!(msg.contains("0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{msg}");
+        }
+        assert_eq!(refusal(json!({"cniVersion": 1, "name": "n"})).0, Kind::Config);
+        assert!(refusal(json!({"name": "n"})).1.contains("\"0.1.0\""));
+    }
+
+    #[test]
+    fn directories_are_absolute_and_lead_nowhere_else() {
+        for (key, path) in [("stateDir", "run"), ("bpfDir", "/a/../etc"), ("stateDir", "/a\0b")] {
+            let (kind, msg) = refusal(json!({"cniVersion": "1.1.0", "name": "n", key: path}));
+            assert_eq!(kind, Kind::Config);
+            assert!(msg.contains(key), "{msg}");
+        }
+        let config = Config::parse(json!({"cniVersion": "1.1.0", "name": "n"})).unwrap();
+        assert_eq!(config.state_dir, Path::new(STATE_DIR));
+        assert_eq!(config.bpf_dir, Path::new(BPF_DIR));
+    }
+
+    #[test]
+    fn verbs_begin_with_their_version() {
+        let of =
+            |version: &str| Config::parse(json!({"cniVersion": version, "name": "n"})).unwrap();
+        assert_eq!(
+            of("0.3.1").require(Version::V0_4_0, "CHECK").unwrap_err().kind(),
+            Kind::Version
+        );
+        assert!(of("0.4.0").require(Version::V0_4_0, "CHECK").is_ok());
+    }
+}

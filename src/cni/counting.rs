@@ -1,0 +1,112 @@
+//! The configuration's `telemetry`, and its policy: fail open, unless counting is required.
+
+use super::{config::Config, field::Field};
+use crate::{
+    attachment::Attachment,
+    error::Result,
+    record::PodName,
+    telemetry::{self, Attached, Choice, Identity},
+};
+
+/// How the configuration wants a pod to be counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counting {
+    /// Whether at all.
+    pub enabled: bool,
+    /// Whether a pod that can't be counted must not start.
+    pub required: bool,
+    choice: Choice,
+}
+
+impl Counting {
+    /// Checks the key `telemetry`.
+    ///
+    /// # Errors
+    /// [`Kind::Config`](crate::error::Kind::Config) naming key and value.
+    pub fn parse(config: &Config) -> Result<Self> {
+        let section = config.root().get("telemetry").map(Field::object).transpose()?;
+        let get = |key: &str| section.as_ref().and_then(|section| section.get(key));
+        Ok(Self {
+            enabled: get("enabled").map_or(Ok(true), |flag| flag.flag())?,
+            required: get("required").map_or(Ok(false), |flag| flag.flag())?,
+            choice: get("attach").map_or(Ok(Choice::default()), |choice| choice.decode())?,
+        })
+    }
+
+    /// Hooks the programs to a host-side interface. Where that fails and is not required, the pod
+    /// goes uncounted, and stderr says so.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry), if counting is required.
+    pub fn attach(
+        &self,
+        config: &Config,
+        attachment: &Attachment,
+        pod: &PodName,
+        host_ifindex: u32,
+    ) -> Result<Option<Attached>> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        let name = if pod.name.is_empty() { attachment.container_id() } else { &pod.name };
+        let identity = Identity {
+            namespace: pod.namespace.clone(),
+            pod: name.to_owned(),
+            uid: pod.uid.clone(),
+            container_id: attachment.container_id().to_owned(),
+            ifname: attachment.ifname().to_owned(),
+        };
+        self.tolerate(telemetry::attach(&config.bpf_dir, self.choice, host_ifindex, &identity))
+    }
+
+    /// Makes a failure an uncounted pod, unless counting is required.
+    ///
+    /// # Errors
+    /// The failure, if counting is required.
+    pub fn tolerate<T>(&self, attempt: Result<T>) -> Result<Option<T>> {
+        match attempt {
+            Ok(done) => Ok(Some(done)),
+            Err(err) if self.required => Err(err),
+            Err(err) => {
+                eprintln!("weir: the pod goes uncounted: {err}");
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    fn parse(telemetry: Value) -> Result<Counting> {
+        let json = json!({"cniVersion": "1.1.0", "name": "n", "telemetry": telemetry});
+        Counting::parse(&Config::parse(json).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_counted_but_need_not_be_by_default() {
+        let counting = parse(json!(null)).unwrap();
+        assert_eq!((counting.enabled, counting.required), (true, false));
+        assert_eq!(parse(json!({"attach": "tcx"})).unwrap().choice, Choice::Tcx);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        for wrong in [json!(true), json!({"attach": "xdp"}), json!({"required": 1})] {
+            let err = parse(wrong).unwrap_err();
+            assert_eq!(err.kind(), Kind::Config);
+            assert!(err.msg().starts_with("telemetry"), "{err}");
+        }
+    }
+
+    #[test]
+    fn only_a_required_failure_stops_the_pod() {
+        let failure = || Err::<(), _>(Error::new(Kind::Telemetry, "no bpffs"));
+        assert_eq!(parse(json!({})).unwrap().tolerate(failure()), Ok(None));
+        assert!(parse(json!({"required": true})).unwrap().tolerate(failure()).is_err());
+    }
+}

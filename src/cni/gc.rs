@@ -1,0 +1,129 @@
+//! GC: what the runtime doesn't list goes, of this network alone.
+
+use std::collections::HashSet;
+
+use super::{
+    Call,
+    config::Config,
+    field::Field,
+    reclaim,
+    teardown::{self, Failures},
+    wanted,
+};
+use crate::{
+    attachment::Attachment,
+    error::Result,
+    ipam::{delegate::Delegate, pool::Pool},
+    record::{self, Entry, Record},
+    spec::Version,
+    state,
+};
+
+/// Takes away every attachment of the network that is not valid any more, then leases of nobody;
+/// goes on past failures.
+pub fn run(call: &Call) -> Result<()> {
+    let config = &call.config;
+    config.require(Version::V1_1_0, "GC")?;
+    let valid = valid_attachments(config)?;
+    let delegate = wanted::delegate(&config.root())?;
+    let boot_id = state::boot_id()?;
+    let pool = Pool { state_dir: &config.state_dir, network: &config.name };
+
+    let stale = |attachment: &Attachment, record: Option<&Record>| match (&valid, record) {
+        (Some(valid), _) => !valid.contains(attachment),
+        (None, Some(record)) => reclaim::is_dead(record, &boot_id),
+        (None, None) => false,
+    };
+    let mut failures = Failures::default();
+    for (attachment, entry) in record::list(&config.state_dir)? {
+        failures.note(match entry {
+            Entry::Record(record)
+                if record.network == config.name && stale(&attachment, Some(&record)) =>
+            {
+                teardown::recorded(call, &attachment, &record)
+            }
+            // Its leases tell the network of a record that can't be read.
+            Entry::Unreadable(_)
+                if stale(&attachment, None) && !pool.held_by(&attachment)?.is_empty() =>
+            {
+                teardown::unrecorded(call, &attachment, true)
+            }
+            _ => Ok(()),
+        });
+    }
+    failures.note(pool.sweep());
+    if let Some(plugin) = delegate {
+        let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
+        failures.note(delegate.and_then(|delegate| delegate.forward("GC")));
+    }
+    failures.into_result()
+}
+
+/// The attachments that the runtime knows; `None` if it didn't say, as `cnitool gc` doesn't.
+///
+/// Spec 1.1.0 has `cni.dev/valid-attachments`, its release notes had `cni.dev/attachments`, libcni
+/// sends both; should they differ, an attachment in either is valid. `null` is an empty list: so
+/// ocicni says that a network has no pods.
+fn valid_attachments(config: &Config) -> Result<Option<HashSet<Attachment>>> {
+    let mut valid = None;
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        if config.json.get(key).is_none() {
+            continue;
+        }
+        let valid = valid.get_or_insert_with(HashSet::new);
+        if let Some(list) = config.root().get(key) {
+            for entry in list.list()? {
+                valid.insert(attachment(&entry)?);
+            }
+        }
+    }
+    Ok(valid)
+}
+
+fn attachment(entry: &Field<'_>) -> Result<Attachment> {
+    let name = |key: &str| match entry.get(key) {
+        Some(name) => name.text(),
+        None => Err(entry.wrong(format!("has no {key}"))),
+    };
+    Attachment::new(name("containerID")?, name("ifname")?).map_err(|why| entry.wrong(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn valid(mut keys: Value) -> Result<Option<Vec<String>>> {
+        keys["cniVersion"] = json!("1.1.0");
+        keys["name"] = json!("n");
+        let found = valid_attachments(&Config::parse(keys).unwrap())?;
+        Ok(found.map(|found| {
+            let mut names: Vec<_> = found.iter().map(Attachment::file_name).collect();
+            names.sort();
+            names
+        }))
+    }
+
+    #[test]
+    fn every_dialect_of_the_list_is_understood() {
+        let one = |id: &str| json!([{"containerID": id, "ifname": "eth0"}]);
+        let (new, old) = ("cni.dev/valid-attachments", "cni.dev/attachments");
+        assert_eq!(valid(json!({})).unwrap(), None);
+        assert_eq!(valid(json!({new: null})).unwrap().unwrap().len(), 0);
+        assert_eq!(valid(json!({old: []})).unwrap().unwrap().len(), 0);
+        assert_eq!(valid(json!({new: one("a")})).unwrap().unwrap(), ["a@eth0"]);
+        assert_eq!(valid(json!({old: one("a")})).unwrap().unwrap(), ["a@eth0"]);
+        let both = valid(json!({new: one("a"), old: one("b")})).unwrap().unwrap();
+        assert_eq!(both, ["a@eth0", "b@eth0"]);
+    }
+
+    #[test]
+    fn a_list_that_can_not_be_trusted_removes_nothing() {
+        for wrong in
+            [json!({}), json!("x"), json!([{}]), json!([{"containerID": "../x", "ifname": "e"}])]
+        {
+            assert!(valid(json!({"cni.dev/valid-attachments": wrong})).is_err(), "{wrong}");
+        }
+    }
+}

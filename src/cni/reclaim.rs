@@ -1,0 +1,70 @@
+//! Attachments that are provably dead: their runtime was killed, or the node, and no DEL will come.
+//!
+//! Proof is another boot, or a network namespace that is gone together with the host-side link. A
+//! vanished path alone proves nothing: a process can hold a namespace whose path is gone, and then
+//! the link lives.
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use super::{Call, teardown};
+use crate::{
+    attachment::Attachment,
+    error::Result,
+    net::{NetnsId, link},
+    record::{self, Entry, Record},
+    state,
+};
+
+/// Whether nothing of the attachment can be alive. When in doubt, it lives.
+pub fn is_dead(record: &Record, boot_id: &str) -> bool {
+    record.boot_id != boot_id || (netns_gone(record) && link_gone(record).unwrap_or(false))
+}
+
+fn netns_gone(record: &Record) -> bool {
+    let netns = &record.netns;
+    match fs::metadata(&netns.path) {
+        Ok(file) => (NetnsId { dev: file.dev(), ino: file.ino() }) != netns_id(record),
+        Err(err) => err.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn netns_id(record: &Record) -> NetnsId {
+    NetnsId { dev: record.netns.dev, ino: record.netns.ino }
+}
+
+fn link_gone(record: &Record) -> Result<bool> {
+    Ok(link::by_name(&mut link::socket()?, &record.host_ifname)?.is_none())
+}
+
+/// The dead attachments of the call's network.
+///
+/// # Errors
+/// [`Kind::Io`](crate::error::Kind::Io): the records can't be listed.
+pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
+    let boot_id = state::boot_id()?;
+    let all = record::list(&call.config.state_dir)?;
+    let dead = all.into_iter().filter_map(|(attachment, entry)| match entry {
+        Entry::Record(record)
+            if record.network == call.config.name && is_dead(&record, &boot_id) =>
+        {
+            Some((attachment, *record))
+        }
+        _ => None,
+    });
+    Ok(dead.collect())
+}
+
+/// Takes the dead attachments of the call's network away; returns how many went.
+///
+/// # Errors
+/// As [`dead`].
+pub fn reclaim(call: &Call) -> Result<usize> {
+    let mut reclaimed = 0;
+    for (attachment, record) in dead(call)? {
+        match teardown::recorded(call, &attachment, &record) {
+            Ok(()) => reclaimed += 1,
+            Err(err) => eprintln!("weir: can't take away {attachment}, which is dead: {err}"),
+        }
+    }
+    Ok(reclaimed)
+}

@@ -1,0 +1,75 @@
+//! STATUS: could an ADD be served now? Cheap, and behind no lock: a runtime may ask every half second
+//! and hold its own locks meanwhile.
+
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::{
+    Call,
+    args::Args,
+    counting::Counting,
+    reclaim,
+    wanted::{Ipam, Wanted},
+};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    ipam::{delegate::Delegate, pool::Pool},
+    spec::Version,
+    telemetry,
+};
+
+/// Says why not, or nothing.
+pub fn run(call: &Call) -> Result<()> {
+    let config = &call.config;
+    config.require(Version::V1_1_0, "STATUS")?;
+    let counting = Counting::parse(config)?;
+    // Behind another plugin weir leases nothing, and has no `ipam`.
+    let wanted = match config.root().get("ipam") {
+        Some(_) => Some(Wanted::parse(config, &Args::default())?),
+        None => None,
+    };
+    check_writable(&config.state_dir)?;
+    match wanted.map(|wanted| wanted.ipam) {
+        Some(Ipam::Pool { sets, .. }) => {
+            let pool = Pool { state_dir: &config.state_dir, network: &config.name };
+            match pool.check_free(&sets) {
+                // The ADD that needs it takes the address of a dead attachment.
+                Err(full) if full.kind() == Kind::Exhausted && reclaim::dead(call)?.is_empty() => {
+                    return Err(unavailable(&full));
+                }
+                Err(err) if err.kind() != Kind::Exhausted => return Err(unavailable(&err)),
+                _ => {}
+            }
+        }
+        Some(Ipam::Delegate(plugin)) => {
+            Delegate::find(&plugin, &call.request.path, &call.stdin)?.forward("STATUS")?;
+        }
+        None => {}
+    }
+    if counting.enabled
+        && let Err(err) = telemetry::probe(&config.bpf_dir)
+    {
+        if counting.required {
+            return Err(unavailable(&err));
+        }
+        eprintln!("weir: pods go uncounted: {err}");
+    }
+    Ok(())
+}
+
+fn unavailable(why: &Error) -> Error {
+    Error::new(Kind::Unavailable, why.to_string())
+}
+
+/// Checks that records can be written, or their directory be made.
+fn check_writable(state_dir: &Path) -> Result<()> {
+    let existing = state_dir.ancestors().find(|dir| dir.symlink_metadata().is_ok());
+    let existing = existing.unwrap_or(Path::new("/"));
+    let unwritable = || format!("stateDir {} can't be written to", state_dir.display());
+    if !existing.is_dir() {
+        let msg = format!("{}: {} is not a directory", unwritable(), existing.display());
+        return Err(Error::new(Kind::Unavailable, msg));
+    }
+    access(existing, AccessFlags::W_OK | AccessFlags::X_OK).context(Kind::Unavailable, unwritable)
+}

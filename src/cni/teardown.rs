@@ -1,0 +1,140 @@
+//! The end of an attachment, from its record: the one way down for DEL, GC, and a failed ADD.
+//!
+//! The order is: link (and with it addresses, routes, neighbours, filters), telemetry, addresses,
+//! record. An address is given up only when its link is gone, so that no successor meets a stale
+//! route; the record only when all is gone, so that what failed can be tried again. Failures are
+//! gathered: for some runtimes the first DEL is the only one.
+
+use crate::{
+    attachment::Attachment,
+    error::{Error, Result},
+    ipam::{
+        delegate::Delegate,
+        pool::{self, Pool},
+    },
+    net::{self, Mark, link},
+    record::{self, Delegated, Record},
+    telemetry,
+};
+
+use super::{Call, wanted};
+
+/// What went wrong so far, while the work went on.
+#[derive(Debug, Default)]
+pub struct Failures(Vec<Error>);
+
+impl Failures {
+    /// Remembers a failure; says whether it was none.
+    pub fn note(&mut self, attempt: Result<()>) -> bool {
+        attempt.map_err(|err| self.0.push(err)).is_ok()
+    }
+
+    /// The first failure, with the others in its details.
+    ///
+    /// # Errors
+    /// If there was any.
+    pub fn into_result(self) -> Result<()> {
+        let mut failures = self.0.into_iter();
+        failures.next().map_or(Ok(()), |first| Err(failures.fold(first, Error::details)))
+    }
+}
+
+/// Takes away all that a record names, and then the record.
+///
+/// # Errors
+/// The first failure, with the others in its details.
+pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result<()> {
+    let mut failures = Failures::default();
+    let ours = record.plumbing.as_ref();
+    let link_gone = match ours {
+        Some(_) => {
+            let mark = Mark::new(&record.network, attachment);
+            failures.note(net::remove(record.host_ifindex, &mark))
+        }
+        None => true,
+    };
+    if let (Some(attached), Some(index)) = (&record.telemetry, record.host_ifindex) {
+        let link_stays = ours.is_none() && still_there(record);
+        failures.note(telemetry::detach(&record.bpf_dir, index, attached, link_stays));
+    }
+    if let Some(plumbing) = ours
+        && link_gone
+    {
+        failures.note(match &plumbing.delegate {
+            Some(delegated) => tell(call, attachment, record, delegated),
+            None => {
+                let pool = Pool { state_dir: &call.config.state_dir, network: &record.network };
+                pool.release(attachment, record.addresses())
+            }
+        });
+    }
+    if failures.0.is_empty() {
+        failures.note(record::remove(&call.config.state_dir, attachment));
+    }
+    failures.into_result()
+}
+
+/// Takes away what can be found of an attachment without its record: the state dir was lost, or the
+/// record is unreadable.
+///
+/// # Errors
+/// As [`recorded`].
+pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Result<()> {
+    let mut failures = Failures::default();
+    let link_gone = failures.note(remove_stray(&call.config.name, attachment));
+    if unreadable && link_gone {
+        failures.note(release_everywhere(call, attachment));
+    }
+    if let Some(plugin) = wanted::delegate(&call.config.root())? {
+        let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
+        failures.note(delegate.and_then(|delegate| delegate.del(attachment)));
+    }
+    if failures.0.is_empty() {
+        failures.note(record::remove(&call.config.state_dir, attachment));
+    }
+    failures.into_result()
+}
+
+/// Whether the foreign link of a chained attachment is still the one that we hooked to.
+fn still_there(record: &Record) -> bool {
+    let look = || -> Result<bool> {
+        let Some(index) = record.host_ifindex else { return Ok(false) };
+        let found = link::by_index(&mut link::socket()?, index)?;
+        Ok(found.is_some_and(|link| link.name == record.host_ifname))
+    };
+    look().unwrap_or(false)
+}
+
+/// Tells the IPAM plugin that gave the addresses. It gets the configuration of this call where that
+/// is of the same network and plugin, else the one that its ADD had.
+fn tell(
+    call: &Call,
+    attachment: &Attachment,
+    record: &Record,
+    delegated: &Delegated,
+) -> Result<()> {
+    let now = wanted::delegate(&call.config.root()).ok().flatten();
+    let same = call.config.name == record.network && now.as_ref() == Some(&delegated.plugin);
+    let config = if same { &call.stdin } else { delegated.config.as_bytes() };
+    Delegate::find(&delegated.plugin, &call.request.path, config)?.del(attachment)
+}
+
+/// Removes a link that bears the attachment's name and MAC, of whichever network its alias says.
+fn remove_stray(network: &str, attachment: &Attachment) -> Result<()> {
+    let mark = Mark::new(network, attachment);
+    let Some(stray) = link::by_name(&mut link::socket()?, &mark.host_ifname)? else {
+        return Ok(());
+    };
+    let network = stray.alias.strip_prefix("weir:").and_then(|rest| rest.split('/').next());
+    let mark = network.map_or(mark, |network| Mark::new(network, attachment));
+    net::remove(Some(stray.index), &mark)
+}
+
+fn release_everywhere(call: &Call, attachment: &Attachment) -> Result<()> {
+    let state_dir = &call.config.state_dir;
+    for network in pool::networks(state_dir)? {
+        let pool = Pool { state_dir, network: &network };
+        pool.release(attachment, pool.held_by(attachment)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! What the configuration wants of an ADD: checked key by key before anything is done.
+
+use std::net::IpAddr;
+
+use super::{
+    args::{self, Args},
+    config::Config,
+    field::Field,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    ipam::range::{self, Range, RangeSet},
+    net::Mac,
+    spec::{self, Dns, Route},
+};
+
+/// A pod's network as the configuration wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// MTU in bytes; none takes the default route's.
+    pub mtu: Option<u32>,
+    /// Whether what leaves the network goes under the node's address.
+    pub masquerade: bool,
+    /// Where addresses come from.
+    pub ipam: Ipam,
+    /// Name resolution that replaces what the IPAM says.
+    pub dns: Option<Dns>,
+    /// The pod side's MAC, if one was asked for.
+    pub mac: Option<Mac>,
+    /// The addresses that were asked for.
+    pub requested: Vec<IpAddr>,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ipam {
+    /// The embedded allocator.
+    Pool {
+        /// One address of each is given.
+        sets: Vec<RangeSet>,
+        /// The pod's routes.
+        routes: Vec<Route>,
+        /// A file to take name resolution from.
+        resolv_conf: Option<String>,
+    },
+    /// The plugin of that name.
+    Delegate(String),
+}
+
+impl Wanted {
+    /// Checks all keys that an ADD acts on.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming key and value.
+    pub fn parse(config: &Config, args: &Args) -> Result<Self> {
+        let root = config.root();
+        let runtime = root.get("runtimeConfig").map(Field::object).transpose()?;
+        let by_hand = root.get("args").and_then(|args| args.get("cni"));
+        refuse_unsupported(runtime.as_ref())?;
+        // CONVENTIONS.md: what the runtime was told beats what the user's args say, beats CNI_ARGS.
+        let asked = |key: &str| {
+            let of_runtime = runtime.as_ref().and_then(|runtime| runtime.get_any_case(key));
+            of_runtime.or_else(|| by_hand.as_ref()?.get_any_case(key))
+        };
+        let mac = match asked("mac") {
+            Some(mac) if mac.text()?.is_empty() => args.mac,
+            Some(mac) => Some(mac.read(str::parse)?),
+            None => args.mac,
+        };
+        let requested = match asked("ips") {
+            Some(ips) => ips.list()?.iter().map(requested).collect::<Result<_>>()?,
+            None => args.ip.into_iter().collect(),
+        };
+        Ok(Self {
+            mtu: mtu(&root)?,
+            masquerade: root.get("ipMasq").map_or(Ok(false), |flag| flag.flag())?,
+            ipam: ipam(&root, runtime.as_ref())?,
+            dns: dns(&root)?,
+            mac,
+            requested,
+        })
+    }
+}
+
+/// The type of the IPAM plugin to call, if it is not the embedded allocator.
+///
+/// # Errors
+/// [`Kind::Config`]: it is no file name.
+pub fn delegate(root: &Field<'_>) -> Result<Option<String>> {
+    let Some(kind) = root.get("ipam").and_then(|ipam| ipam.get("type")) else {
+        return Ok(None);
+    };
+    let name = kind.text()?;
+    let plain =
+        !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
+    if !plain {
+        return Err(kind.wrong("must be the name of a plugin"));
+    }
+    Ok((name != "weir").then(|| name.to_owned()))
+}
+
+/// Capabilities that would be lost without a word.
+fn refuse_unsupported(runtime: Option<&Field<'_>>) -> Result<()> {
+    let given = |key: &str| runtime.and_then(|runtime| runtime.get_any_case(key));
+    if let Some(ports) = given("portMappings")
+        && !ports.list()?.is_empty()
+    {
+        let why = "this version has no port mappings; put the portmap plugin behind weir";
+        return Err(ports.wrong(why));
+    }
+    if let Some(bandwidth) = given("bandwidth") {
+        let bandwidth = bandwidth.object()?;
+        let limits = ["ingressRate", "egressRate"].map(|key| bandwidth.get_any_case(key));
+        if limits.into_iter().flatten().any(|rate| rate.value().as_u64() != Some(0)) {
+            let why = "this version shapes no traffic; put the bandwidth plugin behind weir";
+            return Err(bandwidth.wrong(why));
+        }
+    }
+    Ok(())
+}
+
+fn mtu(root: &Field<'_>) -> Result<Option<u32>> {
+    let Some(field) = root.get("mtu") else { return Ok(None) };
+    // RFC 791: every IPv4 module must be able to forward 68 bytes; a veth takes no more than 65535.
+    let number = field.value().as_u64().and_then(|number| u32::try_from(number).ok());
+    match number {
+        Some(0) => Ok(None),
+        Some(mtu @ 68..=65_535) => Ok(Some(mtu)),
+        _ => Err(field.wrong("must be 0, or 68 to 65535 bytes")),
+    }
+}
+
+fn requested(field: &Field<'_>) -> Result<IpAddr> {
+    field.read(|text| args::address(text).ok_or("must be an address"))
+}
+
+fn dns(root: &Field<'_>) -> Result<Option<Dns>> {
+    let Some(field) = root.get("dns") else { return Ok(None) };
+    let dns: Dns = field.decode()?;
+    // As in ptp: an empty list that was written out replaces what the IPAM says.
+    let lists = ["nameservers", "search", "options"];
+    let said = !dns.domain.is_empty() || lists.iter().any(|key| field.get(key).is_some());
+    Ok(said.then_some(dns))
+}
+
+fn ipam(root: &Field<'_>, runtime: Option<&Field<'_>>) -> Result<Ipam> {
+    let missing = || Error::new(Kind::Config, "ipam.ranges is missing: which addresses to give?");
+    let ipam = root.get("ipam").ok_or_else(missing)?.object()?;
+    if let Some(plugin) = delegate(root)? {
+        return Ok(Ipam::Delegate(plugin));
+    }
+    // host-local's order: what the runtime adds, then the old style's one range, then the ranges.
+    let mut sets = Vec::new();
+    if let Some(ranges) = runtime.and_then(|runtime| runtime.get_any_case("ipRanges")) {
+        sets.extend(range_sets(&ranges)?);
+    }
+    if ipam.get("subnet").is_some() {
+        let range = range(&ipam)?;
+        sets.push(RangeSet::new(vec![range])?);
+    }
+    if let Some(ranges) = ipam.get("ranges") {
+        sets.extend(range_sets(&ranges)?);
+    }
+    if sets.is_empty() {
+        return Err(missing());
+    }
+    range::check_disjoint(&sets).map_err(|err| ipam.wrong(err))?;
+    let routes = match ipam.get("routes") {
+        Some(routes) => routes.list()?.iter().map(Field::decode).collect::<Result<_>>()?,
+        None => Vec::new(),
+    };
+    let resolv_conf = ipam.get("resolvConf").map(|file| file.text()).transpose()?;
+    let resolv_conf = resolv_conf.filter(|file| !file.is_empty()).map(str::to_owned);
+    Ok(Ipam::Pool { sets, routes, resolv_conf })
+}
+
+fn range_sets(field: &Field<'_>) -> Result<Vec<RangeSet>> {
+    let set = |field: &Field<'_>| {
+        let ranges = field.list()?.iter().map(range).collect::<Result<_>>()?;
+        RangeSet::new(ranges).map_err(|err| field.wrong(err))
+    };
+    field.list()?.iter().map(set).collect()
+}
+
+fn range(field: &Field<'_>) -> Result<Range> {
+    let missing = || field.wrong("has no subnet");
+    let subnet = field.get("subnet").ok_or_else(missing)?.read(spec::cidr)?;
+    let ip = |key: &str| match field.get(key) {
+        // Go's net.IP reads an empty text as no address.
+        Some(ip) if !ip.text()?.is_empty() => ip.read(str::parse).map(Some),
+        _ => Ok(None),
+    };
+    let (start, end, gateway) = (ip("rangeStart")?, ip("rangeEnd")?, ip("gateway")?);
+    Range::new(subnet, start, end, gateway).map_err(|err| field.wrong(err))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(mut keys: Value) -> Config {
+        keys["cniVersion"] = json!("1.1.0");
+        keys["name"] = json!("n");
+        Config::parse(keys).unwrap()
+    }
+
+    fn wanted(keys: Value) -> Result<Wanted> {
+        Wanted::parse(&config(keys), &Args::default())
+    }
+
+    fn refusal(keys: Value) -> String {
+        let err = wanted(keys).unwrap_err();
+        assert_eq!(err.kind(), Kind::Config, "{err}");
+        err.msg().to_owned()
+    }
+
+    fn ranges() -> Value {
+        json!([[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]])
+    }
+
+    fn sets(wanted: &Wanted) -> Vec<String> {
+        let Ipam::Pool { sets, .. } = &wanted.ipam else { panic!("delegated") };
+        sets.iter().map(|set| set.ranges()[0].subnet().to_string()).collect()
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_naming_key_and_value() {
+        for (keys, named) in [
+            (json!({}), "ipam.ranges is missing"),
+            (json!({"ipam": {}}), "ipam.ranges is missing"),
+            (json!({"ipam": 7}), "ipam is 7"),
+            (json!({"ipam": {"type": "../x"}}), "ipam.type is \"../x\""),
+            (json!({"ipam": {"type": ""}}), "ipam.type is \"\""),
+            (json!({"ipam": {"ranges": {}}}), "ipam.ranges is {}"),
+            (json!({"ipam": {"ranges": [[]]}}), "ipam.ranges[0] is []"),
+            (json!({"ipam": {"ranges": [[{}]]}}), "ipam.ranges[0][0] is {}"),
+            (json!({"ipam": {"subnet": "10.0.0.1/24"}}), "host bits"),
+            (json!({"ipam": {"subnet": "10.0.0.0/33"}}), "ipam.subnet is \"10.0.0.0/33\""),
+            (json!({"ipam": {"subnet": "10.0.0.0/24", "gateway": "x"}}), "ipam.gateway is \"x\""),
+            (json!({"ipam": {"subnet": "10.0.0.0/8", "ranges": ranges()}}), "overlaps"),
+            (json!({"ipam": {"ranges": ranges(), "routes": [{"dst": "x"}]}}), "ipam.routes[0]"),
+            (json!({"mtu": -1}), "mtu is -1"),
+            (json!({"mtu": 67}), "mtu is 67"),
+            (json!({"mtu": 65536}), "mtu is 65536"),
+            (json!({"mtu": "1500"}), "mtu is \"1500\""),
+            (json!({"ipMasq": "yes", "ipam": {"ranges": ranges()}}), "ipMasq is \"yes\""),
+            (json!({"runtimeConfig": []}), "runtimeConfig is []"),
+            (json!({"runtimeConfig": {"MAC": "x"}}), "runtimeConfig.mac is \"x\""),
+            (json!({"runtimeConfig": {"ips": ["x"]}}), "runtimeConfig.ips[0] is \"x\""),
+            (json!({"runtimeConfig": {"PortMappings": [{"HostPort": 80}]}}), "portMappings"),
+            (json!({"runtimeConfig": {"bandwidth": {"IngressRate": 1}}}), "bandwidth"),
+            (json!({"dns": {"search": "x"}, "ipam": {"ranges": ranges()}}), "dns is"),
+        ] {
+            let msg = refusal(keys.clone());
+            assert!(msg.contains(named), "{keys}: {msg}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_runtime_flat_and_listed_come_in_host_locals_order() {
+        let all = wanted(json!({
+            "ipam": {"subnet": "10.1.0.0/24", "gateway": "", "ranges": ranges()},
+            "runtimeConfig": {"IPRanges": [[{"subnet": "10.2.0.0/24"}]], "portMappings": []},
+        }));
+        assert_eq!(sets(&all.unwrap()), ["10.2.0.0/24", "10.1.0.0/24", "10.0.0.0/24", "fd00::/64"]);
+    }
+
+    #[test]
+    fn the_runtime_beats_args_and_args_beat_the_environment() {
+        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03").unwrap();
+        let mut keys = json!({"ipam": {"ranges": ranges()}});
+        let mut found = Vec::new();
+        let args = json!({"cni": {"ips": ["10.0.0.2/24"], "mac": "02:00:00:00:00:02"}});
+        let runtime = json!({"IPS": ["10.0.0.1"], "Mac": "02:00:00:00:00:01"});
+        for (key, value) in [("unknown", json!(7)), ("args", args), ("runtimeConfig", runtime)] {
+            keys[key] = value;
+            let wanted = Wanted::parse(&config(keys.clone()), &environment).unwrap();
+            found.push(format!("{} {}", wanted.requested[0], wanted.mac.unwrap()));
+        }
+        assert_eq!(
+            found,
+            [
+                "10.0.0.3 02:00:00:00:00:03",
+                "10.0.0.2 02:00:00:00:00:02",
+                "10.0.0.1 02:00:00:00:00:01"
+            ]
+        );
+    }
+
+    #[test]
+    fn dns_replaces_only_where_something_is_said() {
+        let dns = |dns: Value| {
+            wanted(json!({"dns": dns, "ipam": {"ranges": ranges()}})).unwrap().dns.is_some()
+        };
+        assert!(
+            !dns(json!(null)) && !dns(json!({})) && !dns(json!({"search": null, "domain": ""}))
+        );
+        assert!(dns(json!({"nameservers": []})) && dns(json!({"domain": "a.example"})));
+    }
+}
