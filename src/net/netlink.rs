@@ -208,7 +208,7 @@ impl Netlink {
                         false
                     }
                     NetlinkPayload::Error(answer) => pending.closes(position, &answer),
-                    NetlinkPayload::Done(_) => true,
+                    NetlinkPayload::Done(done) => pending.ends(position, done.code),
                     _ => false,
                 };
                 if last {
@@ -245,6 +245,15 @@ impl Pending {
             });
         }
         position == self.closing || (*role == Role::Bracket && answer.code.is_some())
+    }
+
+    /// Takes note of a dump's end, which carries an errno when it broke off.
+    fn ends(&mut self, position: usize, code: i32) -> bool {
+        if code < 0 && self.refusal.is_none() {
+            let what = self.names[position].0.clone();
+            self.refusal = Some(Refusal { what, errno: Errno::from_raw(-code), text: None });
+        }
+        true
     }
 
     fn finish(self) -> Result<(), Refusal> {
