@@ -9,6 +9,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod libcni;
 mod net_apply;
 mod net_check;
 mod net_nft;
