@@ -131,3 +131,82 @@ pub fn answer_panics() {
         report(info);
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{attachment::Attachment, net::Request, spec::Address};
+
+    fn reply(version: Version) -> Value {
+        let attachment = Attachment::new("c1", "eth0").unwrap();
+        let address = |text: &str, gateway: Option<&str>| Address {
+            address: text.parse().unwrap(),
+            gateway: gateway.map(|ip| ip.parse().unwrap()),
+        };
+        let lease = Lease {
+            addresses: vec![address("10.0.0.2/24", Some("10.0.0.1")), address("fd00::2/64", None)],
+            routes: vec![Route { mtu: Some(1400), ..Route::to("0.0.0.0/0".parse().unwrap()) }],
+            ..Lease::default()
+        };
+        let plan = Plan::new(&Request {
+            network: "n",
+            attachment: &attachment,
+            mtu: 1500,
+            mac: Some("02:00:00:00:00:01".parse().unwrap()),
+            addresses: &lease.addresses,
+            routes: &lease.routes,
+        });
+        result(version, &plan.unwrap(), Path::new("/run/netns/x"), &lease)
+    }
+
+    #[test]
+    fn the_newest_version_has_mtus_and_whole_routes() {
+        let host = Attachment::new("c1", "eth0").unwrap();
+        let host = crate::net::Mark::new("n", &host);
+        let wanted = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": host.host_ifname, "mac": host.host_mac, "mtu": 1500},
+                {"name": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1500, "sandbox": "/run/netns/x"},
+            ],
+            "ips": [
+                {"address": "10.0.0.2/32", "gateway": "10.0.0.1", "interface": 1},
+                {"address": "fd00::2/128", "interface": 1},
+            ],
+            "routes": [{"dst": "0.0.0.0/0", "mtu": 1400}],
+            "dns": {},
+        });
+        assert_eq!(reply(Version::V1_1_0), wanted);
+    }
+
+    #[test]
+    fn older_versions_lack_what_they_do_not_know() {
+        for version in Version::ALL {
+            let reply = reply(version);
+            assert_eq!(reply["cniVersion"], version.text());
+            let families = ["4", "6"].map(|family| (version < Version::V1_0_0).then_some(family));
+            for (ip, family) in reply["ips"].as_array().unwrap().iter().zip(families) {
+                assert_eq!(ip.get("version").and_then(Value::as_str), family, "{version}");
+            }
+            let newest = version == Version::V1_1_0;
+            assert_eq!(reply["interfaces"][0].get("mtu").is_some(), newest, "{version}");
+            assert_eq!(reply["routes"][0].get("mtu").is_some(), newest, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_result_passed_on_gets_a_version_only_if_it_has_none() {
+        let before = json!({"interfaces": [{"name": "eth0", "x": [1, null]}], "y": {}});
+        let mut wanted = before.clone();
+        wanted["cniVersion"] = json!("0.4.0");
+        assert_eq!(passed_on(Version::V0_4_0, before), wanted);
+        assert_eq!(passed_on(Version::V1_0_0, wanted.clone()), wanted);
+    }
+
+    #[test]
+    fn an_error_without_details_has_no_such_key() {
+        let bare = error(Version::V1_0_0, 7, "no", None);
+        assert_eq!(bare, json!({"cniVersion": "1.0.0", "code": 7, "msg": "no"}));
+        assert_eq!(error(Version::V1_0_0, 7, "no", Some("why"))["details"], "why");
+    }
+}

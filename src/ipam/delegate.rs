@@ -38,6 +38,7 @@ pub struct Delegate<'a> {
     plugin: &'a str,
     file: PathBuf,
     config: &'a [u8],
+    patience: Duration,
 }
 
 /// The spec's error object.
@@ -65,7 +66,7 @@ impl<'a> Delegate<'a> {
             .map(|dir| dir.join(plugin))
             .find(|file| file.is_file());
         match found {
-            Some(file) => Ok(Self { plugin, file, config }),
+            Some(file) => Ok(Self { plugin, file, config, patience: PATIENCE }),
             None => {
                 let msg = format!("ipam.type is {plugin:?}: no such plugin in CNI_PATH {path:?}");
                 Err(Error::new(Kind::Config, msg))
@@ -123,12 +124,12 @@ impl<'a> Delegate<'a> {
         let (answer, answered) = mpsc::channel();
         thread::spawn(move || answer.send(converse(child, config)));
 
-        let Ok(answer) = answered.recv_timeout(PATIENCE) else {
+        let Ok(answer) = answered.recv_timeout(self.patience) else {
             if let Ok(group) = group {
                 // The group may have ended just now, which is as good.
                 let _ = killpg(group, Signal::SIGKILL);
             }
-            let msg = format!("IPAM plugin {} did not finish in {PATIENCE:?}", self.plugin);
+            let msg = format!("IPAM plugin {} did not finish in {:?}", self.plugin, self.patience);
             return Err(Error::new(Kind::TryAgain, msg));
         };
         let (status, output) = answer.context(Kind::Io, failed)?;
@@ -171,4 +172,116 @@ fn converse(mut child: Child, config: Vec<u8>) -> io::Result<(ExitStatus, Vec<u8
         stdout.take(MAX_OUTPUT).read_to_end(&mut output)?;
     }
     Ok((child.wait()?, output))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+
+    use super::*;
+
+    /// A directory with an IPAM plugin `ipam`, a script.
+    struct Plugins(PathBuf);
+
+    impl Plugins {
+        fn new(name: &str, script: &str) -> Self {
+            let dir = env::temp_dir().join(format!("weir-ipam-{name}-{}", std::process::id()));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("ipam"), format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(dir.join("ipam"), fs::Permissions::from_mode(0o755)).unwrap();
+            Self(dir)
+        }
+
+        fn with<T>(&self, config: &[u8], call: impl FnOnce(Delegate<'_>) -> T) -> T {
+            let path = format!("relative:/nowhere:{}", self.0.display());
+            call(Delegate::find("ipam", path.as_ref(), config).unwrap())
+        }
+
+        fn add(&self) -> Result<Lease> {
+            self.with(b"{}", |delegate| delegate.add())
+        }
+    }
+
+    impl Drop for Plugins {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn an_answer_becomes_a_lease_whatever_else_it_has() {
+        let answer = r#"{"ips": [{"version": "4", "address": "10.0.0.7/24", "gateway": null}],
+            "routes": null, "dns": {"nameservers": ["192.0.2.1"]}, "new": 1}"#;
+        let plugins = Plugins::new("answer", &format!("cat > /dev/null; echo '{answer}'"));
+        let lease = plugins.add().unwrap();
+        assert_eq!(lease.addresses[0].address.to_string(), "10.0.0.7/24");
+        assert_eq!(lease.dns.nameservers, ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn it_gets_the_configuration_and_the_verb_and_the_attachment() {
+        let plugins = Plugins::new("stdin", "cd $(dirname $0); (env; cat) > seen");
+        let config = vec![b'x'; 300_000];
+        let attachment = Attachment::new("c7", "net1").unwrap();
+        plugins.with(&config, |delegate| delegate.del(&attachment)).unwrap();
+        let seen = fs::read_to_string(plugins.0.join("seen")).unwrap();
+        assert!(seen.contains("CNI_COMMAND=DEL\n"));
+        assert!(seen.contains("CNI_CONTAINERID=c7\n") && seen.contains("CNI_IFNAME=net1\n"));
+        assert!(seen.ends_with(&"x".repeat(config.len())));
+    }
+
+    #[test]
+    fn its_own_error_passes_through_with_its_code() {
+        let refusal = r#"{"code": 7, "msg": "no ranges", "details": "none at all"}"#;
+        let plugins = Plugins::new("refusal", &format!("echo '{refusal}'; exit 1"));
+        let err = plugins.add().unwrap_err();
+        assert_eq!((err.kind(), err.msg()), (Kind::Delegate(7), "no ranges"));
+        assert_eq!(err.details_text(), Some("none at all; from IPAM plugin ipam"));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error_that_names_the_plugin() {
+        for (name, script, kind) in [
+            ("null", "echo null", Kind::Decode),
+            ("empty", "", Kind::Decode),
+            ("garbage", "echo what", Kind::Decode),
+            ("no-ips", "echo '{}'", Kind::Decode),
+            ("bad-ip", r#"echo '{"ips":[{"address":"10.0.0.7"}]}'"#, Kind::Decode),
+            ("silent", "exit 3", Kind::Io),
+            ("killed", "kill -9 $$", Kind::Io),
+            ("endless", "exec yes", Kind::Io),
+        ] {
+            let err = Plugins::new(name, script).add().unwrap_err();
+            assert_eq!(err.kind(), kind, "{name}: {err}");
+            assert!(err.msg().contains("ipam"), "{name}: {err}");
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_is_ended_with_all_it_started() {
+        let plugins =
+            Plugins::new("hang", "cd $(dirname $0); sleep 60 & echo $! > child; sleep 61");
+        let began = Instant::now();
+        let err = plugins.with(b"{}", |delegate| {
+            Delegate { patience: Duration::from_millis(700), ..delegate }.add().unwrap_err()
+        });
+        assert_eq!(err.kind(), Kind::TryAgain);
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let child = fs::read_to_string(plugins.0.join("child")).unwrap();
+        let status = format!("/proc/{}/stat", child.trim());
+        let ended = || fs::read_to_string(&status).map_or(true, |stat| stat.contains(") Z "));
+        assert!((0..100).any(|_| ended() || {
+            thread::sleep(Duration::from_millis(10));
+            false
+        }));
+    }
+
+    #[test]
+    fn one_that_is_not_there_is_named_with_the_path() {
+        let err = Delegate::find("ipam", OsStr::new(""), b"").unwrap_err();
+        assert_eq!(err.kind(), Kind::Environment);
+        let err = Delegate::find("no-such-ipam", OsStr::new("/usr:/etc"), b"").unwrap_err();
+        assert_eq!(err.kind(), Kind::Config);
+        assert!(err.msg().contains("no-such-ipam") && err.msg().contains("/usr:/etc"), "{err}");
+    }
 }

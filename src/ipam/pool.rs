@@ -269,3 +269,6 @@ fn write_cursors(file: &File, cursors: &[Option<IpAddr>]) -> Result<()> {
     });
     written.context(Kind::Io, || "can't write the last address given".into())
 }
+
+#[cfg(test)]
+mod tests;
