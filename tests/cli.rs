@@ -109,7 +109,7 @@ fn without_a_verb_it_explains_itself_on_stderr() {
         let mut call = Call::new("");
         call.variables.retain(|(name, _)| verb.is_empty() || *name != "CNI_COMMAND");
         let output = call.output();
-        assert!(output.stdout.is_empty());
+        assert!(output.status.success() && output.stdout.is_empty());
         assert!(text(&output.stderr).contains("CNI plugin"), "{}", text(&output.stderr));
     }
 }

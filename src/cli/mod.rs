@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use crate::error::Result;
 
@@ -74,11 +74,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// Help and version go to stdout and are a success; anything else is a usage error.
+/// Help and version go to stdout and are a success; anything else is a usage error. Called with
+/// nothing at all, weir says on stderr what it is, and that is a success too: it is how the reference
+/// plugins answer somebody who tries one by hand.
 fn explain(usage: &clap::Error) -> ExitCode {
     // A closed pipe (`weir --help | head -1`) is no failure worth a word.
     let _ = usage.print();
-    if usage.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    let asked_nothing = usage.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if usage.use_stderr() && !asked_nothing { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 /// Writes a read-out to stdout. A reader that went away early (`| head`) is not an error.
