@@ -30,12 +30,15 @@ pub struct Assigned {
     pub usable: bool,
 }
 
-/// The link-local prefix (RFC 4291, section 2.5.6): the other end is in it, so it is on the link.
-const LINK_LOCAL_PREFIX: u8 = 64;
+/// The pod's link-local prefix (RFC 4291, section 2.5.6): the gateway is in it, so it is on the link.
+const POD_LINK_LOCAL: u8 = 64;
+/// The host side's. For a shorter prefix a kernel that forwards joins the subnet's anycast address,
+/// and to leave that when the link is deleted takes a second RCU grace period: 20 ms of each DEL.
+const HOST_LINK_LOCAL: u8 = 128;
 
 /// The requests that give the pod side, the link of that index, its addresses. Each may be repeated.
 pub fn of_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
-    let link_local = plan.pod_link_local.map(|ip| (IpAddr::V6(ip), LINK_LOCAL_PREFIX));
+    let link_local = plan.pod_link_local.map(|ip| (IpAddr::V6(ip), POD_LINK_LOCAL));
     let addresses = plan.addresses.iter().map(|&ip| (ip, if ip.is_ipv4() { 32 } else { 128 }));
     link_local
         .into_iter()
@@ -47,7 +50,7 @@ pub fn of_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkM
 pub fn of_host(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
     plan.host_link_local
         .into_iter()
-        .map(move |ip| assign(ip.into(), LINK_LOCAL_PREFIX, index, &plan.mark.host_ifname))
+        .map(move |ip| assign(ip.into(), HOST_LINK_LOCAL, index, &plan.mark.host_ifname))
 }
 
 fn assign(ip: IpAddr, prefix: u8, index: u32, name: &str) -> Ask<RouteNetlinkMessage> {

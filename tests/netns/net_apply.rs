@@ -104,7 +104,7 @@ fn the_kernel_shows_what_was_planned() {
     assert!(addresses.iter().all(|address| address["tentative"].is_null()), "{addresses:?}");
     // The gateway alone: none of the kernel's own making, hence no duplicate detection either.
     let gateway = node.ip(&format!("addr show {}", plan.mark.host_ifname))[0]["addr_info"].clone();
-    assert_eq!(gateway.as_array().unwrap().iter().map(text).collect::<Vec<_>>(), ["fe80::1/64"]);
+    assert_eq!(gateway.as_array().unwrap().iter().map(text).collect::<Vec<_>>(), ["fe80::1/128"]);
 }
 
 #[test]
