@@ -46,7 +46,10 @@ pub fn apply(plan: &Plan, netns: &Netns, undo: &mut Undo) -> Result<Links> {
     let mark = plan.mark.clone();
     undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark));
 
-    host.exchange(link::adopt(plan))?;
+    host.exchange(link::adopt(plan)).map_err(|refusal| match refusal.errno {
+        Errno::EAFNOSUPPORT => without_ipv6(&refusal),
+        _ => refusal.into(),
+    })?;
     let links = raise(plan, &mut pod)?;
     own.into_iter().try_for_each(Sysctl::set)?;
     furnish(plan, netns, &mut pod, links.pod_ifindex)?;
@@ -79,6 +82,12 @@ fn in_the_way(foreign: &Link) -> Error {
         foreign.name, foreign.alias
     );
     Error::new(Kind::Kernel, msg)
+}
+
+fn without_ipv6(refusal: &Refusal) -> Error {
+    let msg = "the pod has an IPv6 address, and this node's kernel has no IPv6: take the IPv6 range \
+               out of the network, or boot without ipv6.disable=1";
+    Error::new(Kind::Kernel, msg).details(refusal)
 }
 
 /// Brings the pod's end up and learns both indices from it.
