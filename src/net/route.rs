@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
@@ -44,10 +44,13 @@ pub struct Installed {
 /// The requests that give the pod its routes, through the link of that index in the pod.
 pub fn from_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
     plan.pod_routes.iter().map(move |route| {
+        // Each of a pod's interfaces has a route of its own to the same gateway; the kernel takes
+        // the one whose link the route through it names. Of other routes a second one is an error.
+        let again = if route.gw.is_none() { NLM_F_APPEND } else { NLM_F_EXCL };
         Ask::new(
             format!("add route to {} in the pod", route.dst),
             RouteNetlinkMessage::NewRoute(message(route, index)),
-            NLM_F_CREATE | NLM_F_EXCL,
+            NLM_F_CREATE | again,
         )
     })
 }
