@@ -154,7 +154,14 @@ impl Attempt<'_> {
         let config = String::from_utf8_lossy(stdin).into_owned();
         self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
         self.begin()?;
-        let lease = delegate.add()?;
+        let lease = delegate.add().inspect_err(|_| {
+            // Told here, it is not told again by the roll-back, and a plugin that refuses even this
+            // (its configuration is wrong, say) keeps no record alive.
+            self.plumbing.delegate = None;
+            if let Err(err) = delegate.del(self.attachment) {
+                eprintln!("weir: rolling back: {err}");
+            }
+        })?;
         self.plumbing.addresses.clone_from(&lease.addresses);
         self.plumbing.routes.clone_from(&lease.routes);
         if wanted.masquerade {

@@ -1,10 +1,6 @@
 //! STATUS: could an ADD be served now? Cheap, and behind no lock: a runtime may ask every half second
 //! and hold its own locks meanwhile.
 
-use std::path::Path;
-
-use nix::unistd::{AccessFlags, access};
-
 use super::{
     Call,
     args::Args,
@@ -13,10 +9,10 @@ use super::{
     wanted::{Ipam, Wanted},
 };
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Error, Kind, Result},
     ipam::{delegate::Delegate, pool::Pool},
     spec::Version,
-    telemetry,
+    state, telemetry,
 };
 
 /// Says why not, or nothing.
@@ -29,7 +25,7 @@ pub fn run(call: &Call) -> Result<()> {
         Some(_) => Some(Wanted::parse(config, &Args::default())?),
         None => None,
     };
-    check_writable(&config.state_dir)?;
+    state::probe(&config.state_dir).map_err(|err| unavailable(&err))?;
     match wanted.map(|wanted| wanted.ipam) {
         Some(Ipam::Pool { sets, .. }) => {
             let pool = Pool { state_dir: &config.state_dir, network: &config.name };
@@ -60,16 +56,4 @@ pub fn run(call: &Call) -> Result<()> {
 
 fn unavailable(why: &Error) -> Error {
     Error::new(Kind::Unavailable, why.to_string())
-}
-
-/// Checks that records can be written, or their directory be made.
-fn check_writable(state_dir: &Path) -> Result<()> {
-    let existing = state_dir.ancestors().find(|dir| dir.symlink_metadata().is_ok());
-    let existing = existing.unwrap_or(Path::new("/"));
-    let unwritable = || format!("stateDir {} can't be written to", state_dir.display());
-    if !existing.is_dir() {
-        let msg = format!("{}: {} is not a directory", unwritable(), existing.display());
-        return Err(Error::new(Kind::Unavailable, msg));
-    }
-    access(existing, AccessFlags::W_OK | AccessFlags::X_OK).context(Kind::Unavailable, unwritable)
 }
