@@ -10,10 +10,7 @@ use std::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
-use crate::{
-    net_apply::talk,
-    node::{Node, Space},
-};
+use crate::node::{Node, Space, talk};
 
 /// The versions that Debian's libcni (1.1.2) speaks and weir too.
 const VERSIONS: [&str; 3] = ["0.3.1", "0.4.0", "1.0.0"];

@@ -9,8 +9,17 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod add;
+mod bad_input;
+mod chained;
+mod check;
+mod del;
+mod delegated;
+mod gc;
 mod libcni;
 mod net_apply;
 mod net_check;
 mod net_nft;
 mod node;
+mod plugin;
+mod status;

@@ -1,12 +1,6 @@
 //! ADD and DEL of the network part: what the kernel shows, and whether packets flow.
 
-use std::{
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    thread,
-    time::Duration,
-};
+use std::{net::IpAddr, path::Path, thread};
 
 use serde_json::Value;
 use weir::{
@@ -16,7 +10,7 @@ use weir::{
     spec::{Address, Route},
 };
 
-use crate::node::{Node, Space};
+use crate::node::{Node, Space, talk};
 
 fn attachment(id: &str) -> Attachment {
     Attachment::new(id, "eth0").unwrap()
@@ -55,24 +49,6 @@ pub fn add(node: &Node, pod: &Space, plan: &Plan) -> Result<Links, Error> {
 
 fn remove(node: &Node, plan: &Plan, index: Option<u32>) -> Result<(), Error> {
     node.run(|| net::remove(index, &plan.mark))
-}
-
-/// One TCP exchange of a few bytes from `client` to `server`.
-pub fn talk(client: &Space, server: &Space, address: IpAddr) -> IpAddr {
-    let listener = server.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
-    let target = listener.local_addr().unwrap();
-    let served = thread::spawn(move || {
-        let (mut stream, peer) = listener.accept().unwrap();
-        stream.write_all(b"hello").unwrap();
-        peer.ip()
-    });
-    client.run(|| {
-        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "hello");
-    });
-    served.join().unwrap()
 }
 
 #[test]

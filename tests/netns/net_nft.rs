@@ -6,8 +6,8 @@ use ipnetwork::IpNetwork;
 use weir::{error::Kind, net::nft};
 
 use crate::{
-    net_apply::{add, plan, talk},
-    node::Node,
+    net_apply::{add, plan},
+    node::{Node, talk},
 };
 
 fn networks(texts: &[&str]) -> Vec<IpNetwork> {

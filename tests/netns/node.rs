@@ -2,14 +2,20 @@
 
 use std::{
     fs::File,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     path::PathBuf,
     process::{Command, Output},
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    unistd::geteuid,
+};
 use serde_json::Value;
 
 /// A named network namespace, deleted when dropped.
@@ -19,6 +25,7 @@ pub struct Space {
 
 impl Space {
     fn new(label: &str) -> Self {
+        assert!(geteuid().is_root(), "this test needs root: it makes network namespaces");
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("weirtest-{}-{number}-{label}", std::process::id());
@@ -111,6 +118,8 @@ impl Node {
         for command in [
             "ip addr add 10.9.0.1/24 dev out0",
             "ip addr add fd09::1/64 dev out0 nodad",
+            // A link-local address would still be looking for its double while a test runs.
+            "ip link set out0 addrgenmode none",
             "ip link set out0 up",
         ] {
             self.succeed(command);
@@ -118,6 +127,7 @@ impl Node {
         for command in [
             "ip addr add 10.9.0.2/24 dev out1",
             "ip addr add fd09::2/64 dev out1 nodad",
+            "ip link set out1 addrgenmode none",
             "ip link set out1 up",
             "ip link set lo up",
         ] {
@@ -135,6 +145,24 @@ impl std::ops::Deref for Node {
     fn deref(&self) -> &Space {
         &self.space
     }
+}
+
+/// One TCP exchange of a few bytes from `client` to `server`.
+pub fn talk(client: &Space, server: &Space, address: IpAddr) -> IpAddr {
+    let listener = server.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    let served = thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(b"hello").unwrap();
+        peer.ip()
+    });
+    client.run(|| {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    });
+    served.join().unwrap()
 }
 
 fn assert_ok(output: &Output) {

@@ -1,0 +1,86 @@
+//! What an ADD must refuse once it looks at the node: each with its code, naming the culprit, and
+//! without a trace. What is refused earlier needs no root and is in tests/cli.rs.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::plugin::Host;
+
+#[test]
+fn namespaces_that_are_none_are_code_8() {
+    let host = Host::new("bad-netns");
+    let _world = host.node.outside();
+    let a = host.container("a");
+    for netns in [
+        "/run/netns/vanished".to_owned(),
+        "/etc/passwd".into(),
+        "/tmp".into(),
+        "/proc/self/ns/net".into(),
+        host.node.path().to_str().unwrap().into(),
+        // Of the same file system, but of another kind.
+        "/proc/self/ns/uts".into(),
+    ] {
+        let call = host.call("ADD", Some(&a)).variable("CNI_NETNS", &netns);
+        let message = call.refused_without_a_trace(8);
+        assert!(message.contains(&netns), "{message}");
+    }
+    assert_eq!(a.space.links(), ["lo"]);
+}
+
+#[test]
+fn a_taken_interface_name_is_code_102() {
+    let host = Host::new("taken");
+    let a = host.container("a");
+    a.space.succeed("ip link add eth0 type veth peer name other");
+    let before = a.space.ip("addr").to_string();
+    let message = host.call("ADD", Some(&a)).refused_without_a_trace(102);
+    assert!(message.contains("eth0"), "{message}");
+    assert_eq!(a.space.ip("addr").to_string(), before);
+}
+
+#[test]
+fn an_address_that_the_node_routes_elsewhere_is_code_105() {
+    let host = Host::new("routed");
+    let _world = host.node.outside();
+    host.node.succeed("ip route add 10.88.0.2/32 dev out0");
+    let a = host.container("a");
+    let message = host.call("ADD", Some(&a)).refused_without_a_trace(105);
+    assert!(message.contains("10.88.0.2") && message.contains("out0"), "{message}");
+    assert_eq!(a.space.links(), ["lo"]);
+}
+
+#[test]
+fn a_state_dir_that_can_not_be_written_is_code_5() {
+    let host = Host::new("unwritable-add");
+    let a = host.container("a");
+    fs::write(host.state_dir(), "a file").unwrap();
+    for dir in [host.state_dir(), host.state_dir().join("below"), "/proc/weir".into()] {
+        let call = host.call("ADD", Some(&a)).key("stateDir", json!(dir));
+        let message = call.refused_without_a_trace(5);
+        assert!(message.contains(dir.to_str().unwrap()), "{message}");
+    }
+    fs::remove_file(host.state_dir()).unwrap();
+    // A link in the place of the directory leads nowhere.
+    fs::create_dir(host.state_dir()).unwrap();
+    std::os::unix::fs::symlink("/tmp", host.state_dir().join("attachments")).unwrap();
+    host.call("ADD", Some(&a)).refused_without_a_trace(5);
+    assert_eq!(a.space.links(), ["lo"]);
+}
+
+#[test]
+fn what_only_the_plan_can_refuse_is_code_7() {
+    let host = Host::new("unplannable");
+    let a = host.container("a");
+    for (key, value, named) in [
+        ("mtu", json!(1279), "1279"),
+        ("runtimeConfig", json!({"mac": "01:00:00:00:00:01"}), "01:00:00:00:00:01"),
+        ("runtimeConfig", json!({"ips": ["192.0.2.1"]}), "192.0.2.1"),
+        ("runtimeConfig", json!({"ips": ["10.88.0.1"]}), "10.88.0.1"),
+        ("ipam", json!({"subnet": "10.88.0.0/24", "routes": [{"dst": "::/0"}]}), "::/0"),
+    ] {
+        let message = host.call("ADD", Some(&a)).key(key, value).refused_without_a_trace(7);
+        assert!(message.contains(named), "{message}");
+    }
+    assert_eq!(a.space.links(), ["lo"]);
+}

@@ -1,0 +1,83 @@
+//! Behind another plugin: its result comes back field for field, and nothing of its is touched.
+
+use serde_json::{Value, json};
+
+use crate::plugin::{Container, Host};
+
+/// What a plugin before us made: a veth pair, and a result with fields that nobody knows.
+fn plumbed(host: &Host, container: &Container) -> Value {
+    let netns = container.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [
+            {"name": "vethx", "mac": "02:00:00:00:00:01"},
+            {"name": "eth0", "sandbox": netns, "x-vendor": [1, null, {"a": 1.5}]},
+        ],
+        "ips": [{"address": "10.7.0.2/24", "interface": 1, "gateway": "10.7.0.1"}],
+        "routes": null,
+        "x-vendor": {"kept": true},
+    })
+}
+
+#[test]
+fn the_result_comes_back_and_the_link_stays() {
+    let host = Host::new("chained");
+    let a = host.container("a");
+    let result = plumbed(&host, &a);
+    let before = host.footprint();
+    for ipam in [json!(null), json!({"type": "no-such-ipam"})] {
+        let add = host.call("ADD", Some(&a)).key("prevResult", result.clone()).key("ipam", ipam);
+        assert_eq!(add.succeed(), result);
+        assert!(host.leases("podnet").is_empty());
+        host.call("ADD", Some(&a)).key("prevResult", result.clone()).refused_without_a_trace(102);
+        host.check(&a, &result).succeed();
+        host.call("DEL", Some(&a)).key("prevResult", result.clone()).succeed();
+        host.footprint().assert_is(&before, "afterwards");
+        assert_eq!(a.space.links().len(), 2);
+    }
+}
+
+#[test]
+fn gc_forgets_it_and_leaves_the_link() {
+    let host = Host::new("chained-gc");
+    let a = host.container("a");
+    let result = plumbed(&host, &a);
+    let before = host.footprint();
+    host.call("ADD", Some(&a)).key("prevResult", result).succeed();
+    host.call("GC", None).key("cni.dev/valid-attachments", json!([])).without("ipam").succeed();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_result_without_the_containers_interface_is_refused() {
+    let host = Host::new("chained-bad");
+    let a = host.container("a");
+    for result in [
+        json!({}),
+        json!({"interfaces": []}),
+        json!({"ips": [{"address": "10.7.0.2/24"}]}),
+        json!({"interfaces": [{"name": "eth0"}]}),
+        json!({"interfaces": [{"name": "eth1", "sandbox": "/run/netns/x"}]}),
+        json!({"interfaces": {}}),
+    ] {
+        let add = host.call("ADD", Some(&a)).key("prevResult", result);
+        assert!(add.refused_without_a_trace(7).contains("prevResult"));
+    }
+}
+
+#[test]
+fn an_interface_that_can_not_be_counted_is_passed_on_unless_counting_is_required() {
+    let host = Host::new("chained-uncounted");
+    let a = host.container("a");
+    // Both ends are in the container: nothing on the host to hook to.
+    a.space.succeed("ip link add eth0 type veth peer name other");
+    let netns = a.space.path().to_str().unwrap().to_owned();
+    let result = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": netns}]});
+    let add = |required: bool| {
+        let call = host.call("ADD", Some(&a)).key("prevResult", result.clone());
+        call.key("telemetry", json!({"required": required}))
+    };
+    add(true).refused_without_a_trace(104);
+    assert_eq!(add(false).succeed(), result);
+}

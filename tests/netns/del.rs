@@ -1,0 +1,139 @@
+//! DEL: nothing is left, whatever is missing or strange by then, and nothing of others is touched.
+
+use std::fs;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+
+use crate::{
+    node::talk,
+    plugin::{Host, ips},
+};
+
+#[test]
+fn nothing_is_left_and_repeats_succeed() {
+    let host = Host::new("del");
+    let a = host.container("a");
+    let before = host.footprint();
+    for masquerade in [false, true] {
+        host.call("ADD", Some(&a)).key("ipMasq", json!(masquerade)).succeed();
+        assert!(host.footprint() != before);
+        for _ in 0..3 {
+            host.del(&a);
+            host.footprint().assert_is(&before, "afterwards");
+            assert_eq!(a.space.links(), ["lo"]);
+        }
+    }
+}
+
+#[test]
+fn the_namespace_may_be_anything_by_then() {
+    let host = Host::new("strange");
+    let _world = host.node.outside();
+    let before = host.footprint();
+    for netns in ["", "/run/netns/vanished", "/etc/passwd", "/tmp", "/proc/self/ns/net"] {
+        let a = host.container("a");
+        host.add(&a);
+        host.call("DEL", Some(&a)).variable("CNI_NETNS", netns).succeed();
+        host.footprint().assert_is(&before, &format!("{netns:?}"));
+        assert_eq!(a.space.links(), ["lo"], "{netns:?}");
+    }
+    let a = host.container("a");
+    host.add(&a);
+    let path = a.space.path().to_str().unwrap().to_owned();
+    drop(a.space);
+    let call = host.call("DEL", None).variable("CNI_CONTAINERID", "a");
+    call.variable("CNI_IFNAME", "eth0").variable("CNI_NETNS", &path).succeed();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn id_and_interface_name_alone_suffice() {
+    let host = Host::new("other-net");
+    let a = host.container("a");
+    let before = host.footprint();
+    host.add(&a);
+    let call = host.call("DEL", Some(&a)).key("name", json!("renamed")).without("ipam");
+    call.key("mtu", json!("wrong by now")).version("0.3.1").succeed();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_late_del_of_the_predecessor_leaves_the_successor_alone() {
+    let host = Host::new("late");
+    let old = host.container("old");
+    host.add(&old);
+    let new = host.container("new");
+    let reply = host.add(&new);
+    // The same pod, and the same path, under another id.
+    let late = || {
+        let path = new.space.path().to_str().unwrap().to_owned();
+        host.call("DEL", Some(&old)).variable("CNI_NETNS", &path).succeed();
+    };
+    late();
+    late();
+    host.check(&new, &reply).succeed();
+    talk(&host.node, &new.space, ips(&reply)[0].parse().unwrap());
+}
+
+#[test]
+fn a_record_that_can_not_be_read_stops_nothing() {
+    let host = Host::new("corrupt");
+    let before = host.footprint();
+    for junk in ["", "{", "null", r#"{"format":99}"#] {
+        let a = host.container("a");
+        host.add(&a);
+        fs::write(host.record(&a), junk).unwrap();
+        host.call("ADD", Some(&a)).refused(102);
+        // Nor do others notice.
+        let b = host.container("b");
+        host.add(&b);
+        host.del(&b);
+        host.call("DEL", Some(&a)).key("name", json!("another")).succeed();
+        host.footprint().assert_is(&before, &format!("{junk:?}"));
+    }
+}
+
+#[test]
+fn a_lost_state_dir_loses_no_link() {
+    let host = Host::new("lost");
+    let a = host.container("a");
+    let before = host.footprint();
+    host.add(&a);
+    fs::remove_dir_all(host.state_dir()).unwrap();
+    host.call("DEL", Some(&a)).key("name", json!("another")).succeed();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn what_only_looks_like_ours_is_left() {
+    let host = Host::new("foreign");
+    let a = host.container("a");
+    let name = host.add(&a)["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    host.del(&a);
+    host.node.succeed(&format!("ip link add {name} type veth peer name other"));
+    host.node.succeed(&format!("ip link set {name} alias somebody-elses"));
+    let before = host.footprint();
+    host.del(&a);
+    host.footprint().assert_is(&before, "afterwards");
+    assert!(host.call("ADD", Some(&a)).refused_without_a_trace(105).contains(&name));
+}
+
+#[test]
+fn an_unknown_id_needs_no_lock_and_a_known_one_waits_for_it_in_bounds() {
+    let host = Host::new("locked");
+    let (a, b) = (host.container("a"), host.container("b"));
+    host.add(&a);
+    let lock = host.state_dir().join("leases/podnet/lock");
+    let lock = Flock::lock(fs::File::open(lock).unwrap(), FlockArg::LockExclusive).unwrap();
+    host.del(&b);
+    host.call("STATUS", None).succeed();
+    host.call("ADD", Some(&b)).refused_without_a_trace(11);
+    // The link goes, the address waits for the next DEL.
+    host.call("DEL", Some(&a)).refused(11);
+    assert_eq!(host.node.links(), ["lo"]);
+    assert_eq!(host.leases("podnet"), ["10.88.0.2", "fd00:88::2"]);
+    drop(lock);
+    host.del(&a);
+    assert!(host.leases("podnet").is_empty() && !host.record(&a).exists());
+}

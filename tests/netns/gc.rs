@@ -1,0 +1,129 @@
+//! GC: what the runtime doesn't list goes, of the network that was named and of no other.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::plugin::{Call, Container, Host, ips};
+
+const NEW: &str = "cni.dev/valid-attachments";
+const OLD: &str = "cni.dev/attachments";
+
+fn list(containers: &[&Container]) -> Value {
+    let entry = |container: &&Container| json!({"containerID": container.id, "ifname": "eth0"});
+    containers.iter().map(entry).collect()
+}
+
+fn gc<'a>(host: &'a Host, key: &str, valid: Value) -> Call<'a> {
+    host.call("GC", None).key(key, valid)
+}
+
+#[test]
+fn what_is_not_listed_goes_and_what_is_stays() {
+    let host = Host::new("listed");
+    let before = host.footprint();
+    for key in [NEW, OLD] {
+        let (a, b) = (host.container("a"), host.container("b"));
+        let reply = host.add(&a);
+        host.add(&b);
+        gc(&host, key, list(&[&a])).succeed();
+        gc(&host, key, list(&[&a])).succeed();
+        host.check(&a, &reply).succeed();
+        assert!(!host.record(&b).exists());
+        let mut left = host.leases("podnet");
+        left.sort();
+        assert_eq!(left, ips(&reply));
+        assert_eq!(b.space.links(), ["lo"]);
+        gc(&host, key, json!(null)).succeed();
+        host.footprint().assert_is(&before, "afterwards");
+    }
+}
+
+#[test]
+fn either_list_saves_where_both_come() {
+    let host = Host::new("both");
+    let (a, b, c) = (host.container("a"), host.container("b"), host.container("c"));
+    for container in [&a, &b, &c] {
+        host.add(container);
+    }
+    gc(&host, NEW, list(&[&a])).key(OLD, list(&[&b])).succeed();
+    let left = [&a, &b, &c].map(|container| host.record(container).exists());
+    assert_eq!(left, [true, true, false]);
+}
+
+#[test]
+fn without_a_list_only_the_dead_go() {
+    let host = Host::new("unlisted");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let reply = host.add(&a);
+    host.add(&b);
+    let of_b = host.record(&b);
+    let Container { space, .. } = b;
+    drop(space);
+    // The kernel takes a namespace down behind the back of whoever dropped it.
+    let gone = || host.node.links().len() == 2;
+    assert!((0..500).any(|_| gone() || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        false
+    }));
+    host.call("GC", None).succeed();
+    assert!(!of_b.exists());
+    host.check(&a, &reply).succeed();
+}
+
+#[test]
+fn records_of_another_boot_are_dead() {
+    let host = Host::new("reboot");
+    let a = host.container("a");
+    host.add(&a);
+    host.node.succeed(&format!("ip link del {}", host.node.links()[1]));
+    let mut record: Value = serde_json::from_slice(&fs::read(host.record(&a)).unwrap()).unwrap();
+    record["bootId"] = json!("another");
+    fs::write(host.record(&a), record.to_string()).unwrap();
+    host.call("GC", None).succeed();
+    assert!(!host.record(&a).exists() && host.leases("podnet").is_empty());
+}
+
+#[test]
+fn other_networks_are_left_alone() {
+    let host = Host::new("others");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let reply = host.add(&a);
+    let other = json!({"subnet": "10.99.0.0/24"});
+    host.call("ADD", Some(&b)).key("name", json!("other")).key("ipam", other).succeed();
+    let before = host.footprint();
+    fs::write(host.state_dir().join("attachments/README"), "foreign").unwrap();
+    gc(&host, NEW, json!([])).key("name", json!("third")).succeed();
+    fs::remove_file(host.state_dir().join("attachments/README")).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+    gc(&host, NEW, json!([])).key("name", json!("other")).succeed();
+    host.check(&a, &reply).succeed();
+    assert!(!host.record(&b).exists());
+}
+
+#[test]
+fn unreadable_records_and_leases_of_nobody_go_too() {
+    let host = Host::new("garbage");
+    let (a, b) = (host.container("a"), host.container("b"));
+    host.add(&a);
+    let reply = host.add(&b);
+    fs::write(host.record(&a), "{").unwrap();
+    let leases = host.state_dir().join("leases/podnet");
+    std::os::unix::fs::symlink("../../attachments/gone@eth0", leases.join("10.88.0.9")).unwrap();
+    fs::write(leases.join("10.88.0.10"), "").unwrap();
+    gc(&host, NEW, list(&[&b])).succeed();
+    assert!(!host.record(&a).exists());
+    assert_eq!(host.leases("podnet"), ips(&reply));
+    assert!(leases.join("lock").exists());
+    assert_eq!(a.space.links(), ["lo"]);
+}
+
+#[test]
+fn a_list_that_can_not_be_read_removes_nothing() {
+    let host = Host::new("bad-list");
+    let a = host.container("a");
+    host.add(&a);
+    for wrong in [json!({}), json!([{"containerID": "../a", "ifname": "eth0"}]), json!(["a"])] {
+        gc(&host, NEW, wrong).refused_without_a_trace(7);
+    }
+}

@@ -1,0 +1,257 @@
+//! The plugin as a runtime calls it: the real binary in a node's namespace, with a state dir of the
+//! node's own, and the footprint that it leaves there.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::node::{Node, Space};
+
+/// A node on which weir is called, and where it keeps its state.
+pub struct Host {
+    pub node: Node,
+    dir: PathBuf,
+}
+
+/// A container: an id and a namespace.
+pub struct Container {
+    pub id: String,
+    pub space: Space,
+}
+
+/// A call that is being put together.
+pub struct Call<'a> {
+    host: &'a Host,
+    verb: String,
+    variables: Vec<(String, String)>,
+    conf: Value,
+}
+
+/// What there is on a node, a line a thing; two that differ show only their differences.
+#[derive(PartialEq)]
+pub struct Footprint(BTreeSet<String>);
+
+impl Footprint {
+    /// Fails unless the other one is the same.
+    pub fn assert_is(&self, before: &Self, when: &str) {
+        let more: Vec<_> = self.0.difference(&before.0).collect();
+        let less: Vec<_> = before.0.difference(&self.0).collect();
+        assert!(more.is_empty() && less.is_empty(), "{when}: more {more:#?}, less {less:#?}");
+    }
+}
+
+/// What came back.
+pub struct Answer {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Host {
+    pub fn new(label: &str) -> Self {
+        let node = Node::new(label);
+        // A node without any address of its own could not speak to its pods.
+        node.succeed("ip addr add 192.0.2.1/32 dev lo");
+        node.succeed("ip addr add 2001:db8::1/128 dev lo nodad");
+        let name = node.path().file_name().unwrap().to_owned();
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir(&dir).unwrap();
+        Self { node, dir }
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// A dual-stack network, uncounted: what telemetry does is other tests' business.
+    pub fn conf(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0", "name": "podnet", "type": "weir", "mtu": 1400,
+            "ipam": {
+                "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            },
+            "telemetry": {"enabled": false},
+            "stateDir": self.state_dir(), "bpfDir": self.dir.join("bpf"),
+        })
+    }
+
+    pub fn container(&self, id: &str) -> Container {
+        Container { id: id.to_owned(), space: self.node.pod(id) }
+    }
+
+    /// A call of a verb, for a container if there is one.
+    pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
+        let call =
+            Call { host: self, verb: verb.to_owned(), variables: Vec::new(), conf: self.conf() };
+        match container {
+            None => call,
+            Some(container) => call
+                .variable("CNI_CONTAINERID", &container.id)
+                .variable("CNI_NETNS", container.space.path().to_str().unwrap())
+                .variable("CNI_IFNAME", "eth0"),
+        }
+    }
+
+    /// An ADD that must succeed; its result.
+    pub fn add(&self, container: &Container) -> Value {
+        self.call("ADD", Some(container)).succeed()
+    }
+
+    /// A DEL that must succeed.
+    pub fn del(&self, container: &Container) {
+        self.call("DEL", Some(container)).succeed();
+    }
+
+    /// A CHECK against an ADD's result.
+    pub fn check(&self, container: &Container, result: &Value) -> Call<'_> {
+        self.call("CHECK", Some(container)).key("prevResult", result.clone())
+    }
+
+    /// Everything on the node that a pod could leave behind: links, addresses, routes, neighbours,
+    /// qdiscs, and the files of the state dir but the allocator's own.
+    pub fn footprint(&self) -> Footprint {
+        let mut seen: BTreeSet<String> = [
+            "ip -o link",
+            "ip -o address",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "ip neighbour show nud permanent",
+            "tc qdisc show",
+        ]
+        .iter()
+        .flat_map(|words| {
+            let lines = self.node.succeed(words);
+            lines.lines().map(|line| format!("{words}: {}", settled(line))).collect::<Vec<_>>()
+        })
+        // The kernel's own for a router: they come with forwarding, which is the node's.
+        .filter(|line| !line.contains(" anycast "))
+        .collect();
+        let mut files = Vec::new();
+        list(&self.dir, &mut files);
+        files.retain(|file| file.file_name().unwrap() != "lock");
+        seen.extend(files.iter().map(|file| format!("file {}", file.display())));
+        Footprint(seen)
+    }
+
+    /// The lease files of a network.
+    pub fn leases(&self, network: &str) -> Vec<String> {
+        let mut files = Vec::new();
+        list(&self.state_dir().join("leases").join(network), &mut files);
+        let name = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut leases: Vec<_> = files.iter().map(name).filter(|name| name != "lock").collect();
+        leases.sort();
+        leases
+    }
+
+    pub fn record(&self, container: &Container) -> PathBuf {
+        self.state_dir().join("attachments").join(format!("{}@eth0", container.id))
+    }
+}
+
+/// A line without the state that the kernel gives a link only some time after it was brought up.
+fn settled(line: &str) -> String {
+    line.replace(" state UNKNOWN ", " state UP ")
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The files below a directory; none where there is none.
+fn list(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), files);
+        } else {
+            files.push(entry.path());
+        }
+    }
+}
+
+impl Call<'_> {
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn key(mut self, key: &str, value: Value) -> Self {
+        self.conf[key] = value;
+        self
+    }
+
+    /// The configuration without the key.
+    pub fn without(mut self, key: &str) -> Self {
+        self.conf.as_object_mut().unwrap().remove(key);
+        self
+    }
+
+    pub fn version(self, version: &str) -> Self {
+        self.key("cniVersion", json!(version))
+    }
+
+    pub fn answer(&self) -> Answer {
+        let path = self.host.node.path();
+        let mut command = Command::new("timeout");
+        command.args(["20", "nsenter", &format!("--net={}", path.display())]);
+        command.arg(env!("CARGO_BIN_EXE_weir")).env("CNI_COMMAND", &self.verb);
+        command.env("CNI_PATH", "/usr/lib/cni");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(self.conf.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Answer {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// What a call printed that must succeed; `null` if nothing.
+    pub fn succeed(&self) -> Value {
+        let answer = self.answer();
+        let said = format!("{} {}{}", self.verb, answer.stdout, answer.stderr);
+        assert_eq!(answer.code, Some(0), "{said}");
+        if self.verb == "ADD" {
+            return serde_json::from_str(&answer.stdout).unwrap();
+        }
+        assert!(answer.stdout.is_empty(), "{said}");
+        Value::Null
+    }
+
+    /// The message of a call that must fail with this code.
+    pub fn refused(&self, code: u32) -> String {
+        let answer = self.answer();
+        let said = format!("{} {}{}", self.verb, answer.stdout, answer.stderr);
+        assert_eq!(answer.code, Some(1), "{said}");
+        let error: Value = serde_json::from_str(&answer.stdout).expect(&said);
+        assert_eq!(error["code"], code, "{said}");
+        assert!(error["details"].is_null() || error["details"].is_string(), "{said}");
+        error["msg"].as_str().unwrap().to_owned()
+    }
+
+    /// As [`refused`](Self::refused), and nothing on the node is otherwise than before.
+    pub fn refused_without_a_trace(&self, code: u32) -> String {
+        let before = self.host.footprint();
+        let message = self.refused(code);
+        self.host.footprint().assert_is(&before, &message);
+        message
+    }
+}
+
+/// The addresses of an ADD's result, without their prefix lengths.
+pub fn ips(result: &Value) -> Vec<String> {
+    let ips = result["ips"].as_array().unwrap().iter();
+    ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
+}

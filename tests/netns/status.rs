@@ -1,0 +1,44 @@
+//! STATUS: whether an ADD could be served, cheaply and behind no lock.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::plugin::{Container, Host};
+
+#[test]
+fn a_fresh_node_is_ready_and_stays_untouched() {
+    let host = Host::new("ready");
+    let before = host.footprint();
+    host.call("STATUS", None).succeed();
+    host.call("STATUS", None).without("ipam").succeed();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_state_dir_that_can_not_be_written_is_code_50() {
+    let host = Host::new("unwritable");
+    fs::write(host.state_dir(), "a file").unwrap();
+    for dir in [host.state_dir(), host.state_dir().join("below"), "/proc/weir".into()] {
+        let message = host.call("STATUS", None).key("stateDir", json!(dir)).refused(50);
+        assert!(message.contains(dir.to_str().unwrap()), "{message}");
+    }
+}
+
+#[test]
+fn a_full_range_is_code_50_until_somebody_dies() {
+    let host = Host::new("full-status");
+    let small = json!({"subnet": "10.88.0.0/30"});
+    let a = host.container("a");
+    host.call("ADD", Some(&a)).key("ipam", small.clone()).succeed();
+    let status = || host.call("STATUS", None).key("ipam", small.clone());
+    assert!(status().refused_without_a_trace(50).contains("10.88.0.0/30"));
+    let Container { space, .. } = a;
+    drop(space);
+    let gone = || host.node.links().len() == 1;
+    assert!((0..500).any(|_| gone() || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        false
+    }));
+    status().succeed();
+}
