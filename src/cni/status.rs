@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    ipam::{delegate::Delegate, pool::Pool},
+    ipam::{delegate::Delegate, pool::Pool, range::RangeSet},
     spec::Version,
     state, telemetry,
 };
@@ -25,24 +25,14 @@ pub fn run(call: &Call) -> Result<()> {
         Some(_) => Some(Wanted::parse(config, &Args::default())?),
         None => None,
     };
-    state::probe(&config.state_dir).map_err(|err| unavailable(&err))?;
     match wanted.map(|wanted| wanted.ipam) {
-        Some(Ipam::Pool { sets, .. }) => {
-            let pool = Pool { state_dir: &config.state_dir, network: &config.name };
-            match pool.check_free(&sets) {
-                // The ADD that needs it takes the address of a dead attachment.
-                Err(full) if full.kind() == Kind::Exhausted && reclaim::dead(call)?.is_empty() => {
-                    return Err(unavailable(&full));
-                }
-                Err(err) if err.kind() != Kind::Exhausted => return Err(unavailable(&err)),
-                _ => {}
-            }
-        }
+        Some(Ipam::Pool { sets, .. }) => has_addresses(call, &sets)?,
         Some(Ipam::Delegate(plugin)) => {
             Delegate::find(&plugin, &call.request.path, &call.stdin)?.forward("STATUS")?;
         }
         None => {}
     }
+    state::probe(&config.state_dir).map_err(|err| unavailable(&err))?;
     if counting.enabled
         && let Err(err) = telemetry::probe(&config.bpf_dir)
     {
@@ -56,4 +46,13 @@ pub fn run(call: &Call) -> Result<()> {
 
 fn unavailable(why: &Error) -> Error {
     Error::new(Kind::Unavailable, why.to_string())
+}
+
+/// Whether the allocator could serve an ADD: from what is free, or from what the dead have.
+fn has_addresses(call: &Call, sets: &[RangeSet]) -> Result<()> {
+    let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
+    match pool.check_free(sets) {
+        Err(full) if full.kind() == Kind::Exhausted && !reclaim::dead(call)?.is_empty() => Ok(()),
+        free => free.map_err(|err| unavailable(&err)),
+    }
 }
