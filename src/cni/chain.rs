@@ -8,10 +8,7 @@ use super::{Call, add, config::Config, counting::Counting, field::Field, reply, 
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
-    net::{
-        Netns,
-        link::{self, Link},
-    },
+    net::{self, Netns, link::Link},
     record::{PodName, Record},
     telemetry,
 };
@@ -123,18 +120,11 @@ pub fn is_listed(result: &Value, ifname: &str) -> bool {
     })
 }
 
-/// The host's end of the veth pair whose other end is the container's interface.
+/// The host's end of the container's interface.
 fn host_side(netns: &Netns, ifname: &str) -> Result<Link> {
-    let fail = |why: &str| {
-        Err(Error::new(Kind::Telemetry, format!("interface {ifname} in {netns} {why}")))
-    };
-    let mut pod = netns.run(link::socket)??;
-    let Some(inside) = link::by_name(&mut pod, ifname)? else { return fail("does not exist") };
-    let Some(peer) = inside.peer else { return fail("is not one end of a veth pair") };
-    let found = link::by_index(&mut link::socket()?, peer)?;
-    // The index is of the peer's namespace, which need not be the host's: the other end must agree.
-    match found {
-        Some(outside) if outside.peer == Some(inside.index) => Ok(outside),
-        _ => fail("has its other end elsewhere than on the host"),
-    }
+    net::host_side(netns, ifname)?.ok_or_else(|| {
+        let msg =
+            format!("interface {ifname} in {netns} is no veth with its other end on the host");
+        Error::new(Kind::Telemetry, msg)
+    })
 }

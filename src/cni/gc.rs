@@ -1,6 +1,6 @@
 //! GC: what the runtime doesn't list goes, of this network alone.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{
     Call,
@@ -64,13 +64,13 @@ pub fn run(call: &Call) -> Result<()> {
 /// Spec 1.1.0 has `cni.dev/valid-attachments`, its release notes had `cni.dev/attachments`, libcni
 /// sends both; should they differ, an attachment in either is valid. `null` is an empty list: so
 /// ocicni says that a network has no pods.
-fn valid_attachments(config: &Config) -> Result<Option<HashSet<Attachment>>> {
+fn valid_attachments(config: &Config) -> Result<Option<BTreeSet<Attachment>>> {
     let mut valid = None;
     for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
         if config.json.get(key).is_none() {
             continue;
         }
-        let valid = valid.get_or_insert_with(HashSet::new);
+        let valid = valid.get_or_insert_with(BTreeSet::new);
         if let Some(list) = config.root().get(key) {
             for entry in list.list()? {
                 valid.insert(attachment(&entry)?);

@@ -49,6 +49,8 @@ pub struct Link {
     pub up: bool,
     /// For a veth: the other end's index, in the other end's namespace.
     pub peer: Option<u32>,
+    /// For a veth whose other end is in another namespace: the number of that in this one.
+    pub peer_netns: Option<i32>,
 }
 
 impl From<LinkMessage> for Link {
@@ -61,6 +63,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             peer: None,
+            peer_netns: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -69,6 +72,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
+                LinkAttribute::LinkNetNsId(number) => link.peer_netns = Some(number),
                 _ => {}
             }
         }

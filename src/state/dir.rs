@@ -4,8 +4,8 @@
 //! boot id. What must be whole is made under a temporary name and renamed.
 
 use std::{
-    fs::{DirBuilder, File},
-    io::{Read, Write},
+    fs::{DirBuilder, File, TryLockError},
+    io::{ErrorKind, Read, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     thread,
@@ -15,9 +15,7 @@ use std::{
 use nix::{
     dir,
     errno::Errno,
-    fcntl::{
-        AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat2,
-    },
+    fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat2},
     sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
@@ -35,9 +33,9 @@ pub struct Dir {
     fd: OwnedFd,
 }
 
-/// A file locked for this process alone; unlocked when dropped.
+/// A file locked for this process alone; closing it, when dropped, unlocks it.
 #[derive(Debug)]
-pub struct Lock(Flock<File>);
+pub struct Lock(File);
 
 impl Dir {
     /// Opens a directory; `None` if it doesn't exist.
@@ -205,18 +203,19 @@ impl Dir {
     /// [`Kind::TryAgain`] when somebody else holds it all the time; [`Kind::Io`].
     pub fn lock(&self, name: &str, bound: Duration) -> Result<Lock> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut file = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        let file = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map(File::from)
             .map_err(|errno| self.failed("open", name, errno))?;
         let end = Instant::now() + bound;
         let mut wait = LOCK_WAIT_MIN;
         loop {
             // A blocking flock() could only be bounded by a signal.
-            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(locked) => return Ok(Lock(locked)),
-                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
-                Err((_, errno)) => return Err(self.failed("lock", name, errno)),
-            };
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock(file)),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(err)) if err.kind() == ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(err)) => return Err(self.failed("lock", name, err)),
+            }
             if Instant::now() >= end {
                 let path = self.path.join(name);
                 let msg = format!("{} is locked by another call for {bound:?}", path.display());

@@ -1,8 +1,12 @@
 //! Behind another plugin: its result comes back field for field, and nothing of its is touched.
 
 use serde_json::{Value, json};
+use weir::net::{self, Netns};
 
-use crate::plugin::{Container, Host};
+use crate::{
+    node::Space,
+    plugin::{Container, Host},
+};
 
 /// What a plugin before us made: a veth pair, and a result with fields that nobody knows.
 fn plumbed(host: &Host, container: &Container) -> Value {
@@ -36,6 +40,37 @@ fn the_result_comes_back_and_the_link_stays() {
         host.footprint().assert_is(&before, "afterwards");
         assert_eq!(a.space.links().len(), 2);
     }
+}
+
+#[test]
+fn a_pair_between_two_containers_is_not_taken_for_the_hosts() {
+    let host = Host::new("nested");
+    let (a, b, c) = (host.container("a"), host.container("b"), host.container("c"));
+    // The same two numbers everywhere: a and b by the host, c by b.
+    let path = |container: &Container| container.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vetha type veth peer name eth0 netns {}", path(&a)));
+    b.space.succeed(&format!("ip link add vethc type veth peer name eth0 netns {}", path(&c)));
+    let numbers = |space: &Space, name: &str| {
+        let link = &space.ip(&format!("link show {name}"))[0];
+        (link["ifindex"].as_u64().unwrap(), link["link_index"].as_u64().unwrap())
+    };
+    assert_eq!(numbers(&host.node, "vetha"), numbers(&b.space, "vethc"));
+    assert_eq!(numbers(&a.space, "eth0"), numbers(&c.space, "eth0"));
+
+    let found = |container: &Container| {
+        let found = host.node.run(|| {
+            let netns = Netns::open(&container.space.path()).unwrap();
+            net::host_side(&netns, "eth0").unwrap()
+        });
+        found.map(|link| link.name)
+    };
+    assert_eq!((found(&a), found(&c)), (Some("vetha".into()), None));
+
+    let interface = json!({"name": "eth0", "sandbox": path(&c)});
+    let add = host.call("ADD", Some(&c)).key("telemetry", json!({"required": true}));
+    let add = add.key("prevResult", json!({"interfaces": [interface]}));
+    let message = add.refused_without_a_trace(104);
+    assert!(message.contains("other end on the host"), "{message}");
 }
 
 #[test]

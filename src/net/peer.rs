@@ -1,0 +1,54 @@
+//! The host's end of a veth pair that another plugin made.
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidHeader, NsidMessage},
+};
+
+use super::{
+    link::{self, Link},
+    netlink::{Ask, Netlink},
+    netns::Netns,
+};
+use crate::error::Result;
+
+/// Finds the link on the host whose other end is the container's interface; none where that has no
+/// such end.
+///
+/// # Errors
+/// [`Kind::Netns`](crate::error::Kind::Netns) and [`Kind::Kernel`](crate::error::Kind::Kernel),
+/// when namespace or kernel can't be asked.
+pub fn host_side(netns: &Netns, ifname: &str) -> Result<Option<Link>> {
+    let mut pod = netns.run(link::socket)??;
+    let inside = link::by_name(&mut pod, ifname)?;
+    let Some((inside, peer)) = inside.and_then(|link| Some((link.index, link.peer?))) else {
+        return Ok(None);
+    };
+    // The index is one of the namespace that the other end is in, which need not be the host's: the
+    // link of that index on the host must name the container's interface and its namespace in turn.
+    let mut host = link::socket()?;
+    let Some(outside) = link::by_index(&mut host, peer)? else { return Ok(None) };
+    let mutual = outside.peer == Some(inside)
+        && outside.peer_netns.is_some()
+        && outside.peer_netns == netns_number(&mut host, netns)?;
+    Ok(mutual.then_some(outside))
+}
+
+/// The number by which the socket's namespace knows another one; none if it doesn't.
+fn netns_number(socket: &mut Netlink, netns: &Netns) -> Result<Option<i32>> {
+    let mut message = NsidMessage::default();
+    message.header = NsidHeader { family: AddressFamily::Unspec };
+    message.attributes = vec![NsidAttribute::Fd(netns.raw_fd().unsigned_abs())];
+    let ask = Ask::new("number a namespace", RouteNetlinkMessage::GetNsId(message), 0);
+    let replies = socket.exchange(vec![ask])?;
+    Ok(replies.into_iter().find_map(|reply| match reply {
+        RouteNetlinkMessage::NewNsId(reply) => {
+            reply.attributes.iter().find_map(|attribute| match attribute {
+                // net_namespace.h, NETNSA_NSID_NOT_ASSIGNED is -1.
+                NsidAttribute::Id(number) if *number >= 0 => Some(*number),
+                _ => None,
+            })
+        }
+        _ => None,
+    }))
+}
