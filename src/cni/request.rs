@@ -83,8 +83,8 @@ impl Request {
             "STATUS" => Command::Status,
             _ => Command::Version,
         };
-        // VERSION is called with dummies in the other variables.
-        let args = if command == Command::Version { String::new() } else { text("CNI_ARGS")? };
+        // Of the arguments only an ADD reads some: others must not fail for one that is not UTF-8.
+        let args = raw("CNI_ARGS").unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { command, args, path: raw("CNI_PATH").unwrap_or_default() })
     }
 }
