@@ -56,7 +56,7 @@ lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
 	cargo fmt --check
 	clang-format --dry-run -Werror $(bpf_sources)
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --locked check licenses bans sources
 
 .PHONY: fmt
@@ -73,7 +73,7 @@ bench: build ## measure ADD, CHECK and DEL beside the reference plugins, and the
 .PHONY: docs
 docs: ## the API's documentation, target/doc/weir/index.html
 	@.ci/deps build
-	cargo doc --locked --no-deps
+	cargo doc --locked --no-deps --document-private-items
 
 .PHONY: install
 install: build ## put weir into CNI_BIN by rename, and a link to it into PREFIX/bin (root)
