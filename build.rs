@@ -13,13 +13,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "-Wextra",
         "-Werror",
         "-Wno-unused-parameter",
+        // Compare-and-swap and exchange are instructions from v3 on (Linux 5.12).
+        "-mcpu=v3",
         "-I",
         &multiarch,
     ]);
     builder.clang(clang());
     builder.build_and_generate(out.join("weir.skel.rs"))?;
 
-    println!("cargo:rustc-env=WEIR_SCHEMA={:016x}", schema(&["bpf/wire.h", "bpf/maps.h"])?);
+    println!(
+        "cargo:rustc-env=WEIR_SCHEMA={:016x}",
+        schema(&["bpf/wire.h", "bpf/conn.h", "bpf/maps.h"])?
+    );
     println!("cargo:rerun-if-env-changed=CLANG");
     println!("cargo:rerun-if-changed=bpf");
     Ok(())

@@ -5,6 +5,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "conn.h"
 #include "wire.h"
 
 /* Host-side ifindex to the pod behind it and its L3 counters: one look-up per packet. */
@@ -36,6 +37,29 @@ struct {
 	__type(key, struct histogram_key);
 	__type(value, struct histogram);
 } histograms SEC(".maps");
+
+/* Emptied by FIN, RST and the sweep; full, L3 counting goes on and STAT_FULL_CONNS tells. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_CONNS);
+	__type(key, struct conn_key);
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+/* Pipelined requests beyond a connection's own slots. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_INFLIGHT_SPILL);
+	__type(key, struct spill_key);
+	__type(value, struct inflight);
+} inflight_spill SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DNS_PENDING);
+	__type(key, struct dns_key);
+	__type(value, struct dns_query);
+} dns_pending SEC(".maps");
 
 /* Per CPU, so that counting a failure never contends. */
 struct {

@@ -163,19 +163,23 @@ enum attach_mode { ATTACH_NONE = 0, ATTACH_CLSACT = 1, ATTACH_TCX = 2 };
 
 /* Per-CPU self-statistics; the index into the stats map. */
 enum stat {
-	STAT_GAP_SEQUENCE = 0,	 /* bytes outside a body never passed here in order */
-	STAT_GAP_CONTENDED,	 /* the direction was held by another CPU for too long */
-	STAT_GAP_MALFORMED,	 /* bytes that are no message */
-	STAT_GAP_STEPS,		 /* more messages in one skb than the cap */
-	STAT_GAP_INFLIGHT,	 /* a pipelined request had no place; its method is _OTHER */
-	STAT_GAP_FRAGMENT,	 /* IP fragments: only L3 is counted */
+	STAT_GAP_SEQUENCE = 0, /* bytes outside a body never passed here in order */
+	STAT_GAP_CONTENDED,    /* another CPU held the direction for too long */
+	STAT_GAP_MALFORMED,    /* bytes that are no message */
+	STAT_GAP_STEPS,	       /* more messages in one skb than the cap */
+	STAT_GAP_INFLIGHT,     /* a pipelined request found no place; its method is _OTHER */
+	STAT_GAP_FRAGMENT,     /* IP fragments: nothing above L3 is counted */
 	STAT_CONNS_CREATED,
 	STAT_CONNS_REMOVED,
-	STAT_FULL_CONNS,	 /* connections that found the table full */
-	STAT_FULL_COUNTERS,	 /* increments that found the table full */
+	STAT_DNS_CREATED,
+	STAT_DNS_REMOVED,
+	STAT_SPILL_CREATED,
+	STAT_SPILL_REMOVED,
+	STAT_FULL_CONNS, /* connections that found the table full */
+	STAT_FULL_COUNTERS,
 	STAT_FULL_HISTOGRAMS,
 	STAT_FULL_DNS,
-	STAT_UNKNOWN_INTERFACE,	 /* packets of an interface without a pod */
+	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
 	STAT_MAX,
 };
 
@@ -186,9 +190,10 @@ enum stat {
 #define MAX_DNS_PENDING 16384
 #define MAX_INFLIGHT_SPILL 16384
 
-/* Seconds after which the sweeper gives up. */
+/* Seconds after which the sweep gives up. */
 #define DNS_TIMEOUT_S 5
-#define SYN_TIMEOUT_S 135
+#define SYN_TIMEOUT_S 135  /* Linux retries a SYN for 127 s by default */
+#define CLOSE_TIMEOUT_S 60 /* a connection whose end was seen but not finished */
 #define IDLE_TIMEOUT_S 7200
 
 #endif

@@ -9,8 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+mod attach;
+mod clsact;
 pub mod histogram;
+mod load;
+pub mod pin;
 pub mod reader;
+pub mod sys;
 pub mod wire;
 
 /// Which hook the configuration asks for (`telemetry.attach`).
@@ -73,8 +78,7 @@ pub fn attach(
     ifindex: u32,
     identity: &Identity,
 ) -> Result<Attached> {
-    let _ = (bpf_dir, choice, ifindex, identity);
-    Err(crate::error::Error::new(crate::error::Kind::Telemetry, "not yet"))
+    attach::attach(bpf_dir, choice, ifindex, identity)
 }
 
 /// Ends the counting of an attachment whose link is gone or, with `link_stays` (a chained
@@ -83,8 +87,7 @@ pub fn attach(
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error.
 pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
-    let _ = (bpf_dir, ifindex, attached, link_stays);
-    Ok(())
+    attach::detach(bpf_dir, ifindex, attached, link_stays)
 }
 
 /// Compares the kernel with what [`attach`] left.
@@ -92,8 +95,7 @@ pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: boo
 /// # Errors
 /// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    let _ = (bpf_dir, ifindex, attached);
-    Ok(())
+    attach::verify(bpf_dir, ifindex, attached)
 }
 
 /// Whether an [`attach`] could work: `bpf_dir` is on a bpffs, or could be made on one.
@@ -101,6 +103,13 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) with the mend.
 pub fn probe(bpf_dir: &Path) -> Result<()> {
-    let _ = bpf_dir;
-    Ok(())
+    pin::probe(bpf_dir)
+}
+
+/// Loads and pins programs and maps if no earlier call did; what the first [`attach`] does by itself.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) with the kernel's word.
+pub fn ensure_loaded(bpf_dir: &Path) -> Result<()> {
+    load::ensure(bpf_dir)
 }

@@ -1,12 +1,28 @@
 //! The pinned maps, read at one moment into plain data. No metric names here.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::{
     Mode,
-    wire::{CounterKey, Histogram, HistogramKey, NetCounter},
+    attach::{nanoseconds, now},
+    pin, sys,
+    wire::{
+        AttachMode, CounterKey, Histogram, HistogramKey, NetCounter, PodTraffic, RawAttachment,
+        Stat, Wire, bytes_of, from_bytes, text,
+    },
 };
-use crate::error::Result;
+use crate::error::{Context, Error, Kind, Result};
+
+/// L3 totals, `[direction][family]` by [`Direction`](super::wire::Direction) and
+/// [`Family`](super::wire::Family).
+pub type Network = [[NetCounter; 2]; 2];
 
 /// An attachment, living or within its grace time after DEL.
 #[derive(Debug, Clone)]
@@ -29,8 +45,8 @@ pub struct Pod {
     pub ifindex: u32,
     /// The hook.
     pub mode: Mode,
-    /// L3 totals, `[direction][family]` by [`Direction`](super::wire::Direction) and [`Family`](super::wire::Family).
-    pub network: [[NetCounter; 2]; 2],
+    /// L3 totals.
+    pub network: Network,
 }
 
 /// How full a map is.
@@ -63,33 +79,211 @@ pub struct Snapshot {
 
 /// The pinned maps, opened for reading (and for sweeping what is dead).
 #[derive(Debug)]
-pub struct Maps {}
+pub struct Maps {
+    pods: MapHandle,
+    attachments: MapHandle,
+    counters: MapHandle,
+    histograms: MapHandle,
+    stats: MapHandle,
+    conns: MapHandle,
+    dns_pending: MapHandle,
+    inflight_spill: MapHandle,
+    sweep: OwnedFd,
+}
+
+/// Elements per batched look-up: a histogram batch of this size stays below half a megabyte.
+const BATCH: u32 = 512;
 
 impl Maps {
     /// Opens the pins of this binary's schema.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry): no pod was ever attached, or no permission.
+    /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
     pub fn open(bpf_dir: &Path) -> Result<Self> {
-        let _ = bpf_dir;
-        Ok(Self {})
+        let absent = || {
+            Error::new(
+                Kind::Telemetry,
+                format!(
+                    "no maps of this version in {}: no pod has been attached yet",
+                    bpf_dir.display()
+                ),
+            )
+        };
+        let map = |name| pin::map(bpf_dir, name)?.ok_or_else(absent);
+        Ok(Self {
+            pods: map("pods")?,
+            attachments: map("attachments")?,
+            counters: map("counters")?,
+            histograms: map("histograms")?,
+            stats: map("stats")?,
+            conns: map("conns")?,
+            dns_pending: map("dns_pending")?,
+            inflight_spill: map("inflight_spill")?,
+            sweep: pin::program(bpf_dir, "weir_sweep")?.ok_or_else(absent)?,
+        })
     }
 
     /// Reads everything with batched look-ups.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming the map.
+    /// [`Kind::Telemetry`] naming the map.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot::default())
+        let mut pods = BTreeMap::new();
+        for (id, raw) in dump::<u32, RawAttachment>(&self.attachments)? {
+            pods.insert(id, self.pod(id, &raw)?);
+        }
+        let counters = dump(&self.counters)?;
+        let histograms = dump(&self.histograms)?;
+        let stats = self.stats()?;
+        let maps = self.usage(&stats, &[pods.len(), counters.len(), histograms.len()])?;
+        Ok(Snapshot { pods, counters, histograms, stats, maps })
     }
 
     /// Ends what will not end by itself: idle connections, unanswered queries and SYNs (counted as
     /// such), and every entry of pods whose DEL is longer ago than `grace`.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming the map or program.
+    /// [`Kind::Telemetry`] naming the map or program.
     pub fn sweep(&self, grace: Duration) -> Result<()> {
-        let _ = grace;
+        // The program takes a frame because every tc program does; it looks at none.
+        sys::test_run(self.sweep.as_fd(), &[0; 14], sys::Skb::default(), 1)
+            .context(Kind::Telemetry, || "can't run the program weir_sweep".into())?;
+        self.purge(grace)
+    }
+
+    /// Removes every entry of pods whose DEL is longer ago than `grace`.
+    pub(super) fn purge(&self, grace: Duration) -> Result<()> {
+        let oldest = nanoseconds(now().saturating_sub(grace));
+        let dead: HashMap<u32, RawAttachment> = dump::<u32, RawAttachment>(&self.attachments)?
+            .into_iter()
+            .filter(|(_, raw)| raw.deleted_ns != 0 && raw.deleted_ns <= oldest)
+            .collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        for (key, _) in dump::<CounterKey, u64>(&self.counters)? {
+            if dead.contains_key(&key.pod) {
+                remove(&self.counters, bytes_of(&key))?;
+            }
+        }
+        for (key, _) in dump::<HistogramKey, Histogram>(&self.histograms)? {
+            if dead.contains_key(&key.pod) {
+                remove(&self.histograms, bytes_of(&key))?;
+            }
+        }
+        for (id, raw) in dead {
+            // The interface index may belong to a successor by now.
+            if self.traffic(raw.ifindex)?.is_some_and(|(owner, _)| owner == id) {
+                remove(&self.pods, bytes_of(&raw.ifindex))?;
+            }
+            remove(&self.attachments, bytes_of(&id))?;
+        }
         Ok(())
+    }
+
+    fn pod(&self, id: u32, raw: &RawAttachment) -> Result<Pod> {
+        let network = match self.traffic(raw.ifindex)? {
+            Some((owner, network)) if owner == id => network,
+            _ => Network::default(),
+        };
+        Ok(Pod {
+            namespace: text(&raw.pod_namespace),
+            pod: text(&raw.pod_name),
+            uid: text(&raw.pod_uid),
+            container_id: text(&raw.container_id),
+            ifname: text(&raw.ifname),
+            created: Duration::from_nanos(raw.created_ns),
+            deleted: (raw.deleted_ns != 0).then(|| Duration::from_nanos(raw.deleted_ns)),
+            ifindex: raw.ifindex,
+            mode: if raw.mode == AttachMode::ATTACH_TCX.0 { Mode::Tcx } else { Mode::Clsact },
+            network,
+        })
+    }
+
+    /// The owner of an interface's entry and its L3 totals over all CPUs.
+    fn traffic(&self, ifindex: u32) -> Result<Option<(u32, Network)>> {
+        let found = self
+            .pods
+            .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
+            .context(Kind::Telemetry, || "can't read the map pods".into())?;
+        let mut owner = None;
+        let mut network = Network::default();
+        for value in found.iter().flatten().filter_map(|bytes| from_bytes::<PodTraffic>(bytes)) {
+            owner = Some(value.pod);
+            for (to, from) in network.iter_mut().flatten().zip(value.net.iter().flatten()) {
+                to.bytes += from.bytes;
+                to.packets += from.packets;
+            }
+        }
+        Ok(owner.map(|owner| (owner, network)))
+    }
+
+    fn stats(&self) -> Result<Vec<u64>> {
+        (0..Stat::STAT_MAX.0)
+            .map(|index| {
+                let values = self
+                    .stats
+                    .lookup_percpu(bytes_of(&index), MapFlags::ANY)
+                    .context(Kind::Telemetry, || "can't read the map stats".into())?;
+                Ok(values.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum())
+            })
+            .collect()
+    }
+
+    /// Entries come from what was read already, or from the kernel side's own tallies.
+    fn usage(&self, stats: &[u64], read: &[usize; 3]) -> Result<Vec<MapUsage>> {
+        let tally = |up: Stat, down: Stat| {
+            let at = |stat: Stat| stats.get(stat.0 as usize).copied().unwrap_or_default();
+            at(up).saturating_sub(at(down))
+        };
+        let [pods, counters, histograms] = read.map(|count| count as u64);
+        let conns = tally(Stat::STAT_CONNS_CREATED, Stat::STAT_CONNS_REMOVED);
+        let pending = tally(Stat::STAT_DNS_CREATED, Stat::STAT_DNS_REMOVED);
+        let spill = tally(Stat::STAT_SPILL_CREATED, Stat::STAT_SPILL_REMOVED);
+        [
+            ("pods", &self.pods, pods),
+            ("attachments", &self.attachments, pods),
+            ("counters", &self.counters, counters),
+            ("histograms", &self.histograms, histograms),
+            ("conns", &self.conns, conns),
+            ("dns_pending", &self.dns_pending, pending),
+            ("inflight_spill", &self.inflight_spill, spill),
+        ]
+        .into_iter()
+        .map(|(name, map, entries)| {
+            Ok(MapUsage {
+                name,
+                entries,
+                capacity: u64::from(map.max_entries()),
+                bytes: locked_bytes(map).context(Kind::Telemetry, || {
+                    format!("can't read the memory of the map {name} from fdinfo")
+                })?,
+            })
+        })
+        .collect()
+    }
+}
+
+/// The kernel's own figure, from the map's fdinfo (`memlock`, bytes).
+fn locked_bytes(map: &MapHandle) -> std::io::Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(path)?;
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or_default())
+}
+
+fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
+    let failed = || format!("can't read the map {}", map.name().to_string_lossy());
+    let batch =
+        map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).context(Kind::Telemetry, failed)?;
+    Ok(batch.filter_map(|(key, value)| Some((from_bytes(&key)?, from_bytes(&value)?))).collect())
+}
+
+fn remove(map: &MapHandle, key: &[u8]) -> Result<()> {
+    match map.delete(key) {
+        Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context(Kind::Telemetry, || {
+            format!("can't delete from the map {}", map.name().to_string_lossy())
+        }),
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is remembered of a TCP connection between two packets. It lives in a pinned map, so the
+ * parsers go on in mid-message when the programs are replaced. User space never reads it.
+ */
+#ifndef WEIR_CONN_H
+#define WEIR_CONN_H
+
+#include "wire.h"
+
+/* The pod's side is known from the hook, so no sorting of the ends is needed. */
+struct conn_key {
+	__u32 ifindex;
+	__u32 family; /* enum family */
+	__u8 pod_addr[16];
+	__u8 peer_addr[16];
+	__u16 pod_port;	 /* network byte order, as the addresses */
+	__u16 peer_port; /* likewise */
+};
+_Static_assert(sizeof(struct conn_key) == 44, "conn_key is hashed as bytes");
+
+enum tcp_state { TCP_SYN_SENT = 0, TCP_SYN_ACKED, TCP_ESTABLISHED };
+
+/* Where in its byte stream a direction is. The line states come first. */
+enum half_state {
+	HALF_START = 0, /* before a request or status line */
+	HALF_HEAD,	/* in the header lines */
+	HALF_CHUNK_SIZE,
+	HALF_CHUNK_END, /* the line end behind a chunk's data */
+	HALF_TRAILER,
+	HALF_BODY, /* `remain` bytes that are never looked at */
+	HALF_CHUNK_DATA,
+	HALF_TUNNEL, /* behind a CONNECT's head: passed over until the response decides */
+};
+
+#define LINE_PREFIX 64
+/* A body that the end of the connection ends. */
+#define UNTIL_CLOSE (1ULL << 62)
+
+/* One direction. Only the CPU that holds `owner` may touch the rest. */
+struct half {
+	__u32 owner; /* 0: free, 1: taken, by compare-and-swap */
+	__u32 next;  /* sequence number of the next byte */
+	__u64 remain;
+	__u64 started;	 /* monotonic ns of the first byte of the current message */
+	__u64 tail;	 /* the last 8 characters of the unfinished line, white space left out */
+	__u32 hole_from; /* the last stretch of a body that was skipped unseen */
+	__u32 hole_to;
+	__u32 head_len; /* bytes of the current head, to bound it */
+	__u16 line_len; /* bytes of the unfinished line, saturating */
+	__u16 status;	/* of the current response */
+	__u8 state;	/* enum half_state */
+	__u8 chunked;
+	__u8 has_length;
+	__u8 fin;
+	__u8 method; /* of the current request */
+	__u8 zero[3];
+	__u8 line[LINE_PREFIX]; /* what an unfinished line began with */
+};
+
+struct inflight {
+	__u64 started;
+	__u32 number; /* the request's number on its connection + 1; 0: free */
+	__u8 method;
+	__u8 version;
+	__u16 zero;
+};
+
+/* Pipelined requests that wait for their response beside the connection; more go to a map. */
+#define INFLIGHT_SLOTS 4
+
+struct conn {
+	__u64 id;      /* unique, to key the spill */
+	__u64 check;   /* of the key: tells a recycled element from the one that was looked up */
+	__u64 syn_ns;  /* monotonic */
+	__u64 seen_ns; /* monotonic, coarse */
+	__u32 pod;     /* attachment id */
+	__u32 state;   /* enum tcp_state */
+	__u32 pushed;  /* requests begun; written by the requests' direction only */
+	__u32 popped;  /* requests answered; written by the responses' direction only */
+	__u8 role;     /* enum role */
+	__u8 protocol; /* enum l7_protocol */
+	__u8 opaque;   /* nothing more is parsed here */
+	__u8 dying;    /* ended, but another CPU was busy: the sweep removes it */
+	__u32 zero;
+	struct inflight slots[INFLIGHT_SLOTS];
+	struct half half[DIRECTION_MAX];
+};
+
+struct spill_key {
+	__u64 conn;
+	__u32 number;
+	__u32 zero;
+};
+
+struct dns_key {
+	__u32 ifindex;
+	__u32 family;
+	__u8 pod_addr[16];
+	__u8 peer_addr[16];
+	__u16 pod_port;
+	__u16 peer_port;
+	__u16 id;
+	__u16 qtype;
+};
+_Static_assert(sizeof(struct dns_key) == 48, "dns_key is hashed as bytes");
+
+struct dns_query {
+	__u64 asked_ns; /* monotonic */
+	__u32 pod;
+	__u32 role;
+};
+
+#endif

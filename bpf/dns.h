@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* DNS over UDP (RFC 1035): a query waits in a map until its response, or the sweep, takes it out.
+ */
+#ifndef WEIR_DNS_H
+#define WEIR_DNS_H
+
+#include "cursor.h"
+#include "parse.h"
+
+#define DNS_PORT 53
+#define DNS_HEADER 12
+#define DNS_NAME_MAX 255
+#define DNS_LABEL_MAX 63
+/* The longest name, and type and class behind it. */
+#define DNS_QUESTION_MAX (DNS_NAME_MAX + 4)
+#define DNS_RESPONSE 0x8000
+#define DNS_OPCODE 0x7800
+#define DNS_RCODE 0x000f
+
+struct dns_header {
+	__u16 id;
+	__u16 flags;
+	__u16 questions;
+	__u16 answers;
+	__u16 authorities;
+	__u16 additionals;
+};
+
+/* The type in the question that the window's first `len` bytes hold, or -1. */
+__noinline int dns_qtype(struct cursor *c, __u32 len)
+{
+	__u32 at = 0, i;
+
+	if (!c)
+		return -1;
+	for (i = 0; i < DNS_NAME_MAX / 2 + 1; i++) {
+		__u8 label = c->window[at & WINDOW_MASK];
+
+		if (at + 5 > len || label > DNS_LABEL_MAX)
+			return -1;
+		if (!label)
+			return c->window[(at + 1) & WINDOW_MASK] << 8 |
+			       c->window[(at + 2) & WINDOW_MASK];
+		at += label + 1;
+		if (at >= DNS_NAME_MAX)
+			return -1;
+	}
+	return -1;
+}
+
+static __always_inline void dns_count(__u32 pod, __u8 role, __u8 kind, __u8 rcode, __u16 qtype)
+{
+	counter_add(pod, fields(kind, role, rcode, TRANSPORT_UDP), qtype, 1);
+}
+
+static __always_inline void dns_asked(const struct dns_key *key, __u32 pod, __u8 role)
+{
+	struct dns_query query = {.asked_ns = bpf_ktime_get_ns(), .pod = pod, .role = role};
+
+	dns_count(pod, role, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
+	if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST))
+		stat_add(STAT_DNS_CREATED, 1);
+	else if (!bpf_map_lookup_elem(&dns_pending, key))
+		stat_add(STAT_FULL_DNS, 1);
+	/* Else the same query again: its time runs from the first. */
+}
+
+static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, __u8 role,
+					 __u8 rcode)
+{
+	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
+	__u64 asked = found ? found->asked_ns : 0;
+
+	/* Of two responses at once, the one that removes the query answered it. */
+	if (!found || bpf_map_delete_elem(&dns_pending, key)) {
+		dns_count(pod, role, COUNTER_DNS_UNMATCHED, 0, 0);
+		return;
+	}
+	stat_add(STAT_DNS_REMOVED, 1);
+	dns_count(pod, role, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
+	histogram_add(pod, fields(HISTOGRAM_DNS_LOOKUP, role, 0, 0), bpf_ktime_get_ns() - asked);
+}
+
+static __always_inline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
+{
+	struct dns_header header;
+	struct dns_key key = {};
+	struct cursor *c = cursor();
+	__u32 at = p->l4 + sizeof(struct udphdr);
+	int tx = dir == DIRECTION_TX, qtype;
+	/* Port 53 is the server's: on the pod's side, or on the peer's. */
+	int serves = p->key.pod_port == bpf_htons(DNS_PORT);
+	__u8 role = serves ? ROLE_SERVER : ROLE_CLIENT;
+	int response = serves == tx;
+	__u16 flags;
+
+	if (!c)
+		return;
+	c->at = at + DNS_HEADER;
+	c->end = p->end < c->at + DNS_QUESTION_MAX ? p->end : c->at + DNS_QUESTION_MAX;
+	if (p->end < c->at || load(skb, at, &header, sizeof(header)) || refill(skb, c))
+		goto malformed;
+	flags = bpf_ntohs(header.flags);
+	if (flags & DNS_OPCODE)
+		return; /* Updates and notifications are no look-ups. */
+	qtype = dns_qtype(c, c->filled);
+	if (!!(flags & DNS_RESPONSE) != response || header.questions != bpf_htons(1) || qtype < 0)
+		goto malformed;
+	__builtin_memcpy(&key, &p->key, sizeof(p->key));
+	key.id = header.id;
+	key.qtype = bpf_htons(qtype);
+	if (response)
+		dns_answered(&key, pod, role, flags & DNS_RCODE);
+	else
+		dns_asked(&key, pod, role);
+	return;
+malformed:
+	dns_count(pod, role, COUNTER_DNS_MALFORMED, 0, 0);
+}
+
+static __always_inline void udp(struct __sk_buff *skb, struct packet *p, __u32 pod, __u32 dir)
+{
+	struct udphdr u;
+
+	if (load(skb, p->l4, &u, sizeof(u)))
+		return;
+	set_ports(p, dir == DIRECTION_TX, u.source, u.dest);
+	if (u.source == bpf_htons(DNS_PORT) || u.dest == bpf_htons(DNS_PORT))
+		dns(skb, p, pod, dir);
+}
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Requests that wait for their response, and the counting of an exchange: once, when its final
+ * response is complete or its connection ends; counter and histogram together.
+ */
+#ifndef WEIR_EXCHANGE_H
+#define WEIR_EXCHANGE_H
+
+#include "cursor.h"
+
+/* A connection has no more than this many waiting requests counted when it ends. */
+#define DRAIN_MAX 8192
+
+__noinline int exchange_count(const struct conn *conn, const struct inflight *request, __u16 status,
+			      __u8 error, __u64 ns)
+{
+	__u32 pod;
+	__u8 role;
+
+	if (!conn || !request)
+		return 0;
+	pod = conn->pod;
+	role = conn->role;
+	counter_add(pod, fields(COUNTER_HTTP_REQUESTS, role, request->method, request->version),
+		    status, 1);
+	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, request->method, 0), ns);
+	if (error)
+		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+	return 0;
+}
+
+static __always_inline void role_count(struct conn *conn, __u8 kind, __u8 a, __u64 n)
+{
+	counter_add(conn->pod, fields(kind, conn->role, a, 0), 0, n);
+}
+
+/* Remembers a request. Only the requests' direction calls this, holding it. */
+__noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u64 started)
+{
+	struct inflight request = {.started = started, .method = method, .version = version};
+	struct inflight *slot;
+	__u32 number;
+
+	if (!conn)
+		return 0;
+	number = conn->pushed;
+	request.number = number + 1;
+	slot = &conn->slots[number % INFLIGHT_SLOTS];
+	if (!slot->number) {
+		slot->started = started;
+		slot->method = method;
+		slot->version = version;
+		slot->number = number + 1;
+	} else {
+		struct spill_key key = {.conn = conn->id, .number = number};
+
+		if (bpf_map_update_elem(&inflight_spill, &key, &request, BPF_ANY))
+			stat_add(STAT_GAP_INFLIGHT, 1);
+		else
+			stat_add(STAT_SPILL_CREATED, 1);
+	}
+	/* A full barrier: whoever sees the number sees the slot. */
+	__sync_fetch_and_add(&conn->pushed, 1);
+	return 0;
+}
+
+/* Whether a request waits. */
+static __always_inline int exchange_waits(struct conn *conn)
+{
+	/* Compare-and-swap as a load behind a full barrier. */
+	return __sync_val_compare_and_swap(&conn->pushed, 0, 0) != conn->popped;
+}
+
+/* The oldest waiting request; one that found no place has started 0. Call if exchange_waits(). */
+static __always_inline struct inflight exchange_front(struct conn *conn)
+{
+	struct inflight *slot = &conn->slots[conn->popped % INFLIGHT_SLOTS];
+	struct inflight none = {.method = HTTP_METHOD_OTHER};
+	struct spill_key key = {.conn = conn->id, .number = conn->popped};
+
+	if (slot->number == conn->popped + 1)
+		return *slot;
+	slot = bpf_map_lookup_elem(&inflight_spill, &key);
+	return slot ? *slot : none;
+}
+
+/* Forgets the oldest waiting request. Only the responses' direction calls this, holding it. */
+static __always_inline void exchange_pop(struct conn *conn)
+{
+	struct inflight *slot = &conn->slots[conn->popped % INFLIGHT_SLOTS];
+	struct spill_key key = {.conn = conn->id, .number = conn->popped};
+
+	if (slot->number == conn->popped + 1)
+		slot->number = 0;
+	else if (!bpf_map_delete_elem(&inflight_spill, &key))
+		stat_add(STAT_SPILL_REMOVED, 1);
+	conn->popped++;
+}
+
+/* Counts the oldest waiting request as answered by the response that just ended. */
+__noinline int exchange_end(struct conn *conn, struct half *responses, __u64 now, __u8 error)
+{
+	struct inflight request;
+
+	if (!conn || !responses)
+		return 0;
+	if (!exchange_waits(conn)) {
+		role_count(conn, COUNTER_HTTP_UNMATCHED, 0, 1);
+		return 0;
+	}
+	request = exchange_front(conn);
+	exchange_pop(conn);
+	return exchange_count(conn, &request, responses->status, error,
+			      now - (request.started ?: responses->started));
+}
+
+struct drain {
+	struct conn *conn;
+	__u64 now;
+	__u32 error;
+};
+
+static long drain_step(__u32 i, struct drain *d)
+{
+	struct inflight request;
+
+	if (!exchange_waits(d->conn))
+		return 1;
+	request = exchange_front(d->conn);
+	exchange_pop(d->conn);
+	exchange_count(d->conn, &request, 0, d->error,
+		       request.started ? d->now - request.started : 0);
+	return 0;
+}
+
+/* The connection ended: all that still wait were never answered. Call holding both directions. */
+__noinline int exchange_drain(struct conn *conn, __u8 error, __u64 now)
+{
+	struct drain d = {.conn = conn, .now = now, .error = error};
+
+	if (conn && exchange_waits(conn))
+		bpf_loop(DRAIN_MAX, drain_step, &d, 0);
+	return 0;
+}
+
+#endif

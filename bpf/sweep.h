@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Ends what no packet will end: user space runs this program now and then. It is the same code
+ * that ends a connection on a packet, so that what is counted does not depend on who noticed.
+ */
+#ifndef WEIR_SWEEP_H
+#define WEIR_SWEEP_H
+
+#include "tcp.h"
+
+#define SECOND 1000000000ULL
+
+struct sweep {
+	__u64 now;
+};
+
+static __always_inline int pod_gone(__u32 pod)
+{
+	struct attachment *a = bpf_map_lookup_elem(&attachments, &pod);
+
+	return !a || a->deleted_ns;
+}
+
+static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struct sweep *s)
+{
+	int closing = conn->dying || (conn->half[DIRECTION_RX].fin && conn->half[DIRECTION_TX].fin);
+	__u64 patience = closing			  ? CLOSE_TIMEOUT_S
+			 : conn->state != TCP_ESTABLISHED ? SYN_TIMEOUT_S
+							  : IDLE_TIMEOUT_S;
+
+	if (s->now - conn->seen_ns < patience * SECOND && !pod_gone(conn->pod))
+		return 0;
+	if (conn_take(conn, conn->check))
+		return 0;
+	if (conn->state != TCP_ESTABLISHED)
+		tcp_result(conn, TCP_RESULT_TIMEOUT);
+	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, s->now);
+	conn_remove(key, conn);
+	return 0;
+}
+
+static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, struct sweep *s)
+{
+	__u32 pod = query->pod;
+	__u8 role = query->role;
+
+	if (s->now - query->asked_ns < DNS_TIMEOUT_S * SECOND && !pod_gone(pod))
+		return 0;
+	if (!bpf_map_delete_elem(&dns_pending, key)) {
+		stat_add(STAT_DNS_REMOVED, 1);
+		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, TRANSPORT_UDP), 0, 1);
+	}
+	return 0;
+}
+
+static __always_inline void sweep(void)
+{
+	struct sweep s = {.now = bpf_ktime_get_ns()};
+
+	bpf_for_each_map_elem(&conns, sweep_conn, &s, 0);
+	bpf_for_each_map_elem(&dns_pending, sweep_dns, &s, 0);
+}
+
+#endif

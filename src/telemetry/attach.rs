@@ -1,0 +1,280 @@
+//! Hooks one pod to the pinned programs: registers it in the maps, then attaches.
+//!
+//! The maps know the pod before the first packet can pass, so no packet goes uncounted.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+
+use super::{
+    Attached, Choice, Identity, Mode, clsact, load, pin, reader, sys,
+    wire::{AttachMode, Direction, PodTraffic, RawAttachment, bytes_of, field, from_bytes},
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Both directions with the program for each, as pinned.
+const PROGRAMS: [(Direction, &str); 2] =
+    [(Direction::DIRECTION_TX, "weir_from_pod"), (Direction::DIRECTION_RX, "weir_to_pod")];
+
+/// The pins that an attachment needs.
+struct Pins {
+    programs: [(Direction, OwnedFd); 2],
+    pods: MapHandle,
+    attachments: MapHandle,
+}
+
+impl Pins {
+    fn open(bpf_dir: &Path) -> Result<Option<Self>> {
+        let [(tx, from), (rx, to)] = PROGRAMS;
+        let (Some(from), Some(to)) = (pin::program(bpf_dir, from)?, pin::program(bpf_dir, to)?)
+        else {
+            return Ok(None);
+        };
+        let (Some(pods), Some(attachments)) =
+            (pin::map(bpf_dir, "pods")?, pin::map(bpf_dir, "attachments")?)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Self { programs: [(tx, from), (rx, to)], pods, attachments }))
+    }
+
+    fn require(bpf_dir: &Path) -> Result<Self> {
+        Self::open(bpf_dir)?.ok_or_else(|| {
+            Error::new(
+                Kind::Telemetry,
+                format!("no programs are pinned in {}", pin::dir(bpf_dir).display()),
+            )
+        })
+    }
+}
+
+/// See [`super::attach`].
+pub fn attach(
+    bpf_dir: &Path,
+    choice: Choice,
+    ifindex: u32,
+    identity: &Identity,
+) -> Result<Attached> {
+    libbpf_rs::set_print(None);
+    let pins = match Pins::open(bpf_dir)? {
+        Some(pins) => pins,
+        None => {
+            load::ensure(bpf_dir)?;
+            Pins::require(bpf_dir)?
+        }
+    };
+    let index = signed(ifindex)?;
+    let mode = mode(choice, index);
+    let pod = register(bpf_dir, &pins, ifindex, mode, identity)?;
+    let attached = Attached { pod, mode };
+    for (direction, program) in &pins.programs {
+        let done = match mode {
+            Mode::Clsact => clsact::attach(program.as_fd(), index, *direction)
+                .context(Kind::Telemetry, || refused("filter", ifindex)),
+            Mode::Tcx => sys::tcx_attach(
+                program.as_fd(),
+                index,
+                *direction,
+                &pin::link(bpf_dir, pod, *direction),
+            )
+            .context(Kind::Telemetry, || refused("link", ifindex)),
+        };
+        if let Err(err) = done {
+            let undone = unhook(bpf_dir, &pins, ifindex, &attached, true)
+                .and_then(|()| forget(&pins, ifindex, pod));
+            return Err(undone.err().into_iter().fold(err, |err, also| err.details(also)));
+        }
+    }
+    Ok(attached)
+}
+
+/// See [`super::detach`].
+pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
+    libbpf_rs::set_print(None);
+    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(()) };
+    unhook(bpf_dir, &pins, ifindex, attached, link_stays)?;
+    let key = bytes_of(&attached.pod);
+    let found = pins.attachments.lookup(key, MapFlags::ANY).context(Kind::Telemetry, gone)?;
+    let Some(mut value) = found.and_then(|bytes| from_bytes::<RawAttachment>(&bytes)) else {
+        return Ok(());
+    };
+    // A call that was killed may have journaled an id that it never came to enter.
+    if value.deleted_ns == 0 && value.ifindex == ifindex {
+        value.deleted_ns = nanoseconds(now());
+        pins.attachments
+            .update(key, bytes_of(&value), MapFlags::EXIST)
+            .context(Kind::Telemetry, gone)?;
+    }
+    Ok(())
+}
+
+/// See [`super::verify`].
+pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
+    libbpf_rs::set_print(None);
+    let differs = |what: String| Error::new(Kind::Difference, what);
+    let Some(pins) = Pins::open(bpf_dir)? else {
+        return Err(differs(format!("no programs are pinned in {}", bpf_dir.display())));
+    };
+    let index = signed(ifindex)?;
+    for (direction, program) in &pins.programs {
+        let present = match attached.mode {
+            Mode::Clsact => clsact::query(program.as_fd(), index, *direction)
+                .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
+                .is_some(),
+            Mode::Tcx => pin::link(bpf_dir, attached.pod, *direction).exists(),
+        };
+        if !present {
+            return Err(differs(format!(
+                "the {} of direction {} on interface {ifindex} is missing",
+                if attached.mode == Mode::Clsact { "tc filter" } else { "tcx link" },
+                if *direction == Direction::DIRECTION_TX { "tx" } else { "rx" },
+            )));
+        }
+    }
+    let entry = pins
+        .pods
+        .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
+        .context(Kind::Telemetry, || "can't read the map pods".into())?;
+    let owner = entry.and_then(|values| values.first().and_then(|v| from_bytes::<PodTraffic>(v)));
+    if owner.is_none_or(|owner| owner.pod != attached.pod) {
+        return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
+    }
+    Ok(())
+}
+
+/// A clsact filter behind a tcx program that ends the chain sees nothing, so `auto` joins tcx there.
+fn mode(choice: Choice, ifindex: i32) -> Mode {
+    match choice {
+        Choice::Clsact => Mode::Clsact,
+        Choice::Tcx => Mode::Tcx,
+        Choice::Auto if PROGRAMS.iter().any(|&(side, _)| sys::tcx_in_use(ifindex, side)) => {
+            Mode::Tcx
+        }
+        Choice::Auto => Mode::Clsact,
+    }
+}
+
+/// Enters the pod into both maps under a fresh id, which it returns.
+fn register(
+    bpf_dir: &Path,
+    pins: &Pins,
+    ifindex: u32,
+    mode: Mode,
+    identity: &Identity,
+) -> Result<u32> {
+    let value = RawAttachment {
+        created_ns: nanoseconds(now()),
+        deleted_ns: 0,
+        ifindex,
+        mode: match mode {
+            Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
+            Mode::Tcx => AttachMode::ATTACH_TCX.0,
+        },
+        pod_namespace: field(&identity.namespace),
+        pod_name: field(&identity.pod),
+        pod_uid: field(&identity.uid),
+        container_id: field(&identity.container_id),
+        ifname: field(&identity.ifname),
+    };
+    let pod = claim_id(bpf_dir, pins, &value)?;
+    let traffic = PodTraffic { pod, ..Default::default() };
+    let cpus = libbpf_rs::num_possible_cpus()
+        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+    let entered = pins
+        .pods
+        .update_percpu(bytes_of(&ifindex), &vec![bytes_of(&traffic).to_vec(); cpus], MapFlags::ANY)
+        .context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"));
+    if let Err(err) = entered {
+        forget(pins, ifindex, pod)?;
+        return Err(err);
+    }
+    Ok(pod)
+}
+
+/// Takes an id nobody has: the kernel's NOEXIST decides, chance only proposes.
+fn claim_id(bpf_dir: &Path, pins: &Pins, value: &RawAttachment) -> Result<u32> {
+    let mut swept = false;
+    for _ in 0..16 {
+        let pod = random_id();
+        match pins.attachments.update(bytes_of(&pod), bytes_of(value), MapFlags::NO_EXIST) {
+            Ok(()) => return Ok(pod),
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
+            // Full: pods that ended make room at once, whether an agent read them or not.
+            Err(_) if !swept => {
+                swept = true;
+                reader::Maps::open(bpf_dir)?.purge(Duration::ZERO)?;
+            }
+            Err(err) => {
+                return Err(Error::new(
+                    Kind::Telemetry,
+                    "the map attachments takes no further pod",
+                )
+                .details(err));
+            }
+        }
+    }
+    Err(Error::new(Kind::Telemetry, "found no free attachment id in 16 tries"))
+}
+
+/// Never 0: that key means "no pod". The standard library's hasher keys are random per process.
+fn random_id() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    let bits = std::hash::RandomState::new().build_hasher().finish();
+    u32::try_from(bits >> 32).unwrap_or(1).max(1)
+}
+
+fn unhook(
+    bpf_dir: &Path,
+    pins: &Pins,
+    ifindex: u32,
+    attached: &Attached,
+    link_stays: bool,
+) -> Result<()> {
+    for (direction, program) in &pins.programs {
+        match attached.mode {
+            Mode::Clsact if link_stays => {
+                clsact::detach(program.as_fd(), signed(ifindex)?, *direction)
+                    .context(Kind::Telemetry, || refused("removal of the filter", ifindex))?;
+            }
+            Mode::Clsact => {}
+            Mode::Tcx => sys::tcx_detach(&pin::link(bpf_dir, attached.pod, *direction))
+                .context(Kind::Telemetry, || refused("removal of the link", ifindex))?,
+        }
+    }
+    Ok(())
+}
+
+/// Takes back a registration under which nothing was counted.
+fn forget(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
+    let absent_is_done = |done: libbpf_rs::Result<()>| match done {
+        Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
+        _ => Ok(()),
+    };
+    absent_is_done(pins.pods.delete(bytes_of(&ifindex)))
+        .and(absent_is_done(pins.attachments.delete(bytes_of(&pod))))
+        .context(Kind::Telemetry, || format!("can't take interface {ifindex} out of the maps"))
+}
+
+fn refused(what: &str, ifindex: u32) -> String {
+    format!("the kernel refused the {what} on interface {ifindex}")
+}
+
+fn gone() -> String {
+    "can't mark the pod as gone in the map attachments".into()
+}
+
+fn signed(ifindex: u32) -> Result<i32> {
+    i32::try_from(ifindex).context(Kind::Telemetry, || format!("{ifindex} is no interface index"))
+}
+
+pub(super) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

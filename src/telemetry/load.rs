@@ -1,0 +1,132 @@
+//! Loads the programs once per boot and pins them.
+//!
+//! Verifying takes tens of milliseconds, an ADD one: so the first ADD loads under a lock and every
+//! later one finds the pins. A loader that dies leaves a temporary directory, never half a schema.
+
+use std::{
+    fs,
+    mem::MaybeUninit,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::{
+    MapCore,
+    skel::{OpenSkel, SkelBuilder},
+};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{
+    histogram, pin,
+    wire::{WeirMaps, WeirProgs, WeirSkelBuilder},
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Makes sure that programs and maps of this schema are pinned under `bpf_dir`.
+///
+/// # Errors
+/// `Kind::Telemetry`: no bpffs, no permission, or the verifier's word; `Kind::TryAgain`: another
+/// process held the lock for ten seconds. Nothing is left pinned.
+pub fn ensure(bpf_dir: &Path) -> Result<()> {
+    if pin::dir(bpf_dir).is_dir() {
+        return Ok(());
+    }
+    pin::prepare(bpf_dir)?;
+    let _lock = lock(bpf_dir)?;
+    if pin::dir(bpf_dir).is_dir() {
+        return Ok(());
+    }
+    load(bpf_dir)
+}
+
+fn lock(bpf_dir: &Path) -> Result<Flock<fs::File>> {
+    let mut file = fs::File::open(bpf_dir)
+        .context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
+            Err((_, err)) => {
+                return Err(Error::new(
+                    Kind::TryAgain,
+                    format!("{} is locked by a process that loads programs", bpf_dir.display()),
+                )
+                .details(err));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Loads into a directory of a temporary name and publishes it by renaming.
+fn load(bpf_dir: &Path) -> Result<()> {
+    // A bpffs takes no name with a dot in it.
+    const TEMPORARY: &str = "loading";
+    let temporary = bpf_dir.join(TEMPORARY);
+    // Only the holder of the lock gets here, so what is there was left by a loader that died.
+    clear(&temporary)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&temporary)
+        .context(Kind::Telemetry, || format!("can't make {}", temporary.display()))?;
+    let published = load_and_pin(&temporary).and_then(|()| {
+        fs::rename(&temporary, pin::dir(bpf_dir))
+            .context(Kind::Telemetry, || format!("can't rename {}", temporary.display()))
+    });
+    if published.is_err() {
+        clear(&temporary)?;
+    }
+    published
+}
+
+fn clear(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).context(Kind::Telemetry, || format!("can't remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn load_and_pin(dir: &Path) -> Result<()> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = WeirSkelBuilder::default()
+        .open(&mut storage)
+        .context(Kind::Telemetry, || "can't open the built-in BPF object".into())?;
+    if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+        for (to, from) in rodata.histogram_bounds.iter_mut().zip(histogram::bounds_ns()) {
+            *to = from;
+        }
+    }
+    let mut skel = open.load().context(Kind::Telemetry, || {
+        "the kernel refused the BPF programs (CAP_BPF and CAP_NET_ADMIN, Linux 5.17 or newer?)"
+            .into()
+    })?;
+    let WeirMaps {
+        pods,
+        attachments,
+        counters,
+        histograms,
+        conns,
+        inflight_spill,
+        dns_pending,
+        stats,
+        ..
+    } = &mut skel.maps;
+    for map in [pods, attachments, counters, histograms, conns, inflight_spill, dns_pending, stats]
+    {
+        let path = dir.join(map.name());
+        map.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
+    }
+    let WeirProgs { weir_from_pod, weir_to_pod, weir_sweep, .. } = &mut skel.progs;
+    for program in [weir_from_pod, weir_to_pod, weir_sweep] {
+        let path = dir.join(program.name());
+        program.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Where programs, maps and links are pinned, and how they are opened again.
+//!
+//! `<bpf dir>/<schema>/` holds programs and maps of one layout (a hash of the headers that define
+//! it); it appears by one rename, so it is whole or absent. `<bpf dir>/links/` holds the tcx links.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{MapHandle, Program};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::wire::Direction;
+use crate::error::{Context, Error, Kind, Result};
+
+/// The layout of this binary's maps.
+pub const SCHEMA: &str = env!("WEIR_SCHEMA");
+
+/// The directory of this schema's pins.
+pub fn dir(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(SCHEMA)
+}
+
+/// The pin of a tcx link.
+pub fn link(bpf_dir: &Path, pod: u32, direction: Direction) -> PathBuf {
+    let side = if direction == Direction::DIRECTION_TX { "from" } else { "to" };
+    bpf_dir.join("links").join(format!("{pod:08x}_{side}_pod"))
+}
+
+/// Opens a pinned map; `None` when there is no pin.
+pub fn map(bpf_dir: &Path, name: &str) -> Result<Option<MapHandle>> {
+    let path = dir(bpf_dir).join(name);
+    absent_is_none(MapHandle::from_pinned_path(&path))
+        .context(Kind::Telemetry, || format!("can't open the pinned map {}", path.display()))
+}
+
+/// Opens a pinned program; `None` when there is no pin.
+pub fn program(bpf_dir: &Path, name: &str) -> Result<Option<OwnedFd>> {
+    let path = dir(bpf_dir).join(name);
+    absent_is_none(Program::fd_from_pinned_path(&path))
+        .context(Kind::Telemetry, || format!("can't open the pinned program {}", path.display()))
+}
+
+fn absent_is_none<T>(opened: libbpf_rs::Result<T>) -> libbpf_rs::Result<Option<T>> {
+    match opened {
+        Ok(pin) => Ok(Some(pin)),
+        Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Makes `bpf_dir` (mode 0700) if its parent is on a bpffs; an existing one must be ours and on a bpffs.
+pub fn prepare(bpf_dir: &Path) -> Result<()> {
+    probe(bpf_dir)?;
+    match fs::DirBuilder::new().mode(0o700).create(bpf_dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            Err(err).context(Kind::Telemetry, || format!("can't make {}", bpf_dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `bpf_dir` is, or could be made, a directory of ours on a bpffs. Changes nothing.
+pub fn probe(bpf_dir: &Path) -> Result<()> {
+    let place = match fs::symlink_metadata(bpf_dir) {
+        Ok(found) if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() => {
+            return Err(Error::new(
+                Kind::Telemetry,
+                format!("{} is no directory of this user; remove it", bpf_dir.display()),
+            ));
+        }
+        Ok(_) => bpf_dir,
+        Err(_) => bpf_dir.parent().unwrap_or(bpf_dir),
+    };
+    let on_bpffs = statfs(place).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if on_bpffs {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Telemetry,
+        format!(
+            "{} is not on a bpffs; mount one: mount -t bpf bpf {}",
+            bpf_dir.display(),
+            bpf_dir.parent().unwrap_or(bpf_dir).display()
+        ),
+    ))
+}

@@ -1,0 +1,149 @@
+//! HTTP/1: one exchange of each kind, and what happens when a connection ends early.
+
+use weir::telemetry::wire::{
+    CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol, Role, Stat,
+};
+
+use crate::{
+    frame::{ACK, End, v4},
+    kernel::{Counts, Kernel},
+    stream::{Side, Stream},
+};
+
+/// What the pod's role is in tests that don't vary it.
+const SERVER: Role = Role::ROLE_SERVER;
+
+fn ends(port: u16) -> (End, End) {
+    (v4(9, port), v4(2, 80))
+}
+
+fn open(kernel: &Kernel, port: u16) -> Stream<'_> {
+    let (client, server) = ends(port);
+    Stream::open(kernel, SERVER, client, server)
+}
+
+fn requests(kernel: &Kernel) -> Vec<(u8, u8, u16, u64)> {
+    let kind = u8::try_from(CounterKind::COUNTER_HTTP_REQUESTS.0).unwrap();
+    let of_kind = |key: &(u8, u8, u8, u8, u16)| key.0 == kind;
+    let Counts(counts) = kernel.counts();
+    counts.into_iter().filter(|(key, _)| of_kind(key)).map(|(k, n)| (k.2, k.3, k.4, n)).collect()
+}
+
+fn errors(kernel: &Kernel, error: HttpError) -> u64 {
+    let kind = u8::try_from(CounterKind::COUNTER_HTTP_ERRORS.0).unwrap();
+    let key = (kind, 1, u8::try_from(error.0).unwrap(), 0, 0);
+    kernel.counts().0.get(&key).copied().unwrap_or_default()
+}
+
+const GET: u8 = 1;
+const V1_1: u8 = 2;
+
+#[test]
+fn the_numbers_of_this_file_are_the_headers() {
+    assert_eq!(u32::from(GET), HttpMethod::HTTP_METHOD_GET.0);
+    assert_eq!(u32::from(V1_1), HttpVersion::HTTP_VERSION_1_1.0);
+}
+
+#[test]
+fn an_exchange_counts_when_its_response_is_complete() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell");
+    assert_eq!(requests(&kernel), []);
+    stream.send(Side::Server, b"o");
+    assert_eq!(requests(&kernel), [(GET, V1_1, 200, 1)]);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 5);
+}
+
+#[test]
+fn early_ends_are_named_and_never_given_a_status() {
+    let kernel = Kernel::new();
+    let request = b"GET / HTTP/1.1\r\n\r\n";
+    let mut stream = open(&kernel, 40001);
+    stream.send(Side::Client, request);
+    stream.fin(Side::Server);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_NO_RESPONSE), 1);
+    let mut stream = open(&kernel, 40002);
+    stream.send(Side::Client, request);
+    stream.reset(Side::Server);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_RESET), 1);
+    let mut stream = open(&kernel, 40003);
+    stream.send(Side::Client, request);
+    stream.reset(Side::Client);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_CANCELLED), 1);
+    let mut stream = open(&kernel, 40004);
+    stream.send(Side::Client, request);
+    stream.fin(Side::Client);
+    stream.fin(Side::Server);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_CANCELLED), 2);
+    assert_eq!(requests(&kernel), [(GET, V1_1, 0, 4)]);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 4);
+}
+
+#[test]
+fn a_body_until_close_ends_with_the_connection() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    stream.send(Side::Client, b"GET / HTTP/1.0\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.0 200 OK\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    assert_eq!(requests(&kernel), []);
+    stream.fin(Side::Server);
+    assert_eq!(requests(&kernel), [(GET, 1, 200, 1)]);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 18);
+}
+
+#[test]
+fn after_an_upgrade_nothing_is_parsed() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    stream.send(Side::Client, b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
+    stream.send(
+        Side::Server,
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x05hello",
+    );
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.1 500 Oh\r\n\r\n");
+    assert_eq!(requests(&kernel), [(GET, V1_1, 101, 1)]);
+    assert!(kernel.snapshot().stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().all(|&n| n == 0));
+}
+
+#[test]
+fn what_is_no_http_is_named_once_and_left_alone() {
+    let kernel = Kernel::new();
+    let firsts: [(&[u8], L7Protocol); 5] = [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", L7Protocol::L7_TLS),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", L7Protocol::L7_HTTP2),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", L7Protocol::L7_UNKNOWN),
+        (b"*1\r\n$4\r\nPING\r\n", L7Protocol::L7_UNKNOWN),
+        (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", L7Protocol::L7_UNKNOWN),
+    ];
+    for (port, (first, _)) in (40000..).zip(firsts) {
+        let mut stream = open(&kernel, port);
+        stream.send(Side::Client, first);
+        stream.send(Side::Server, b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+    for protocol in [L7Protocol::L7_TLS, L7Protocol::L7_HTTP2, L7Protocol::L7_UNKNOWN] {
+        let kind = u8::try_from(CounterKind::COUNTER_L7_CONNECTIONS.0).unwrap();
+        let expected = firsts.iter().filter(|(_, named)| *named == protocol).count() as u64;
+        let key = (kind, 1, u8::try_from(protocol.0).unwrap(), 0, 0);
+        assert_eq!(kernel.counts().0.get(&key), Some(&expected), "{protocol:?}");
+    }
+    assert_eq!(requests(&kernel), []);
+}
+
+#[test]
+fn a_gap_outside_a_body_is_told_and_ends_the_parsing() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    let lost = stream.next(Side::Client).wrapping_add(500);
+    stream.segment(Side::Client, lost, ACK, b"GET / HTTP/1.1\r\n\r\n");
+    stream.fin(Side::Server);
+    stream.reset(Side::Client);
+    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
+    assert_eq!(requests(&kernel), [(GET, V1_1, 0, 1)]);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_MALFORMED), 1);
+}

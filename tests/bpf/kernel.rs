@@ -1,0 +1,111 @@
+//! The pinned programs and maps of a test: a bpffs and a network namespace of its own.
+
+use std::{collections::BTreeMap, os::fd::AsFd, os::fd::OwnedFd, path::PathBuf};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use weir::telemetry::{
+    self, Attached, Choice, Identity, pin,
+    reader::{Maps, Snapshot},
+    sys::{Skb, test_run},
+    wire::{CounterKey, CounterKind, HistogramKey, HistogramKind},
+};
+
+/// In a fresh network namespace loopback has index 1; a test run without a device passes it.
+const LOOPBACK: u32 = 1;
+
+pub struct Kernel {
+    mounted: PathBuf,
+    pub attached: Attached,
+    from_pod: OwnedFd,
+    to_pod: OwnedFd,
+    pub maps: Maps,
+}
+
+/// What changed between two snapshots, by key; the pod's id left out.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+pub struct Counts(pub BTreeMap<(u8, u8, u8, u8, u16), u64>);
+
+impl Counts {
+    pub fn add(&mut self, kind: CounterKind, role: u8, a: u32, b: u32, c: u16, n: u64) {
+        let key = (u8::try_from(kind.0).unwrap(), role, small(a), small(b), c);
+        *self.0.entry(key).or_default() += n;
+    }
+
+    pub fn of(&self, kind: CounterKind) -> u64 {
+        self.0.iter().filter(|(key, _)| u32::from(key.0) == kind.0).map(|(_, n)| n).sum()
+    }
+}
+
+fn small(value: u32) -> u8 {
+    u8::try_from(value).unwrap()
+}
+
+impl Kernel {
+    /// Needs root: it mounts, loads and attaches for real, away from the host's namespaces.
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads BPF programs: run it as root");
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing: Option<&str> = None;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        let mounted = std::env::temp_dir().join(format!("weir-bpf-{}", nix::unistd::gettid()));
+        std::fs::create_dir_all(&mounted).unwrap();
+        mount(Some("bpf"), &mounted, Some("bpf"), MsFlags::empty(), nothing).unwrap();
+        let bpf_dir = mounted.join("weir");
+        let identity = Identity {
+            namespace: "ns".into(),
+            pod: "pod".into(),
+            container_id: "c1".into(),
+            ifname: "eth0".into(),
+            ..Default::default()
+        };
+        let attached = telemetry::attach(&bpf_dir, Choice::Clsact, LOOPBACK, &identity).unwrap();
+        let program = |name| pin::program(&bpf_dir, name).unwrap().unwrap();
+        Self {
+            attached,
+            from_pod: program("weir_from_pod"),
+            to_pod: program("weir_to_pod"),
+            maps: Maps::open(&bpf_dir).unwrap(),
+            mounted,
+        }
+    }
+
+    pub fn leave_pod(&self, frame: &[u8]) {
+        test_run(self.from_pod.as_fd(), frame, Skb::default(), 1).unwrap();
+    }
+
+    pub fn enter_pod(&self, frame: &[u8]) {
+        test_run(self.to_pod.as_fd(), frame, Skb::default(), 1).unwrap();
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.maps.snapshot().unwrap()
+    }
+
+    /// All counters of this pod.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (key, n) in self.snapshot().counters {
+            let CounterKey { pod, kind, role, a, b, c, .. } = key;
+            assert_eq!(pod, self.attached.pod);
+            counts.0.insert((kind, role, a, b, c), n);
+        }
+        counts
+    }
+
+    /// All observations of one kind of histogram.
+    pub fn observations(&self, kind: HistogramKind) -> u64 {
+        let of = |key: &HistogramKey| u32::from(key.kind) == kind.0;
+        let snapshot = self.snapshot();
+        snapshot.histograms.iter().filter(|(key, _)| of(key)).flat_map(|(_, h)| h.cells).sum()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        umount2(&self.mounted, MntFlags::MNT_DETACH).unwrap();
+        std::fs::remove_dir(&self.mounted).unwrap();
+    }
+}

@@ -1,0 +1,10 @@
+//! The BPF programs through `BPF_PROG_TEST_RUN`: crafted frames in, pinned maps out.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
+
+mod dns;
+mod frame;
+mod http;
+mod kernel;
+mod split;
+mod stream;
+mod tcp;

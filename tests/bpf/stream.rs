@@ -1,0 +1,89 @@
+//! A TCP connection as the hook sees it, in either role of the pod.
+
+use weir::telemetry::wire::Role;
+
+use crate::{
+    frame::{self, ACK, End, FIN, RST, SYN},
+    kernel::Kernel,
+};
+
+/// Sequence numbers start near the end of their space, so that every test passes the wrap.
+const CLIENT_ISN: u32 = 0xffff_ff80;
+const SERVER_ISN: u32 = 0xffff_fff0;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+pub struct Stream<'k> {
+    kernel: &'k Kernel,
+    /// The pod's role.
+    role: Role,
+    client: End,
+    server: End,
+    /// Next sequence numbers by side.
+    next: [u32; 2],
+}
+
+impl<'k> Stream<'k> {
+    /// A connection after its handshake.
+    pub fn open(kernel: &'k Kernel, role: Role, client: End, server: End) -> Self {
+        let mut stream = Self::syn(kernel, role, client, server);
+        stream.send_flags(Side::Server, SYN | ACK);
+        stream.next[Side::Server as usize] = SERVER_ISN.wrapping_add(1);
+        stream.send_flags(Side::Client, ACK);
+        stream
+    }
+
+    /// A connection of which only the SYN was sent.
+    pub fn syn(kernel: &'k Kernel, role: Role, client: End, server: End) -> Self {
+        let mut stream = Self { kernel, role, client, server, next: [CLIENT_ISN, SERVER_ISN] };
+        stream.send_flags(Side::Client, SYN);
+        stream.next[Side::Client as usize] = CLIENT_ISN.wrapping_add(1);
+        stream
+    }
+
+    /// The next sequence number of `side`.
+    pub fn next(&self, side: Side) -> u32 {
+        self.next[side as usize]
+    }
+
+    /// A segment at any place of the stream; does not move it.
+    pub fn segment(&self, side: Side, seq: u32, flags: u8, payload: &[u8]) {
+        let (from, to) = match side {
+            Side::Client => (self.client, self.server),
+            Side::Server => (self.server, self.client),
+        };
+        let frame = frame::tcp(from, to, seq, flags, payload);
+        let from_pod = (self.role == Role::ROLE_CLIENT) == (side == Side::Client);
+        if from_pod { self.kernel.leave_pod(&frame) } else { self.kernel.enter_pod(&frame) }
+    }
+
+    /// The next bytes, in order.
+    pub fn send(&mut self, side: Side, payload: &[u8]) {
+        self.segment(side, self.next(side), ACK, payload);
+        let len = u32::try_from(payload.len()).unwrap();
+        self.next[side as usize] = self.next(side).wrapping_add(len);
+    }
+
+    /// A segment that overlaps what was sent and goes beyond it.
+    pub fn resend(&mut self, side: Side, seq: u32, payload: &[u8]) {
+        self.segment(side, seq, ACK, payload);
+        self.next[side as usize] = seq.wrapping_add(u32::try_from(payload.len()).unwrap());
+    }
+
+    pub fn send_flags(&self, side: Side, flags: u8) {
+        self.segment(side, self.next(side), flags, &[]);
+    }
+
+    pub fn fin(&mut self, side: Side) {
+        self.send_flags(side, FIN | ACK);
+        self.next[side as usize] = self.next(side).wrapping_add(1);
+    }
+
+    pub fn reset(&self, side: Side) {
+        self.send_flags(side, RST | ACK);
+    }
+}

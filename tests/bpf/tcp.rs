@@ -1,0 +1,131 @@
+//! L3 and L4: bytes, packets, connections, resets, retransmits.
+
+use weir::telemetry::wire::{CounterKind, Direction, Family, HistogramKind, Role, Stat, TcpResult};
+
+use crate::{
+    frame::{self, ACK, SYN, v4, v6},
+    kernel::Kernel,
+    stream::{Side, Stream},
+};
+
+const SERVER: Role = Role::ROLE_SERVER;
+const CLIENT: Role = Role::ROLE_CLIENT;
+
+fn connections(kernel: &Kernel, role: Role, result: TcpResult) -> u64 {
+    let key = (
+        u8::try_from(CounterKind::COUNTER_TCP_CONNECTIONS.0).unwrap(),
+        u8::try_from(role.0).unwrap(),
+        u8::try_from(result.0).unwrap(),
+        0,
+        0,
+    );
+    kernel.counts().0.get(&key).copied().unwrap_or_default()
+}
+
+#[test]
+fn bytes_and_packets_by_direction_and_family() {
+    let kernel = Kernel::new();
+    let frame4 = frame::udp(v4(2, 1000), v4(3, 2000), &[0; 100]);
+    let frame6 = frame::udp(v6(2, 1000), v6(3, 2000), &[0; 50]);
+    for _ in 0..3 {
+        kernel.leave_pod(&frame4);
+    }
+    kernel.enter_pod(&frame6);
+    // ARP is neither family.
+    kernel.enter_pod(&[0xff; 60]);
+    let snapshot = kernel.snapshot();
+    let network = snapshot.pods[&kernel.attached.pod].network;
+    let at = |direction: Direction, family: Family| {
+        let counter = network[direction.0 as usize][family.0 as usize];
+        (counter.bytes, counter.packets)
+    };
+    assert_eq!(at(Direction::DIRECTION_TX, Family::FAMILY_IPV4), (3 * 142, 3));
+    assert_eq!(at(Direction::DIRECTION_RX, Family::FAMILY_IPV6), (112, 1));
+    assert_eq!(at(Direction::DIRECTION_RX, Family::FAMILY_IPV4), (0, 0));
+    assert_eq!(at(Direction::DIRECTION_TX, Family::FAMILY_IPV6), (0, 0));
+}
+
+#[test]
+fn a_handshake_is_one_connection_however_often_its_segments_come() {
+    let kernel = Kernel::new();
+    for (role, client, server) in
+        [(SERVER, v4(9, 40000), v4(2, 80)), (CLIENT, v6(2, 40000), v6(9, 80))]
+    {
+        let stream = Stream::syn(&kernel, role, client, server);
+        stream.segment(Side::Client, stream.next(Side::Client).wrapping_sub(1), SYN, &[]);
+        assert_eq!(connections(&kernel, role, TcpResult::TCP_RESULT_ESTABLISHED), 0);
+        stream.send_flags(Side::Server, SYN | ACK);
+        stream.send_flags(Side::Server, SYN | ACK);
+        stream.send_flags(Side::Client, ACK);
+        stream.send_flags(Side::Client, ACK);
+        assert_eq!(connections(&kernel, role, TcpResult::TCP_RESULT_ESTABLISHED), 1);
+    }
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_TCP_CONNECT), 2);
+}
+
+#[test]
+fn a_closed_connection_leaves_the_table() {
+    let kernel = Kernel::new();
+    let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+    assert_eq!(kernel.snapshot().maps.iter().find(|m| m.name == "conns").unwrap().entries, 1);
+    stream.fin(Side::Client);
+    stream.fin(Side::Server);
+    stream.send_flags(Side::Client, ACK);
+    assert_eq!(kernel.snapshot().maps.iter().find(|m| m.name == "conns").unwrap().entries, 0);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+}
+
+#[test]
+fn refused_and_reset_connections() {
+    let kernel = Kernel::new();
+    let refused = Stream::syn(&kernel, CLIENT, v4(2, 40000), v4(9, 81));
+    refused.reset(Side::Server);
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_REFUSED), 1);
+    let reset = Stream::open(&kernel, CLIENT, v4(2, 40001), v4(9, 80));
+    reset.reset(Side::Server);
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_RESET), 1);
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_ESTABLISHED), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+}
+
+#[test]
+fn a_segment_sent_again_is_a_retransmit_and_one_that_was_late_is_not() {
+    let kernel = Kernel::new();
+    let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+    stream.send(Side::Client, b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n");
+    let late = stream.next(Side::Client);
+    // The second hundred bytes overtake the first.
+    stream.segment(Side::Client, late.wrapping_add(100), ACK, &[b'x'; 100]);
+    stream.segment(Side::Client, late, ACK, &[b'x'; 100]);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_RETRANSMITS), 0);
+    stream.segment(Side::Client, late.wrapping_add(100), ACK, &[b'x'; 100]);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_RETRANSMITS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUEST_BODY), 200);
+}
+
+#[test]
+fn a_reused_pair_of_ports_is_a_new_connection() {
+    let kernel = Kernel::new();
+    for _ in 0..2 {
+        let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+        stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    }
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_ESTABLISHED), 2);
+    // The first one's request was never answered; the second one's still waits.
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 1);
+}
+
+#[test]
+fn fragments_and_nonsense_are_counted_and_harm_nothing() {
+    let kernel = Kernel::new();
+    let mut fragment = frame::tcp(v4(9, 40000), v4(2, 80), 1, ACK, b"GET / HTTP/1.1\r\n\r\n");
+    fragment[14 + 6] = 0x20; // more fragments
+    kernel.enter_pod(&fragment);
+    for cut in 14..54 {
+        let frame = frame::tcp(v4(9, 40000), v4(2, 80), 1, SYN, &[]);
+        kernel.enter_pod(&frame[..cut.max(34)]);
+    }
+    let snapshot = kernel.snapshot();
+    assert_eq!(snapshot.stats[Stat::STAT_GAP_FRAGMENT.0 as usize], 1);
+}
