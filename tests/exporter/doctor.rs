@@ -52,6 +52,19 @@ fn a_fit_host_passes_and_stays_as_it_is() {
 }
 
 #[test]
+fn what_is_missing_fails_with_its_name_and_the_exit_status() {
+    let node = Node::new("unfit");
+    fs::write(node.path("state"), "a file in the place of the directory").unwrap();
+    let output = doctor(&node, &node.path("elsewhere/weir"));
+    assert_eq!(output.status.code(), Some(1));
+    let said = diagnosis(&output);
+    assert_eq!(said["bpffs"].0, "fail", "{said:#?}");
+    assert!(said["bpffs"].1.contains("elsewhere"), "{said:#?}");
+    assert_eq!(said["state"].0, "fail", "{said:#?}");
+    assert_eq!(said["conflist"].0, "warn", "{said:#?}");
+}
+
+#[test]
 fn without_privileges_it_says_what_it_could_not_try() {
     let node = Node::new("nobody");
     let mut command = std::process::Command::new("setpriv");

@@ -54,7 +54,20 @@ pub fn read(mut stream: TcpStream) -> Option<Answer> {
     Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-/// GETs a path.
+/// GETs a path of the agent.
 pub fn get(path: &str) -> Answer {
-    send(format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")).unwrap()
+    get_from(Agent::address(), path)
+}
+
+/// GETs a path of any server.
+pub fn get_from(server: SocketAddr, path: &str) -> Answer {
+    let mut stream = connect(server);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    read(stream).unwrap()
+}
+
+/// GETs the page as OpenMetrics.
+pub fn get_openmetrics() -> Answer {
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    send(format!("GET /metrics HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\n\r\n")).unwrap()
 }

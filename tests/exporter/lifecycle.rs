@@ -2,7 +2,17 @@
 
 use nix::sys::signal::Signal;
 
-use super::{http::get, node::Node};
+use std::{fs, time::Duration};
+use weir::telemetry::wire::{CounterKind, HistogramKind};
+
+use super::{
+    fill::Pod,
+    http::get,
+    node::{Node, eventually, hide, run},
+};
+
+/// In every series of the pod that most tests here have.
+const WEB: &str = r#"pod="web""#;
 
 #[test]
 fn both_signals_end_it_cleanly() {
@@ -38,4 +48,162 @@ fn an_address_that_cannot_be_had_is_named() {
         assert!(log.iter().any(|line| line.contains(address)), "{log:#?}");
     }
     assert_eq!(get("/healthz").status, 200);
+}
+
+#[test]
+fn without_maps_it_is_alive_but_not_ready_and_says_why_once() {
+    let node = Node::new("absent");
+    let agent = node.agent();
+    assert_eq!(get("/healthz").status, 200);
+    eventually("not ready for want of maps", || {
+        let ready = get("/readyz");
+        ready.status == 503 && ready.body.contains("no pod has been attached yet")
+    });
+    let page = get("/metrics");
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("\nweir_maps_open 0\n") && page.body.contains("\nweir_pods 0\n"));
+    std::thread::sleep(Duration::from_millis(2_500));
+    let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
+    let complaints = log.iter().filter(|line| line.contains("no totals to show")).count();
+    assert_eq!(complaints, 1, "{log:#?}");
+}
+
+#[test]
+fn maps_that_appear_vanish_and_return_are_followed() {
+    let node = Node::new("follow");
+    let agent = node.agent();
+    let _web = Pod::new(&node, "web");
+    eventually("ready once there is a pod", || get("/readyz").status == 200);
+    assert!(get("/metrics").body.contains(WEB));
+    fs::remove_dir_all(node.bpf_dir()).unwrap();
+    eventually("not ready without pins", || get("/readyz").status == 503);
+    eventually("no totals without pins", || !get("/metrics").body.contains(WEB));
+    let _db = Pod::new(&node, "db");
+    eventually("the new maps", || {
+        let page = get("/metrics").body;
+        page.contains(r#"pod="db""#) && !page.contains(WEB)
+    });
+    assert_eq!(get("/readyz").status, 200);
+    let (status, log) = agent.into_inner().stop(Signal::SIGTERM);
+    assert_eq!(status, Some(0));
+    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((said("reading the maps"), said("no totals to show")), (2, 2), "{log:#?}");
+}
+
+#[test]
+fn a_bpffs_that_is_covered_is_followed_too() {
+    let node = Node::new("covered");
+    let agent = node.agent();
+    let _web = Pod::new(&node, "web");
+    eventually("ready once there is a pod", || get("/readyz").status == 200);
+    // The agent has the node's mounts: it sees an empty directory from now on.
+    hide(&node.path("bpf"));
+    eventually("not ready behind it", || get("/readyz").status == 503);
+    assert_eq!(get("/metrics").status, 200);
+    drop(agent);
+}
+
+#[test]
+fn killed_and_started_again_it_shows_the_same_totals() {
+    let node = Node::new("again");
+    let web = Pod::new(&node, "web");
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
+    web.observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1, &[(1_000_000, 7)]);
+    let totals = || {
+        let page = super::http::get_openmetrics().body;
+        page.lines().filter(|line| line.contains(WEB)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = node.agent();
+    eventually("the first agent's totals", || !totals().is_empty());
+    let before = totals();
+    let (status, _) = first.into_inner().stop(Signal::SIGKILL);
+    assert_eq!(status, None);
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 9);
+    let _second = node.agent();
+    eventually("the second agent's totals", || !totals().is_empty());
+    let seven = before.iter().position(|line| line.ends_with("status=\"200\"} 7")).unwrap();
+    let mut expected = before;
+    expected[seven] = expected[seven].replace("} 7", "} 9");
+    assert_eq!(totals(), expected);
+}
+
+#[test]
+fn a_deleted_pod_stays_for_its_grace_time_and_then_leaves_page_and_maps() {
+    let node = Node::new("grace");
+    let (web, db) = (Pod::new(&node, "web"), Pod::new(&node, "db"));
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
+    db.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 8);
+    run("ip", &["link", "delete", "web"]);
+    web.delete();
+    let _agent = node.agent();
+    eventually("one living pod", || get("/metrics").body.contains("\nweir_pods 1\n"));
+    let page = get("/metrics").body;
+    let last = r#"pod="web",role="server",method="GET",protocol="1.1",status="200"} 7"#;
+    assert!(page.contains(last), "{page}");
+    // A minute is too long for a test: the DEL is put where it would have been a minute ago.
+    web.delete_earlier(Duration::from_secs(61));
+    eventually("the pod is gone", || !get("/metrics").body.contains(WEB));
+    eventually("its counters, too", || {
+        get("/metrics").body.contains("weir_map_entries{map=\"counters\"} 1\n")
+    });
+    assert!(get("/metrics").body.contains(r#"pod="db",role="server",method="GET""#));
+}
+
+#[test]
+fn a_hook_that_was_taken_off_is_noticed() {
+    let node = Node::new("detached");
+    let (_web, _db) = (Pod::new(&node, "web"), Pod::new(&node, "db"));
+    let _agent = node.agent();
+    let status = |pod: &str, status: u8| {
+        let series = r#"weir_attach_status{namespace="shop","#;
+        format!(r#"{series}pod="{pod}",hook="clsact"}} {status}"#)
+    };
+    eventually("both are counted", || {
+        let page = get("/metrics").body;
+        page.contains(&status("web", 1)) && page.contains(&status("db", 1))
+    });
+    run("tc", &["qdisc", "delete", "dev", "web", "clsact"]);
+    eventually("one is not", || {
+        let page = get("/metrics").body;
+        page.contains(&status("web", 0)) && page.contains(&status("db", 1))
+    });
+    let listed = super::node::weir()
+        .args(["pods", "-o", "json", "--bpf-dir"])
+        .arg(node.bpf_dir())
+        .arg("--state-dir")
+        .arg(node.path("state"))
+        .output()
+        .unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let pods = listed.as_array().unwrap().iter();
+    let states: Vec<_> = pods.map(|pod| (pod["pod"].as_str(), pod["telemetry"].as_str())).collect();
+    assert_eq!(states, [(Some("db"), Some("unrecorded")), (Some("web"), Some("detached"))]);
+}
+
+#[test]
+fn foreign_things_in_the_place_of_the_maps_are_named_and_survived() {
+    let node = Node::new("foreign");
+    let web = Pod::new(&node, "web");
+    let mut agent = node.agent();
+    eventually("ready", || get("/readyz").status == 200);
+    // Another map under the name of ours: its keys and values are of other sizes.
+    web.pin_over("stats", "counters");
+    eventually("a map of another shape is refused", || {
+        let (page, ready) = (get("/metrics"), get("/readyz"));
+        page.status == 200 && !page.body.contains(WEB) && ready.status == 503
+    });
+    let ready = get("/readyz").body;
+    assert!(ready.contains("can't read the map"), "{ready}");
+    agent.wait_for("no totals to show");
+    // Ordinary files.
+    hide(&node.path("bpf"));
+    let pins = node.bpf_dir().join(env!("WEIR_SCHEMA"));
+    fs::create_dir_all(&pins).unwrap();
+    for name in ["pods", "attachments", "counters", "histograms", "stats", "conns"] {
+        fs::write(pins.join(name), "no map").unwrap();
+    }
+    eventually("files are refused", || get("/readyz").body.contains("pinned map"));
+    assert_eq!(get("/metrics").status, 200);
+    let (status, _) = agent.into_inner().stop(Signal::SIGTERM);
+    assert_eq!(status, Some(0));
 }

@@ -10,6 +10,9 @@
 
 mod bounds;
 mod doctor;
+mod fill;
 mod http;
 mod lifecycle;
 mod node;
+mod pages;
+mod prometheus;

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -205,4 +205,17 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
+}
+/// Asks again until the answer is right.
+pub fn eventually(what: &str, mut right: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !right() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Covers a directory with an empty one.
+pub fn hide(dir: &Path) {
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }

@@ -1,0 +1,189 @@
+//! Debian's Prometheus scrapes the agent: an independent parser of each page, and what is made of it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use weir::telemetry::wire::{CounterKind, HistogramKind};
+
+use super::{
+    fill::Pod,
+    http::{self, get, get_openmetrics},
+    node::{Node, Service, eventually, run},
+};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+
+/// A Prometheus of the test's own, with the example's configuration but for the interval.
+struct Prometheus(Service);
+
+impl Prometheus {
+    fn start(node: &Node) -> Self {
+        let example = fs::read_to_string(format!("{EXAMPLES}/prometheus.yaml")).unwrap();
+        let often = example.replace("scrape_interval: 15s", "scrape_interval: 1s");
+        assert_ne!(often, example);
+        let config = node.path("prometheus.yaml");
+        fs::write(&config, often).unwrap();
+        let alerts = "prometheus-alerts.yaml";
+        fs::copy(format!("{EXAMPLES}/{alerts}"), node.path(alerts)).unwrap();
+        let mut command = Command::new("prometheus");
+        command.arg(argument("--config.file", &config));
+        command.arg(argument("--storage.tsdb.path", &node.path("tsdb")));
+        command.arg("--web.listen-address=127.0.0.1:9090");
+        let mut service = Service::start(command);
+        service.wait_for("Server is ready to receive web requests");
+        Self(service)
+    }
+
+    /// The samples of an instant query: labels to value.
+    fn query(&self, expression: &str) -> BTreeMap<BTreeMap<String, String>, String> {
+        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let to = "127.0.0.1:9090".parse().unwrap();
+        let answer = http::get_from(to, &format!("/api/v1/query?query={encoded}"));
+        let json: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(json["status"], "success", "{json}");
+        let samples = json["data"]["result"].as_array().unwrap().iter();
+        samples
+            .map(|sample| {
+                let labels = serde_json::from_value(sample["metric"].clone()).unwrap();
+                (labels, sample["value"][1].as_str().unwrap().to_owned())
+            })
+            .collect()
+    }
+
+    /// The one value of a query that has one.
+    fn value(&self, expression: &str) -> Option<f64> {
+        let samples = self.query(expression);
+        assert!(samples.len() < 2, "{samples:#?}");
+        samples.into_values().next().map(|value| value.parse().unwrap())
+    }
+}
+
+fn argument(name: &str, path: &Path) -> String {
+    format!("{name}={}", path.to_str().unwrap())
+}
+
+#[test]
+fn prometheus_takes_every_sample_of_the_page() {
+    let node = Node::new("scrape");
+    let web = Pod::new(&node, "web");
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 1_234_567);
+    web.observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1, &[(20_000_000, 75), (200_000_000, 25)]);
+    let _agent = node.agent();
+    eventually("a pod", || get("/metrics").body.contains("\nweir_pods 1\n"));
+    let prometheus = Prometheus::start(&node);
+    eventually("a scrape", || prometheus.value("up") == Some(1.0));
+    let lines = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count();
+    let samples = lines(&get_openmetrics().body);
+    assert!(samples > lines(&get("/metrics").body), "OpenMetrics has creation times besides");
+    assert_eq!(prometheus.value("scrape_samples_scraped"), Some(samples as f64));
+    assert_eq!(prometheus.value("scrape_samples_post_metric_relabeling"), Some(samples as f64));
+
+    let requests = prometheus.query("weir_http_requests_total");
+    let expected = [
+        ("__name__", "weir_http_requests_total"),
+        ("instance", "127.0.0.1:9920"),
+        ("job", "weir"),
+        ("method", "GET"),
+        ("namespace", "shop"),
+        ("pod", "web"),
+        ("protocol", "1.1"),
+        ("role", "server"),
+        ("status", "200"),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    assert_eq!(requests, [(expected, "1234567".to_owned())].into());
+
+    // Three quarters of the durations are in (0.01, 0.025], so the median is two thirds into it.
+    let median = "histogram_quantile(0.5, weir_http_request_duration_seconds_bucket)";
+    let median = prometheus.value(median).unwrap();
+    assert!((median - 0.02).abs() < 1e-9, "{median}");
+    let mean = "weir_http_request_duration_seconds_sum / weir_http_request_duration_seconds_count";
+    assert_eq!(prometheus.value(mean), Some(0.065));
+    let created = prometheus.value("weir_http_requests_created").unwrap();
+    assert!((created - now()).abs() < 60.0, "{created}");
+    let (status, log) = prometheus.0.stop(Signal::SIGTERM);
+    assert_eq!(status, Some(0));
+    let complains = |line: &&String| line.contains("level=warn") || line.contains("level=error");
+    let complaint = log.iter().filter(complains).find(|line| !line.contains("Received SIGTERM"));
+    assert_eq!(complaint, None, "{log:#?}");
+}
+
+#[test]
+fn a_name_that_would_break_a_page_arrives_as_it_is() {
+    let node = Node::new("hostile");
+    let hostile = "a\"} 1\nweir_pods 99\n# EOF\n\\\u{202e}";
+    Pod::named(&node, "veth1", "", hostile);
+    let broken = Pod::named(&node, "veth2", "\\", "utf-8");
+    broken.change(|attachment| {
+        for (to, from) in attachment.pod_name.iter_mut().zip([0xc3_u8, 0x28, 0xff, b'x', 0]) {
+            *to = std::ffi::c_char::from_ne_bytes([from]);
+        }
+    });
+    let _agent = node.agent();
+    eventually("two pods", || get("/metrics").body.contains("\nweir_pods 2\n"));
+    let prometheus = Prometheus::start(&node);
+    eventually("a scrape", || prometheus.value("up") == Some(1.0));
+    assert_eq!(prometheus.value("weir_pods"), Some(2.0));
+    let names: Vec<_> = prometheus
+        .query("weir_attach_status")
+        .into_keys()
+        .map(|labels| (labels.get("namespace").cloned(), labels["pod"].clone()))
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    // Prometheus drops an empty label.
+    assert!(names.contains(&(None, hostile.to_owned())), "{names:?}");
+    assert!(names.contains(&(Some("\\".into()), "\u{fffd}(\u{fffd}x".into())), "{names:?}");
+}
+
+#[test]
+fn promtool_finds_nothing_to_say_about_the_page() {
+    let node = Node::new("promtool");
+    let web = Pod::new(&node, "web");
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
+    web.count(CounterKind::COUNTER_DNS_QUERIES, 0, 0, 1, 7);
+    web.count(CounterKind::COUNTER_DNS_RESPONSES, 0, 0, 1, 7);
+    for kind in 1..HistogramKind::HISTOGRAM_KIND_MAX.0 {
+        web.observe(HistogramKind(kind), 0, &[(1_000, 1), (70_000_000_000, 1)]);
+    }
+    let _agent = node.agent();
+    eventually("a pod", || get("/metrics").body.contains("\nweir_pods 1\n"));
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(get("/metrics").body.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_examples_are_what_prometheus_reads() {
+    let said = run("promtool", &["check", "config", &format!("{EXAMPLES}/prometheus.yaml")]);
+    assert!(said.contains("prometheus.yaml is valid prometheus config file syntax"), "{said}");
+    let alerts = format!("{EXAMPLES}/prometheus-alerts.yaml");
+    let said = run("promtool", &["check", "rules", &alerts]);
+    assert!(said.contains("7 rules found"), "{said}");
+    // Every name of ours that a rule uses is in the document that lists them all.
+    let metrics =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    let rules = fs::read_to_string(alerts).unwrap();
+    for name in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        let known = !name.starts_with("weir_") || metrics.contains(&format!("`{name}`"));
+        assert!(known, "{name}");
+    }
+}
+
+fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
+}
