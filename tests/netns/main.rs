@@ -13,6 +13,7 @@ mod add;
 mod bad_input;
 mod chained;
 mod check;
+mod counted;
 mod del;
 mod delegated;
 mod gc;

@@ -201,13 +201,22 @@ impl Call<'_> {
     }
 
     pub fn answer(&self) -> Answer {
+        self.answer_by(Stdio::piped())
+    }
+
+    /// The answer of a call whose stdout is that file.
+    pub fn answer_to(&self, path: &str) -> Answer {
+        self.answer_by(fs::File::options().write(true).open(path).unwrap().into())
+    }
+
+    fn answer_by(&self, stdout: Stdio) -> Answer {
         let path = self.host.node.path();
         let mut command = Command::new("timeout");
         command.args(["20", "nsenter", &format!("--net={}", path.display())]);
         command.arg(env!("CARGO_BIN_EXE_weir")).env("CNI_COMMAND", &self.verb);
         command.env("CNI_PATH", "/usr/lib/cni");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(self.conf.to_string().as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();

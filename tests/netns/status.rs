@@ -42,3 +42,15 @@ fn a_full_range_is_code_50_until_somebody_dies() {
     }));
     status().succeed();
 }
+
+#[test]
+fn telemetry_is_a_note_unless_it_is_required() {
+    let host = Host::new("note");
+    // A bpfDir that is on no bpffs.
+    let status =
+        |required: bool| host.call("STATUS", None).key("telemetry", json!({"required": required}));
+    status(true).refused_without_a_trace(50);
+    let answer = status(false).answer();
+    assert_eq!((answer.code, &*answer.stdout), (Some(0), ""));
+    assert!(answer.stderr.contains("uncounted"), "{}", answer.stderr);
+}

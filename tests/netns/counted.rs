@@ -1,0 +1,156 @@
+//! Telemetry inside the verbs: hooked by ADD, compared by CHECK, taken off by DEL; first or chained.
+
+use std::{fs, path::PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+
+use crate::plugin::{Call, Container, Host};
+
+/// A host with a bpffs of its own.
+struct Counted {
+    host: Host,
+    bpffs: PathBuf,
+}
+
+impl Counted {
+    fn new(label: &str) -> Self {
+        let host = Host::new(label);
+        let bpffs = host.state_dir().with_file_name("bpffs");
+        fs::create_dir(&bpffs).unwrap();
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        Self { host, bpffs }
+    }
+
+    /// A call with counting required, by the hook `attach`.
+    fn call(&self, verb: &str, container: Option<&Container>, attach: &str) -> Call<'_> {
+        let call = self.host.call(verb, container);
+        let call = call.key("telemetry", json!({"required": true, "attach": attach}));
+        call.key("bpfDir", json!(self.bpffs.join("weir")))
+    }
+
+    fn check(&self, container: &Container, attach: &str, result: &Value) -> Call<'_> {
+        self.call("CHECK", Some(container), attach).key("prevResult", result.clone())
+    }
+
+    /// The filters on an interface of the node, by direction.
+    fn filters(&self, name: &str) -> [usize; 2] {
+        ["ingress", "egress"].map(|direction| {
+            let shown = self.host.node.command(&format!("tc filter show dev {name} {direction}"));
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            shown.lines().filter(|line| line.contains("weir_")).count()
+        })
+    }
+
+    /// Pins below the directory; those of programs and maps stay for the next pod.
+    fn pins(&self) -> Vec<PathBuf> {
+        let mut pins = Vec::new();
+        let mut dirs = vec![self.bpffs.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    dirs.push(entry.path());
+                } else {
+                    pins.push(entry.path());
+                }
+            }
+        }
+        pins.sort();
+        pins
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_pod_is_hooked_compared_and_left_without_a_trace() {
+    let counted = Counted::new("counted");
+    let a = counted.host.container("a");
+    // The node's first pod brings the programs and maps, which stay.
+    for verb in ["ADD", "DEL"] {
+        counted.call(verb, Some(&a), "clsact").succeed();
+    }
+    let before = counted.host.footprint();
+    let result = counted.call("ADD", Some(&a), "clsact").succeed();
+    let name = result["interfaces"][0]["name"].as_str().unwrap();
+    assert_eq!(counted.filters(name), [1, 1]);
+    counted.check(&a, "clsact", &result).succeed();
+    counted.host.node.succeed(&format!("tc filter del dev {name} ingress"));
+    counted.check(&a, "clsact", &result).refused_without_a_trace(103);
+    counted.call("DEL", Some(&a), "clsact").succeed();
+    counted.host.footprint().assert_is(&before, "after DEL");
+}
+
+#[test]
+fn pinned_links_go_with_the_pod() {
+    let counted = Counted::new("pinned");
+    let (a, b) = (counted.host.container("a"), counted.host.container("b"));
+    counted.call("ADD", Some(&a), "clsact").succeed();
+    let pins = counted.pins();
+    let result = counted.call("ADD", Some(&b), "tcx").succeed();
+    assert_eq!(counted.pins().len(), pins.len() + 2);
+    counted.check(&b, "tcx", &result).succeed();
+    counted.call("DEL", Some(&b), "clsact").succeed();
+    assert_eq!(counted.pins(), pins);
+}
+
+#[test]
+fn a_later_failure_takes_the_hooks_off_again() {
+    let counted = Counted::new("rolled-back");
+    let (a, b) = (counted.host.container("a"), counted.host.container("b"));
+    counted.call("ADD", Some(&a), "tcx").succeed();
+    let pins = counted.pins();
+    // Nobody reads the answer: the last step fails.
+    let before = counted.host.footprint();
+    let answer = counted.call("ADD", Some(&b), "tcx").answer_to("/dev/full");
+    assert_eq!(answer.code, Some(1));
+    counted.host.footprint().assert_is(&before, "after the failure");
+    assert_eq!(counted.pins(), pins);
+    assert_eq!(b.space.links(), ["lo"]);
+}
+
+#[test]
+fn a_chained_pod_is_hooked_at_the_others_link_which_stays() {
+    let counted = Counted::new("hooked");
+    let host = &counted.host;
+    let a = host.container("a");
+    let netns = a.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    let result = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+    });
+    let chained = |verb: &str| {
+        counted.call(verb, Some(&a), "clsact").key("prevResult", result.clone()).without("ipam")
+    };
+    for end in ["DEL", "GC"] {
+        assert_eq!(chained("ADD").succeed(), result);
+        assert_eq!(counted.filters("vethx"), [1, 1]);
+        chained("CHECK").succeed();
+        match end {
+            "DEL" => chained("DEL").succeed(),
+            _ => {
+                let call = counted.call("GC", None, "clsact");
+                call.key("cni.dev/valid-attachments", json!([])).succeed()
+            }
+        };
+        assert_eq!(counted.filters("vethx"), [0, 0], "{end}");
+        assert!(host.node.links().contains(&"vethx".into()));
+    }
+    chained("ADD").succeed();
+    host.node.succeed("tc filter del dev vethx egress");
+    chained("CHECK").refused_without_a_trace(103);
+    // The other plugin's link went first.
+    host.node.succeed("ip link del vethx");
+    chained("DEL").succeed();
+}
+
+#[test]
+fn status_knows_whether_pods_could_be_counted() {
+    let counted = Counted::new("could");
+    counted.call("STATUS", None, "auto").succeed();
+}
