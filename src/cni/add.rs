@@ -48,13 +48,12 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
     let done = attempt.lease(&wanted, dns).and_then(|lease| {
         let plan = attempt.plumb(&wanted, &netns)?;
-        attempt.record.telemetry = counting.attach(
-            &call.config,
-            attachment,
-            &attempt.record.pod,
-            attempt.record.host_ifindex.unwrap_or_default(),
-        )?;
-        attempt.save()?;
+        let pod = attempt.record.pod.clone();
+        let host_ifindex = attempt.record.host_ifindex.unwrap_or_default();
+        counting.attach(&call.config, attachment, &pod, host_ifindex, |attached| {
+            attempt.record.telemetry = attached;
+            attempt.save()
+        })?;
         reply::write(&reply::result(call.config.version, &plan, path, &lease))
     });
     done.inspect_err(|_| attempt.roll_back())

@@ -67,8 +67,11 @@ fn count(
     record: &mut Record,
 ) -> Result<()> {
     let Some(host) = host else { return Ok(()) };
-    record.telemetry = counting.attach(&call.config, attachment, &record.pod, host.index)?;
-    record.update(&call.config.state_dir)
+    let pod = record.pod.clone();
+    counting.attach(&call.config, attachment, &pod, host.index, |attached| {
+        record.telemetry = attached;
+        record.update(&call.config.state_dir)
+    })
 }
 
 /// Compares the hooks with what ADD left; the network is another plugin's to check.

@@ -36,17 +36,22 @@ impl Counting {
     /// Hooks the programs to a host-side interface. Where that fails and is not required, the pod
     /// goes uncounted, and stderr says so.
     ///
+    /// `journal` writes down what there is to take away again: before anything is hooked, and once
+    /// more, with nothing, where the pod goes uncounted.
+    ///
     /// # Errors
-    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry), if counting is required.
+    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry), if counting is required; what `journal`
+    /// says.
     pub fn attach(
         &self,
         config: &Config,
         attachment: &Attachment,
         pod: &PodName,
         host_ifindex: u32,
-    ) -> Result<Option<Attached>> {
+        mut journal: impl FnMut(Option<Attached>) -> Result<()>,
+    ) -> Result<()> {
         if !self.enabled {
-            return Ok(None);
+            return journal(None);
         }
         let name = if pod.name.is_empty() { attachment.container_id() } else { &pod.name };
         let identity = Identity {
@@ -56,7 +61,14 @@ impl Counting {
             container_id: attachment.container_id().to_owned(),
             ifname: attachment.ifname().to_owned(),
         };
-        self.tolerate(telemetry::attach(&config.bpf_dir, self.choice, host_ifindex, &identity))
+        let hooked =
+            telemetry::attach(&config.bpf_dir, self.choice, host_ifindex, &identity, |attached| {
+                journal(Some(attached))
+            });
+        match self.tolerate(hooked)? {
+            Some(_) => Ok(()),
+            None => journal(None),
+        }
     }
 
     /// Makes a failure an uncounted pod, unless counting is required.

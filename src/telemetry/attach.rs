@@ -58,6 +58,7 @@ pub fn attach(
     choice: Choice,
     ifindex: u32,
     identity: &Identity,
+    journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
     libbpf_rs::set_print(None);
     let pins = match Pins::open(bpf_dir)? {
@@ -69,7 +70,7 @@ pub fn attach(
     };
     let index = signed(ifindex)?;
     let mode = mode(choice, index);
-    let pod = register(bpf_dir, &pins, ifindex, mode, identity)?;
+    let pod = register(bpf_dir, &pins, ifindex, mode, identity, journal)?;
     let attached = Attached { pod, mode };
     for (direction, program) in &pins.programs {
         let done = match mode {
@@ -165,6 +166,7 @@ fn register(
     ifindex: u32,
     mode: Mode,
     identity: &Identity,
+    mut journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<u32> {
     let value = RawAttachment {
         created_ns: nanoseconds(now()),
@@ -180,7 +182,7 @@ fn register(
         container_id: field(&identity.container_id),
         ifname: field(&identity.ifname),
     };
-    let pod = claim_id(bpf_dir, pins, &value)?;
+    let pod = claim_id(bpf_dir, pins, &value, |pod| journal(Attached { pod, mode }))?;
     let traffic = PodTraffic { pod, ..Default::default() };
     let cpus = libbpf_rs::num_possible_cpus()
         .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
@@ -196,10 +198,16 @@ fn register(
 }
 
 /// Takes an id nobody has: the kernel's NOEXIST decides, chance only proposes.
-fn claim_id(bpf_dir: &Path, pins: &Pins, value: &RawAttachment) -> Result<u32> {
+fn claim_id(
+    bpf_dir: &Path,
+    pins: &Pins,
+    value: &RawAttachment,
+    mut journal: impl FnMut(u32) -> Result<()>,
+) -> Result<u32> {
     let mut swept = false;
     for _ in 0..16 {
         let pod = random_id();
+        journal(pod)?;
         match pins.attachments.update(bytes_of(&pod), bytes_of(value), MapFlags::NO_EXIST) {
             Ok(()) => return Ok(pod),
             Err(err) if err.kind() == ErrorKind::AlreadyExists => {}

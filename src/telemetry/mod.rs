@@ -68,17 +68,21 @@ pub struct Attached {
 /// Counts the traffic of the host-side interface `ifindex` (of the caller's network namespace).
 ///
 /// The first call after a boot loads and pins programs and maps under `bpf_dir`; any later one
-/// only opens the pins. Takes no longer than the lock's bound.
+/// only opens the pins. Takes no longer than the lock's bound. `journal` is told what [`detach`]
+/// will need before the first map entry or hook is made, so that a call that is killed leaves
+/// nothing that its record doesn't name.
 ///
 /// # Errors
-/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming what is missing; nothing is left attached.
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming what is missing, or what `journal` says;
+/// nothing is left attached.
 pub fn attach(
     bpf_dir: &Path,
     choice: Choice,
     ifindex: u32,
     identity: &Identity,
+    journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
-    attach::attach(bpf_dir, choice, ifindex, identity)
+    attach::attach(bpf_dir, choice, ifindex, identity, journal)
 }
 
 /// Ends the counting of an attachment whose link is gone or, with `link_stays` (a chained

@@ -61,7 +61,8 @@ impl Kernel {
             ifname: "eth0".into(),
             ..Default::default()
         };
-        let attached = telemetry::attach(&bpf_dir, Choice::Clsact, LOOPBACK, &identity).unwrap();
+        let attached =
+            telemetry::attach(&bpf_dir, Choice::Clsact, LOOPBACK, &identity, |_| Ok(())).unwrap();
         let program = |name| pin::program(&bpf_dir, name).unwrap().unwrap();
         Self {
             attached,

@@ -58,7 +58,8 @@ impl Pod {
             ifname: "eth0".into(),
         };
         let bpf_dir = node.bpf_dir();
-        let attached = telemetry::attach(&bpf_dir, Choice::Clsact, ifindex, &identity).unwrap();
+        let attached =
+            telemetry::attach(&bpf_dir, Choice::Clsact, ifindex, &identity, |_| Ok(())).unwrap();
         Self { id: attached.pod, ifindex, attached, bpf_dir }
     }
 
