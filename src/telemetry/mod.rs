@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-mod attach;
 mod clsact;
 pub mod histogram;
+mod hook;
 mod load;
 pub mod pin;
 pub mod reader;
@@ -82,7 +82,7 @@ pub fn attach(
     identity: &Identity,
     journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
-    attach::attach(bpf_dir, choice, ifindex, identity, journal)
+    hook::attach(bpf_dir, choice, ifindex, identity, journal)
 }
 
 /// Ends the counting of an attachment whose link is gone or, with `link_stays` (a chained
@@ -91,7 +91,7 @@ pub fn attach(
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error.
 pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
-    attach::detach(bpf_dir, ifindex, attached, link_stays)
+    hook::detach(bpf_dir, ifindex, attached, link_stays)
 }
 
 /// Compares the kernel with what [`attach`] left.
@@ -99,7 +99,7 @@ pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: boo
 /// # Errors
 /// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    attach::verify(bpf_dir, ifindex, attached)
+    hook::verify(bpf_dir, ifindex, attached)
 }
 
 /// Whether an [`attach`] could work: `bpf_dir` is on a bpffs, or could be made on one.

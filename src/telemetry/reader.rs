@@ -11,7 +11,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::{
     Mode,
-    attach::{nanoseconds, now},
+    hook::{nanoseconds, now},
     pin, sys,
     wire::{
         AttachMode, CounterKey, Histogram, HistogramKey, NetCounter, PodTraffic, RawAttachment,
@@ -71,7 +71,7 @@ pub struct Snapshot {
     pub counters: Vec<(CounterKey, u64)>,
     /// Every histogram, in no order.
     pub histograms: Vec<(HistogramKey, Histogram)>,
-    /// Self-statistics, indexed by [`Stat`](super::wire::Stat), summed over CPUs.
+    /// Self-statistics, indexed by [`Stat`], summed over CPUs.
     pub stats: Vec<u64>,
     /// The maps themselves.
     pub maps: Vec<MapUsage>,
