@@ -46,7 +46,7 @@ fn run() -> Result<()> {
     let mut samples: Vec<_> = contenders.iter().map(|_| Samples::default()).collect();
     let first: Vec<Duration> = contenders.iter().map(first_add).collect::<Result<_>>()?;
 
-    let netns = node::pods(rounds * contenders.len())?;
+    let netns = node::pods("pod", rounds * contenders.len())?;
     for round in 0..rounds {
         for turn in 0..contenders.len() {
             let which = (round + turn) % contenders.len();
@@ -62,7 +62,7 @@ fn run() -> Result<()> {
 
 /// The ADD that finds nothing there: Weir loads and pins its programs in it.
 fn first_add(contender: &Contender) -> Result<Duration> {
-    let pods = node::pods(1)?;
+    let pods = node::pods("first", 1)?;
     let (took, reply) = contender.call("ADD", "first", &pods[0], None)?;
     contender.call("DEL", "first", &pods[0], Some(&reply))?;
     Ok(took)

@@ -76,12 +76,12 @@ impl Drop for Pod {
 }
 
 /// Makes that many.
-pub fn pods(count: usize) -> Result<Vec<Pod>> {
-    (0..count).map(pod).collect()
+pub fn pods(label: &str, count: usize) -> Result<Vec<Pod>> {
+    (0..count).map(|number| pod(&format!("{label}{number}"))).collect()
 }
 
-fn pod(number: usize) -> Result<Pod> {
-    let path = Path::new(NETNS_DIR).join(format!("pod{number}"));
+fn pod(name: &str) -> Result<Pod> {
+    let path = Path::new(NETNS_DIR).join(name);
     fs::write(&path, "")?;
     let bind = {
         let path = path.clone();
