@@ -11,7 +11,7 @@ use super::{
     netns::Netns,
     plan::Plan,
     route,
-    sysctl::Sysctl,
+    sysctl::{self, Sysctl},
     undo::Undo,
 };
 use crate::error::{Error, Kind, Result};
@@ -46,7 +46,8 @@ pub fn apply(plan: &Plan, netns: &Netns, undo: &mut Undo) -> Result<Links> {
     let mark = plan.mark.clone();
     undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark));
 
-    host.exchange(link::adopt(plan)).map_err(|refusal| match refusal.errno {
+    let ipv6 = plan.host_link_local.is_some() || sysctl::ipv6_on_links(plan.mtu);
+    host.exchange(link::adopt(plan, ipv6)).map_err(|refusal| match refusal.errno {
         Errno::EAFNOSUPPORT => without_ipv6(&refusal),
         _ => refusal.into(),
     })?;

@@ -111,11 +111,14 @@ pub fn create(plan: &Plan, netns: &Netns) -> LinkAsk {
 /// The requests, in the host's namespace, that give the host side its alias, which the kernel takes
 /// only after creation, and bring it up. Never in one batch with [`create`]: were that refused
 /// because another's interface has the name, they would change the other's.
-pub fn adopt(plan: &Plan) -> Vec<LinkAsk> {
+///
+/// With `ipv6` the kernel is kept from giving it a link-local address, also where the pod has IPv4
+/// alone: it would come a while later, and cost a DEL on a forwarding node a grace period more.
+pub fn adopt(plan: &Plan, ipv6: bool) -> Vec<LinkAsk> {
     let name = &plan.mark.host_ifname;
     let host = LinkUnspec::new_with_name(name).alias(plan.mark.alias.clone());
     vec![
-        set(format!("mark {name} as ours"), silence(host, plan.pod_link_local.is_some())),
+        set(format!("mark {name} as ours"), silence(host, ipv6)),
         set(format!("bring {name} up"), LinkUnspec::new_with_name(name).up()),
     ]
 }

@@ -96,3 +96,9 @@ impl Sysctl {
         PathBuf::from(ROOT).join(&self.key)
     }
 }
+
+/// Whether the kernel sets IPv6 up on a link of that MTU: it has IPv6, and the link can carry it
+/// (RFC 8200, section 5).
+pub fn ipv6_on_links(mtu: u32) -> bool {
+    mtu >= 1280 && Path::new(ROOT).join("ipv6").exists()
+}

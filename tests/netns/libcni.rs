@@ -65,7 +65,7 @@ impl Network {
                     "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
                     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 },
-                "telemetry": {"enabled": true, "required": false},
+                "telemetry": {"enabled": true, "required": true},
                 "stateDir": dir.join("state"),
                 "bpfDir": bpf.join("weir"),
             }],

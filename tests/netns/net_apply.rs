@@ -179,6 +179,17 @@ fn ipv6_switched_off_in_the_pod_is_switched_on_for_our_interface() {
 }
 
 #[test]
+fn the_host_side_of_an_ipv4_pod_gets_no_address_at_all() {
+    let node = Node::new("v4host");
+    let pod = node.pod("a");
+    let plan = plan("a", 5, false);
+    add(&node, &pod, &plan).unwrap();
+    let name = &plan.mark.host_ifname;
+    assert_eq!(node.ip(&format!("link show {name}"))[0]["inet6_addr_gen_mode"], "none");
+    assert_eq!(node.ip(&format!("addr show {name}"))[0]["addr_info"], Value::Array(vec![]));
+}
+
+#[test]
 fn a_link_too_small_for_ipv6_carries_ipv4() {
     let node = Node::new("small");
     node.succeed("ip addr add 192.0.2.1/32 dev lo");
