@@ -14,11 +14,13 @@ struct sweep {
 	__u64 now;
 };
 
-static __always_inline int pod_gone(__u32 pod)
+enum pod_state { POD_LIVES, POD_ENDED, POD_FORGOTTEN };
+
+static __always_inline enum pod_state pod_state(__u32 pod)
 {
 	struct attachment *a = bpf_map_lookup_elem(&attachments, &pod);
 
-	return !a || a->deleted_ns;
+	return !a ? POD_FORGOTTEN : a->deleted_ns ? POD_ENDED : POD_LIVES;
 }
 
 static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struct sweep *s)
@@ -28,10 +30,18 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struc
 			 : conn->state != TCP_ESTABLISHED ? SYN_TIMEOUT_S
 							  : IDLE_TIMEOUT_S;
 
-	if (s->now - conn->seen_ns < patience * SECOND && !pod_gone(conn->pod))
+	enum pod_state pod = pod_state(conn->pod);
+
+	if (s->now - conn->seen_ns < patience * SECOND && pod == POD_LIVES)
 		return 0;
-	if (conn_take(conn, conn->check))
+	if (conn_take(conn, key_check(key)))
 		return 0;
+	if (pod == POD_FORGOTTEN) {
+		/* Nobody would read, or remove, what were counted now. */
+		conn->state = TCP_SYN_SENT;
+		conn_remove(key, conn);
+		return 0;
+	}
 	if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
 	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, s->now);
@@ -44,10 +54,14 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, s
 	__u32 pod = query->pod;
 	__u8 role = query->role;
 
-	if (s->now - query->asked_ns < DNS_TIMEOUT_S * SECOND && !pod_gone(pod))
+	enum pod_state state = pod_state(pod);
+
+	if (s->now - query->asked_ns < DNS_TIMEOUT_S * SECOND && state == POD_LIVES)
 		return 0;
 	if (!bpf_map_delete_elem(&dns_pending, key)) {
 		stat_add(STAT_DNS_REMOVED, 1);
+		if (state == POD_FORGOTTEN)
+			return 0;
 		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, TRANSPORT_UDP), 0, 1);
 	}
 	return 0;

@@ -18,6 +18,8 @@
 #define STEPS_MAX 32768
 /* Tries for a direction: some 50 us, the time of the longest honest skb. */
 #define TAKE_MAX 4096
+/* A reset's number may be so far from the next byte: the receiver's window is not followed. */
+#define RESET_WINDOW (1U << 24)
 
 static long take_step(__u32 i, struct half **h)
 {
@@ -98,13 +100,26 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	exchange_drain(conn, error, now);
 }
 
-/* Takes a connection out. Both directions are owned, and stay so: the element is dead. */
+/*
+ * Takes a connection out. Both directions are owned; they are given back with a check that no key
+ * has, so that a CPU which still holds the element leaves it alone, and before the element can be
+ * recycled, so that giving them back never frees what its next user owns.
+ */
 static __always_inline void conn_remove(const struct conn_key *key, struct conn *conn)
 {
 	if (conn->state == TCP_ESTABLISHED)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
+	conn->check = ~conn->check;
+	conn_release(conn);
 	if (!bpf_map_delete_elem(&conns, key))
 		stat_add(STAT_CONNS_REMOVED, 1);
+}
+
+/* Another CPU was busy with it: the sweep ends it. */
+static __always_inline void conn_leave(const struct conn_key *key, struct conn *conn)
+{
+	if (conn->check == key_check(key))
+		conn->dying = 1;
 }
 
 static __always_inline void tcp_result(struct conn *conn, __u8 result)
@@ -112,14 +127,17 @@ static __always_inline void tcp_result(struct conn *conn, __u8 result)
 	role_count(conn, COUNTER_TCP_CONNECTIONS, result, 1);
 }
 
-static __always_inline void tcp_reset(const struct conn_key *key, struct conn *conn, __u32 dir)
+static __always_inline void tcp_reset(const struct conn_key *key, struct conn *conn, __u32 dir,
+				      __u32 seq)
 {
 	int by_server = dir != requests_direction(conn);
+	__u32 ahead = seq - conn->half[dir].next + RESET_WINDOW;
 
-	if (conn_take(conn, key_check(key))) {
-		conn->dying = 1;
+	/* RFC 5961, 3: out of the window it ends nothing. The refusal of a SYN has number 0. */
+	if (conn->state != TCP_SYN_SENT && ahead > 2 * RESET_WINDOW)
 		return;
-	}
+	if (conn_take(conn, key_check(key)))
+		return conn_leave(key, conn);
 	tcp_result(conn, conn->state != TCP_ESTABLISHED && by_server ? TCP_RESULT_REFUSED
 								     : TCP_RESULT_RESET);
 	conn_unanswered(conn, by_server ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED,
@@ -135,10 +153,8 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 
 	if (!by_server && !both)
 		return; /* Half-closed: the server may still answer. */
-	if (conn_take(conn, key_check(key))) {
-		conn->dying = 1;
-		return;
-	}
+	if (conn_take(conn, key_check(key)))
+		return conn_leave(key, conn);
 	/* A client that closed first and got nothing went away. */
 	conn_unanswered(conn, both && by_server ? HTTP_ERROR_CANCELLED : HTTP_ERROR_NO_RESPONSE,
 			bpf_ktime_get_ns());
@@ -302,7 +318,7 @@ static __always_inline void tcp(struct __sk_buff *skb, struct packet *p, __u32 p
 	if (t.syn && t.ack)
 		return tcp_answered(conn, dir, seq);
 	if (t.rst)
-		return tcp_reset(&p->key, conn, dir);
+		return tcp_reset(&p->key, conn, dir, seq);
 	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&
 	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
 		    TCP_SYN_ACKED)

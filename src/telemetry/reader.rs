@@ -1,7 +1,7 @@
 //! The pinned maps, read at one moment into plain data. No metric names here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     time::Duration,
@@ -161,15 +161,19 @@ impl Maps {
         if dead.is_empty() {
             return Ok(());
         }
-        for (key, _) in dump::<CounterKey, u64>(&self.counters)? {
-            if dead.contains_key(&key.pod) {
-                remove(&self.counters, bytes_of(&key))?;
-            }
+        let counters = dump::<CounterKey, u64>(&self.counters)?;
+        let histograms = dump::<HistogramKey, Histogram>(&self.histograms)?;
+        // Read after the counters, so that whoever is not in it was gone before they were counted.
+        let known: HashSet<u32> = dump::<u32, RawAttachment>(&self.attachments)?
+            .into_iter()
+            .map(|(id, _)| id)
+            .filter(|id| !dead.contains_key(id))
+            .collect();
+        for (key, _) in counters.iter().filter(|(key, _)| !known.contains(&key.pod)) {
+            remove(&self.counters, bytes_of(key))?;
         }
-        for (key, _) in dump::<HistogramKey, Histogram>(&self.histograms)? {
-            if dead.contains_key(&key.pod) {
-                remove(&self.histograms, bytes_of(&key))?;
-            }
+        for (key, _) in histograms.iter().filter(|(key, _)| !known.contains(&key.pod)) {
+            remove(&self.histograms, bytes_of(key))?;
         }
         for (id, raw) in dead {
             // The interface index may belong to a successor by now.

@@ -81,6 +81,12 @@ impl Kernel {
         test_run(self.to_pod.as_fd(), frame, Skb::default(), 1).unwrap();
     }
 
+    /// What DEL does when the link is gone.
+    pub fn end_pod(&self) {
+        let bpf_dir = self.mounted.join("weir");
+        telemetry::detach(&bpf_dir, LOOPBACK, &self.attached, false).unwrap();
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         self.maps.snapshot().unwrap()
     }

@@ -1,15 +1,18 @@
 //! L3 and L4: bytes, packets, connections, resets, retransmits.
 
+use std::time::Duration;
+
 use weir::telemetry::wire::{CounterKind, Direction, Family, HistogramKind, Role, Stat, TcpResult};
 
 use crate::{
-    frame::{self, ACK, SYN, v4, v6},
+    frame::{self, ACK, RST, SYN, v4, v6},
     kernel::Kernel,
     stream::{Side, Stream},
 };
 
 const SERVER: Role = Role::ROLE_SERVER;
 const CLIENT: Role = Role::ROLE_CLIENT;
+const GRACE: Duration = Duration::from_secs(60);
 
 fn connections(kernel: &Kernel, role: Role, result: TcpResult) -> u64 {
     let key = (
@@ -86,6 +89,37 @@ fn refused_and_reset_connections() {
     assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_RESET), 1);
     assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_ESTABLISHED), 1);
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+}
+
+#[test]
+fn a_reset_from_nowhere_ends_nothing() {
+    let kernel = Kernel::new();
+    let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+    let far = stream.next(Side::Client).wrapping_add(1 << 30);
+    stream.segment(Side::Client, far, RST, &[]);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_RESET), 0);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0);
+}
+
+#[test]
+fn a_pod_that_ended_has_its_connections_ended_by_the_sweep() {
+    let kernel = Kernel::new();
+    let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    kernel.maps.sweep(GRACE).unwrap();
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 0);
+    kernel.end_pod();
+    kernel.maps.sweep(GRACE).unwrap();
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+    assert_eq!(kernel.snapshot().maps.iter().find(|m| m.name == "conns").unwrap().entries, 0);
+    kernel.maps.sweep(Duration::ZERO).unwrap();
+    let snapshot = kernel.snapshot();
+    assert!(snapshot.pods.is_empty() && snapshot.counters.is_empty(), "{snapshot:?}");
+    assert!(snapshot.histograms.is_empty());
 }
 
 #[test]
