@@ -118,7 +118,7 @@ impl<'a> Delegate<'a> {
             command.env("CNI_IFNAME", attachment.ifname());
         }
         // In a group of its own, what it starts can be ended with it.
-        let child = command.process_group(0).spawn().context(Kind::Io, failed)?;
+        let child = spawn(command.process_group(0)).context(Kind::Io, failed)?;
         let group = i32::try_from(child.id()).map(Pid::from_raw);
         let config = self.config.to_vec();
         let (answer, answered) = mpsc::channel();
@@ -157,6 +157,19 @@ impl<'a> Delegate<'a> {
             }
         }
     }
+}
+
+/// Starts a plugin. One that is being replaced is open for writing for a moment (ETXTBSY), over
+/// which libcni, too, tries again.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(err) if err.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    command.spawn()
 }
 
 /// Gives the child its configuration, and waits for its answer and its end.
@@ -228,6 +241,21 @@ mod tests {
         assert!(seen.contains("CNI_COMMAND=DEL\n"));
         assert!(seen.contains("CNI_CONTAINERID=c7\n") && seen.contains("CNI_IFNAME=net1\n"));
         assert!(seen.ends_with(&"x".repeat(config.len())));
+    }
+
+    #[test]
+    fn one_that_is_being_replaced_is_waited_for() {
+        let plugins = Plugins::new("busy", "exit 0");
+        let writer = fs::OpenOptions::new().append(true).open(plugins.0.join("ipam")).unwrap();
+        let started = Instant::now();
+        let replacing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(writer);
+        });
+        let attachment = Attachment::new("c8", "eth0").unwrap();
+        plugins.with(b"{}", |delegate| delegate.del(&attachment)).unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(100));
+        replacing.join().unwrap();
     }
 
     #[test]
