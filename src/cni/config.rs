@@ -57,6 +57,11 @@ impl Config {
     pub fn parse(json: Value) -> Result<Self> {
         let root = Field::root(&json);
         let name = name(&root)?;
+        if root.get("plugins").is_some() && root.get("type").is_none() {
+            let msg = "this is a network's list: a plugin gets one entry of `plugins`, with the \
+                       list's name and cniVersion in it";
+            return Err(Error::new(Kind::Config, msg));
+        }
         Ok(Self {
             version: version(&root)?,
             name,
@@ -165,6 +170,14 @@ mod tests {
         }
         assert_eq!(refusal(json!({"cniVersion": "1.1.0"})).0, Kind::Config);
         assert_eq!(refusal(json!({"name": null})).0, Kind::Config);
+    }
+
+    #[test]
+    fn a_list_given_whole_is_called_what_it_is() {
+        let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "weir"}]});
+        let (kind, msg) = refusal(list);
+        assert_eq!(kind, Kind::Config);
+        assert!(msg.contains("one entry of `plugins`"), "{msg}");
     }
 
     #[test]

@@ -67,12 +67,19 @@ pub fn prepare(bpf_dir: &Path) -> Result<()> {
 
 /// Whether `bpf_dir` is, or could be made, a directory of ours on a bpffs. Changes nothing.
 pub fn probe(bpf_dir: &Path) -> Result<()> {
+    let user = nix::unistd::geteuid().as_raw();
     let place = match fs::symlink_metadata(bpf_dir) {
-        Ok(found) if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() => {
-            return Err(Error::new(
-                Kind::Telemetry,
-                format!("{} is no directory of this user; remove it", bpf_dir.display()),
-            ));
+        Ok(found) if !found.is_dir() || found.uid() != user => {
+            let shown = bpf_dir.display();
+            // To anybody else, root's own directory is right as it is: it holds the counts.
+            let msg = if found.uid() == 0 && found.is_dir() {
+                format!("{shown} belongs to root; run as root")
+            } else if user == 0 {
+                format!("{shown} is no directory of root's; remove it")
+            } else {
+                format!("{shown} is no directory of this user's; run as root")
+            };
+            return Err(Error::new(Kind::Telemetry, msg));
         }
         Ok(_) => bpf_dir,
         Err(_) => bpf_dir.parent().unwrap_or(bpf_dir),

@@ -100,11 +100,13 @@ impl Maps {
     /// # Errors
     /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
     pub fn open(bpf_dir: &Path) -> Result<Self> {
+        // Without a bpffs the cause is that, whoever was counted before.
+        pin::probe(bpf_dir)?;
         let absent = || {
             Error::new(
                 Kind::Telemetry,
                 format!(
-                    "no maps of this version in {}: no pod has been attached yet",
+                    "no maps of this version in {}: no pod has been counted yet",
                     bpf_dir.display()
                 ),
             )

@@ -57,7 +57,7 @@ fn without_maps_it_is_alive_but_not_ready_and_says_why_once() {
     assert_eq!(get("/healthz").status, 200);
     eventually("not ready for want of maps", || {
         let ready = get("/readyz");
-        ready.status == 503 && ready.body.contains("no pod has been attached yet")
+        ready.status == 503 && ready.body.contains("no pod has been counted yet")
     });
     let page = get("/metrics");
     assert_eq!(page.status, 200);
