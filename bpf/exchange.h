@@ -8,8 +8,8 @@
 
 #include "cursor.h"
 
-/* A connection has no more than this many waiting requests counted when it ends. */
-#define DRAIN_MAX 8192
+/* More than can wait with their method known; what is beyond had no place and was told of then. */
+#define DRAIN_MAX (4 * MAX_INFLIGHT_SPILL)
 
 __noinline int exchange_count(const struct conn *conn, const struct inflight *request, __u16 status,
 			      __u8 error, __u64 ns)

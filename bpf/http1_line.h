@@ -73,7 +73,9 @@ static __always_inline int response_status(struct cursor *c, __u32 len)
 
 	if (len < 12 || !begins(word_at(c->line), "HTTP/1.", 7) || c->line[8] != ' ')
 		return -1;
-	if (hundreds > 9 || tens > 9 || ones > 9 || hundreds < 1)
+	/* RFC 9110, 15: five classes. What else a pod may send must not become keys of the table.
+	 */
+	if (hundreds > 5 || tens > 9 || ones > 9 || hundreds < 1)
 		return -1;
 	return hundreds * 100 + tens * 10 + ones;
 }
@@ -102,7 +104,7 @@ static long number_step(__u32 i, struct cursor **cur)
 	}
 	n->value = n->value * n->base + digit;
 	n->digits++;
-	n->invalid = n->value > SIZE_MAX;
+	n->invalid = n->value >= SIZE_MAX;
 	return n->invalid;
 }
 

@@ -32,7 +32,8 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struc
 
 	enum pod_state pod = pod_state(conn->pod);
 
-	if (s->now - conn->seen_ns < patience * SECOND && pod == POD_LIVES)
+	/* Signed: another CPU may have seen it after this walk began. */
+	if ((__s64)(s->now - conn->seen_ns) < (__s64)(patience * SECOND) && pod == POD_LIVES)
 		return 0;
 	if (conn_take(conn, key_check(key)))
 		return 0;
@@ -56,7 +57,8 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, s
 
 	enum pod_state state = pod_state(pod);
 
-	if (s->now - query->asked_ns < DNS_TIMEOUT_S * SECOND && state == POD_LIVES)
+	if ((__s64)(s->now - query->asked_ns) < (__s64)(DNS_TIMEOUT_S * SECOND) &&
+	    state == POD_LIVES)
 		return 0;
 	if (!bpf_map_delete_elem(&dns_pending, key)) {
 		stat_add(STAT_DNS_REMOVED, 1);

@@ -194,6 +194,7 @@ enum stat {
 #define DNS_TIMEOUT_S 5
 #define SYN_TIMEOUT_S 135  /* Linux retries a SYN for 127 s by default */
 #define CLOSE_TIMEOUT_S 60 /* a connection whose end was seen but not finished */
-#define IDLE_TIMEOUT_S 7200
+/* Beyond the 7,200 s and nine probes of 75 s after which Linux gives up on a silent peer. */
+#define IDLE_TIMEOUT_S 8000
 
 #endif

@@ -85,9 +85,10 @@ pub fn attach(
             .context(Kind::Telemetry, || refused("link", ifindex)),
         };
         if let Err(err) = done {
-            let undone = unhook(bpf_dir, &pins, ifindex, &attached, true)
-                .and_then(|()| forget(&pins, ifindex, pod));
-            return Err(undone.err().into_iter().fold(err, |err, also| err.details(also)));
+            let undone =
+                [unhook(bpf_dir, &pins, ifindex, &attached, true), forget(&pins, ifindex, pod)];
+            let failed = undone.into_iter().filter_map(Result::err);
+            return Err(failed.fold(err, |err, also| err.details(also)));
         }
     }
     Ok(attached)

@@ -91,25 +91,20 @@ pub struct Maps {
     sweep: OwnedFd,
 }
 
-/// Elements per batched look-up: a histogram batch of this size stays below half a megabyte.
-const BATCH: u32 = 512;
-
 impl Maps {
     /// Opens the pins of this binary's schema.
     ///
     /// # Errors
     /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
     pub fn open(bpf_dir: &Path) -> Result<Self> {
-        // Without a bpffs the cause is that, whoever was counted before.
-        pin::probe(bpf_dir)?;
         let absent = || {
-            Error::new(
-                Kind::Telemetry,
-                format!(
-                    "no maps of this version in {}: no pod has been counted yet",
-                    bpf_dir.display()
-                ),
-            )
+            let never = || {
+                let msg = "no maps of this version in";
+                let dir = bpf_dir.display();
+                Error::new(Kind::Telemetry, format!("{msg} {dir}: no pod has been counted yet"))
+            };
+            // Without a bpffs the cause is that, whoever was counted before.
+            pin::probe(bpf_dir).err().unwrap_or_else(never)
         };
         let map = |name| pin::map(bpf_dir, name)?.ok_or_else(absent);
         Ok(Self {
@@ -280,8 +275,11 @@ fn locked_bytes(map: &MapHandle) -> std::io::Result<u64> {
 
 fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     let failed = || format!("can't read the map {}", map.name().to_string_lossy());
-    let batch =
-        map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY).context(Kind::Telemetry, failed)?;
+    // One batch of everything: the kernel ends a batch where the next bucket does not fit, and
+    // libbpf-rs takes a batch that is not full for the last one.
+    let batch = map
+        .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
+        .context(Kind::Telemetry, failed)?;
     Ok(batch.filter_map(|(key, value)| Some((from_bytes(&key)?, from_bytes(&value)?))).collect())
 }
 

@@ -135,6 +135,23 @@ fn what_is_no_http_is_named_once_and_left_alone() {
 }
 
 #[test]
+fn every_counter_is_read_however_many_there_are() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    let mut expected = 0;
+    for method in ["GET", "POST", "PUT"] {
+        for status in 200..600 {
+            stream.send(Side::Client, format!("{method} / HTTP/1.1\r\n\r\n").as_bytes());
+            let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+            stream.send(Side::Server, answer.as_bytes());
+            expected += 1;
+        }
+    }
+    let read = requests(&kernel);
+    assert_eq!((read.len(), read.iter().map(|r| r.3).sum::<u64>()), (expected, expected as u64));
+}
+
+#[test]
 fn a_gap_outside_a_body_is_told_and_ends_the_parsing() {
     let kernel = Kernel::new();
     let mut stream = open(&kernel, 40000);
