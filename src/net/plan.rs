@@ -71,8 +71,9 @@ pub struct Plan {
     /// The pod side's IPv6 link-local address, set by us so that no duplicate detection delays it;
     /// none without IPv6.
     pub pod_link_local: Option<Ipv6Addr>,
-    /// The host side's: the gateway. By it a node without IPv6 addresses of its own reaches its pods
-    /// and tells them of errors.
+    /// The host side's, not the gateway's address: one that all pods' links held would make each ADD
+    /// dearer by every pod that is there. By it a node without IPv6 addresses of its own reaches its
+    /// pods and tells them of errors.
     pub host_link_local: Option<Ipv6Addr>,
     /// The gateways, as the pod sees them.
     pub pod_neighbours: Vec<Neighbour>,
@@ -104,7 +105,7 @@ impl Plan {
             pod_mac,
             mtu: request.mtu,
             pod_link_local: families.v6.then(|| link_local(pod_mac)),
-            host_link_local: families.v6.then_some(GATEWAY_V6),
+            host_link_local: families.v6.then(|| link_local(mark.host_mac)),
             pod_neighbours: families
                 .gateways()
                 .map(|ip| Neighbour { ip, mac: mark.host_mac })
@@ -286,7 +287,7 @@ mod tests {
             "pod_mac": pod_mac,
             "mtu": 1500,
             "addresses": ["10.88.0.5", "fd00:88::5"],
-            "host_link_local": "fe80::1",
+            "host_link_local": "fe80::463:efff:fe3e:7170",
             "pod_link_local": "fe80::b821:a1ff:fe8d:d8ab",
             "pod_neighbours": [
                 {"ip": "169.254.1.1", "mac": host_mac},

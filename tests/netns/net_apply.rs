@@ -78,9 +78,10 @@ fn the_kernel_shows_what_was_planned() {
     let link_local = format!("{}/64", plan.pod_link_local.unwrap());
     assert_eq!(shown, ["10.88.0.5/32", "fd00:88::5/128", &link_local]);
     assert!(addresses.iter().all(|address| address["tentative"].is_null()), "{addresses:?}");
-    // The gateway alone: none of the kernel's own making, hence no duplicate detection either.
-    let gateway = node.ip(&format!("addr show {}", plan.mark.host_ifname))[0]["addr_info"].clone();
-    assert_eq!(gateway.as_array().unwrap().iter().map(text).collect::<Vec<_>>(), ["fe80::1/128"]);
+    // Ours alone: none of the kernel's own making, hence no duplicate detection either.
+    let host = node.ip(&format!("addr show {}", plan.mark.host_ifname))[0]["addr_info"].clone();
+    let link_local = format!("{}/128", plan.host_link_local.unwrap());
+    assert_eq!(host.as_array().unwrap().iter().map(text).collect::<Vec<_>>(), [link_local]);
 }
 
 #[test]
@@ -171,10 +172,11 @@ fn ipv6_switched_off_in_the_pod_is_switched_on_for_our_interface() {
     let node = Node::new("v6off");
     let pod = node.pod("a");
     pod.succeed("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-    add(&node, &pod, &plan("a", 5, true)).unwrap();
-    // The node has no IPv6 address of its own: it talks from the gateway's.
+    let plan = plan("a", 5, true);
+    add(&node, &pod, &plan).unwrap();
+    // The node has no IPv6 address of its own: it talks from its end's.
     let peer = talk(&node, &pod, "fd00:88::5".parse().unwrap());
-    assert_eq!(peer, "fe80::1".parse::<IpAddr>().unwrap());
+    assert_eq!(peer, IpAddr::V6(plan.host_link_local.unwrap()));
     assert_eq!(pod.succeed("cat /proc/sys/net/ipv6/conf/lo/disable_ipv6").trim(), "1");
 }
 
