@@ -1,7 +1,7 @@
 //! Weir plumbs a pod and measures what flows through it.
 //!
 //! ```text
-//! one CNI call   stdin+env > request > config > lease > plan > apply (netlink) > attach (tc) > reply > stdout
+//! one CNI call   stdin+env > request > config > lease > plan > create > attach (tc) > connect > reply > stdout
 //!                            (raw)     (checked) (record)(pure) (each step pushes its undo)
 //! one packet     pod veth > tc program > parse > count in pinned maps > agent: snapshot > families > /metrics
 //! ```

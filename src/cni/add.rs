@@ -1,4 +1,4 @@
-//! ADD: validate all, journal and lease, plumb, masquerade, count, answer. Whatever fails, what the
+//! ADD: validate all, journal and lease, create, count, connect, masquerade, answer. Whatever fails, what the
 //! record names by then is taken away again.
 
 use std::{fs, path::Path};
@@ -47,13 +47,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     };
     let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
     let done = attempt.lease(&wanted, dns).and_then(|lease| {
-        let plan = attempt.plumb(&wanted, &netns)?;
-        let pod = attempt.record.pod.clone();
-        let host_ifindex = attempt.record.host_ifindex.unwrap_or_default();
-        counting.attach(&call.config, attachment, &pod, host_ifindex, |attached| {
-            attempt.record.telemetry = attached;
-            attempt.save()
-        })?;
+        let plan = attempt.plumb(&wanted, &netns, &counting)?;
         reply::write(&reply::result(call.config.version, &plan, path, &lease))
     });
     done.inspect_err(|_| attempt.roll_back())
@@ -170,8 +164,8 @@ impl Attempt<'_> {
         Ok(lease)
     }
 
-    /// Makes the pod's network.
-    fn plumb(&mut self, wanted: &Wanted, netns: &Netns) -> Result<Plan> {
+    /// Makes the pod's network, counted from its first packet on.
+    fn plumb(&mut self, wanted: &Wanted, netns: &Netns, counting: &Counting) -> Result<Plan> {
         let plan = Plan::new(&net::Request {
             network: &self.call.config.name,
             attachment: self.attachment,
@@ -181,12 +175,24 @@ impl Attempt<'_> {
             routes: &self.plumbing.routes,
         })?;
         let mut undo = Undo::new();
-        let links = net::apply(&plan, netns, &mut undo)?;
+        let pair = net::create(&plan, netns, &mut undo)?;
         // From here on the record leads to the link.
         undo.disarm();
-        self.record.host_ifindex = Some(links.host_ifindex);
+        self.record.host_ifindex = Some(pair.links.host_ifindex);
+        self.count(counting, pair.links.host_ifindex)?;
+        pair.connect()?;
         nft::masquerade_ensure(&self.plumbing.masquerade)?;
         Ok(plan)
+    }
+
+    /// Hooks the pod to the programs, and writes down what it was hooked to.
+    fn count(&mut self, counting: &Counting, host_ifindex: u32) -> Result<()> {
+        let (call, attachment) = (self.call, self.attachment);
+        let pod = self.record.pod.clone();
+        counting.attach(&call.config, attachment, &pod, host_ifindex, |attached| {
+            self.record.telemetry = attached;
+            self.save()
+        })
     }
 
     fn roll_back(&mut self) {

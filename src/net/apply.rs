@@ -1,4 +1,7 @@
-//! ADD: makes the kernel have what the plan says.
+//! ADD: makes the kernel have what the plan says, in two steps.
+//!
+//! Between them the pair exists, with its indices known, and is down: time to hook up what must see
+//! its first packet.
 
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// The two ends of the pair that [`apply`] made.
+/// The two ends of the pair that [`create`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Links {
     /// The host side's index, in the host's namespace.
@@ -29,37 +32,62 @@ pub struct Links {
     pub pod_mac: Mac,
 }
 
-/// Makes the plan's pair, addresses, neighbours and routes; pushes what reverses them.
+/// A pair that was created and whose ends are still down, so that no packet has passed it yet.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    /// Its two ends.
+    pub links: Links,
+    plan: &'a Plan,
+    netns: &'a Netns,
+    host: Netlink,
+    pod: Netlink,
+}
+
+/// Makes the plan's pair and marks its host side as ours; pushes what reverses it.
 ///
 /// An interface that an earlier, killed call for the same attachment left behind is replaced.
 ///
 /// # Errors
 /// [`Kind::NameTaken`] when the pod has an interface of that name, [`Kind::Kernel`] naming what the
 /// kernel refused, [`Kind::Netns`] when the namespace can't be entered.
-pub fn apply(plan: &Plan, netns: &Netns, undo: &mut Undo) -> Result<Links> {
+pub fn create<'a>(plan: &'a Plan, netns: &'a Netns, undo: &mut Undo) -> Result<Pair<'a>> {
     let mut host = link::socket()?;
     let mut pod = netns.run(link::socket)??;
-    let (node, own): (Vec<_>, Vec<_>) = plan.sysctls.iter().partition(|sysctl| sysctl.shared);
-
-    node.into_iter().try_for_each(Sysctl::set)?;
-    create(plan, netns, &mut host, &mut pod)?;
+    create_or_replace(plan, netns, &mut host, &mut pod)?;
     let mark = plan.mark.clone();
     undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark));
+    let links = adopt(plan, &mut host)?;
+    Ok(Pair { links, plan, netns, host, pod })
+}
 
-    let ipv6 = plan.host_link_local.is_some() || sysctl::ipv6_on_links(plan.mtu);
-    host.exchange(link::adopt(plan, ipv6)).map_err(|refusal| match refusal.errno {
-        Errno::EAFNOSUPPORT => without_ipv6(&refusal),
-        _ => refusal.into(),
-    })?;
-    let links = raise(plan, &mut pod)?;
-    own.into_iter().try_for_each(Sysctl::set)?;
-    furnish(plan, netns, &mut pod, links.pod_ifindex)?;
-    connect(plan, &mut host, links.host_ifindex)?;
-    Ok(links)
+impl Pair<'_> {
+    /// Brings both ends up, with their addresses, neighbours and routes, and the node's settings.
+    ///
+    /// The settings that all pods share come last: a call that fails leaves them as they were.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`] naming what the kernel refused, [`Kind::Netns`] when the namespace can't be
+    /// entered. [`create`]'s reversal takes away what was done by then.
+    pub fn connect(mut self) -> Result<Links> {
+        let (plan, links) = (self.plan, self.links);
+        let (node, own): (Vec<_>, Vec<_>) = plan.sysctls.iter().partition(|sysctl| sysctl.shared);
+        own.into_iter().try_for_each(Sysctl::set)?;
+        self.host.exchange(link::raise(plan))?;
+        self.pod.exchange(link::raise_in_pod(plan))?;
+        furnish(plan, self.netns, &mut self.pod, links.pod_ifindex)?;
+        lead_to_pod(plan, &mut self.host, links.host_ifindex)?;
+        node.into_iter().try_for_each(Sysctl::set)?;
+        Ok(links)
+    }
 }
 
 /// Creates the pair; an interface of our own in the way is replaced, once.
-fn create(plan: &Plan, netns: &Netns, host: &mut Netlink, pod: &mut Netlink) -> Result<()> {
+fn create_or_replace(
+    plan: &Plan,
+    netns: &Netns,
+    host: &mut Netlink,
+    pod: &mut Netlink,
+) -> Result<()> {
     let Err(refusal) = host.exchange(vec![link::create(plan, netns)]) else { return Ok(()) };
     if refusal.errno != Errno::EEXIST {
         return Err(refusal.into());
@@ -91,18 +119,23 @@ fn without_ipv6(refusal: &Refusal) -> Error {
     Error::new(Kind::Kernel, msg).details(refusal)
 }
 
-/// Brings the pod's end up and learns both indices from it.
-fn raise(plan: &Plan, pod: &mut Netlink) -> Result<Links> {
-    let replies = pod.exchange(link::raise(plan))?;
+/// Marks the host side as ours, and learns both indices from it.
+fn adopt(plan: &Plan, host: &mut Netlink) -> Result<Links> {
+    let ipv6 = plan.host_link_local.is_some() || sysctl::ipv6_on_links(plan.mtu);
+    let replies =
+        host.exchange(link::adopt(plan, ipv6)).map_err(|refusal| match refusal.errno {
+            Errno::EAFNOSUPPORT => without_ipv6(&refusal),
+            _ => refusal.into(),
+        })?;
     let unseen = || {
-        let msg = format!("{} vanished from the pod while it was set up", plan.pod_ifname);
+        let msg = format!("{} vanished while it was set up", plan.mark.host_ifname);
         Error::new(Kind::Kernel, msg)
     };
     let link = link::in_replies(replies).ok_or_else(unseen)?;
     Ok(Links {
+        host_ifindex: link.index,
         // IFLA_LINK of a veth is its peer's index in the peer's namespace.
-        host_ifindex: link.peer.ok_or_else(unseen)?,
-        pod_ifindex: link.index,
+        pod_ifindex: link.peer.ok_or_else(unseen)?,
         host_mac: plan.mark.host_mac,
         pod_mac: plan.pod_mac,
     })
@@ -139,7 +172,7 @@ fn ipv6_disabled(refusal: &Refusal, plan: &Plan) -> bool {
 }
 
 /// Gives the node its neighbours and routes to the pod.
-fn connect(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
+fn lead_to_pod(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
     let asks: Vec<Ask<RouteNetlinkMessage>> = address::of_host(plan, index)
         .chain(address::introduce(&plan.host_neighbours, index))
         .chain(route::to_pod(plan, index))

@@ -109,7 +109,7 @@ pub fn create(plan: &Plan, netns: &Netns) -> LinkAsk {
 }
 
 /// The requests, in the host's namespace, that give the host side its alias, which the kernel takes
-/// only after creation, and bring it up. Never in one batch with [`create`]: were that refused
+/// only after creation, and ask for its state. Never in one batch with [`create`]: were that refused
 /// because another's interface has the name, they would change the other's.
 ///
 /// With `ipv6` the kernel is kept from giving it a link-local address, also where the pod has IPv4
@@ -119,13 +119,20 @@ pub fn adopt(plan: &Plan, ipv6: bool) -> Vec<LinkAsk> {
     let host = LinkUnspec::new_with_name(name).alias(plan.mark.alias.clone());
     vec![
         set(format!("mark {name} as ours"), silence(host, ipv6)),
-        set(format!("bring {name} up"), LinkUnspec::new_with_name(name).up()),
+        get(format!("look up {name}"), LinkUnspec::new_with_name(name)),
     ]
 }
 
-/// The requests, in the pod's namespace, that bring the pod side and the loopback up, and ask for
-/// the pod side's state.
+/// The request, in the host's namespace, that brings the host side up.
 pub fn raise(plan: &Plan) -> Vec<LinkAsk> {
+    let name = &plan.mark.host_ifname;
+    vec![set(format!("bring {name} up"), LinkUnspec::new_with_name(name).up())]
+}
+
+/// The requests, in the pod's namespace, that bring the pod side and the loopback up, and ask for the
+/// pod side's state: asked, the kernel makes its carrier known at once (Linux 6.8) rather than within
+/// a second.
+pub fn raise_in_pod(plan: &Plan) -> Vec<LinkAsk> {
     let name = &plan.pod_ifname;
     let pod = LinkUnspec::new_with_name(name);
     vec![
@@ -156,7 +163,7 @@ fn get(what: String, builder: LinkMessageBuilder<LinkUnspec>) -> LinkAsk {
     Ask::new(what, RouteNetlinkMessage::GetLink(builder.append_extra_attribute(terse).build()), 0)
 }
 
-/// The link among the replies of [`raise`] or a look-up.
+/// The link among the replies of [`adopt`] or a look-up.
 pub fn in_replies(replies: Vec<RouteNetlinkMessage>) -> Option<Link> {
     replies.into_iter().find_map(|reply| match reply {
         RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),

@@ -4,8 +4,8 @@
 //! behind permanent neighbour entries on both sides, and the node has one route per address. No
 //! bridge, no proxy ARP, no ARP traffic.
 //!
-//! [`plan`] is pure and decides everything; [`apply`](fn@apply) makes it so, [`compare`](fn@compare)
-//! tells what differs, [`remove`] takes it away. [`nft`] masquerades whole networks, not pods.
+//! [`plan`] is pure and decides everything; [`create`] and [`Pair::connect`] make it so,
+//! [`compare`](fn@compare) tells what differs, [`remove`] takes it away. [`nft`] masquerades whole networks, not pods.
 //!
 //! Every kernel object of the pod's network hangs on the veth pair: with it go its addresses,
 //! routes and neighbours, so that one deletion undoes an ADD at whatever point it stopped.
@@ -26,7 +26,7 @@ pub mod route;
 pub mod sysctl;
 pub mod undo;
 
-pub use apply::{Links, apply};
+pub use apply::{Links, Pair, create};
 pub use compare::compare;
 pub use link::remove;
 pub use mac::Mac;

@@ -84,3 +84,20 @@ fn what_only_the_plan_can_refuse_is_code_7() {
     }
     assert_eq!(a.space.links(), ["lo"]);
 }
+
+#[test]
+fn an_add_that_fails_leaves_the_nodes_forwarding_as_it_was() {
+    let host = Host::new("unforwarded");
+    host.node.succeed("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+    let forwarding =
+        || host.node.succeed("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding");
+    let (a, b) = (host.container("a"), host.container("b"));
+    a.space.succeed("ip link add eth0 type veth peer name other");
+    host.call("ADD", Some(&a)).refused_without_a_trace(102);
+    host.node.succeed("ip route add 10.88.0.3/32 dev lo");
+    host.call("ADD", Some(&b)).refused_without_a_trace(105);
+    assert_eq!(forwarding(), "0\n0\n");
+    host.node.succeed("ip route del 10.88.0.3/32 dev lo");
+    host.add(&b);
+    assert_eq!(forwarding(), "1\n1\n");
+}

@@ -1,11 +1,18 @@
 //! Telemetry inside the verbs: hooked by ADD, compared by CHECK, taken off by DEL; first or chained.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
+use weir::telemetry::{
+    reader::{Maps, Snapshot},
+    wire::Direction,
+};
 
-use crate::plugin::{Call, Container, Host};
+use crate::{
+    node::talk,
+    plugin::{Call, Container, Host, ips},
+};
 
 /// A host with a bpffs of its own.
 struct Counted {
@@ -31,6 +38,20 @@ impl Counted {
 
     fn check(&self, container: &Container, attach: &str, result: &Value) -> Call<'_> {
         self.call("CHECK", Some(container), attach).key("prevResult", result.clone())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Maps::open(&self.bpffs.join("weir")).unwrap().snapshot().unwrap()
+    }
+
+    /// Bytes and packets counted of the only pod, sent and received.
+    fn network(&self) -> [[u64; 2]; 2] {
+        let snapshot = self.snapshot();
+        let pod = snapshot.pods.values().next().unwrap();
+        [Direction::DIRECTION_TX, Direction::DIRECTION_RX].map(|direction| {
+            let families = &pod.network[direction.0 as usize];
+            [families.iter().map(|of| of.bytes).sum(), families.iter().map(|of| of.packets).sum()]
+        })
     }
 
     /// The filters on an interface of the node, by direction.
@@ -153,4 +174,34 @@ fn a_chained_pod_is_hooked_at_the_others_link_which_stays() {
 fn status_knows_whether_pods_could_be_counted() {
     let counted = Counted::new("could");
     counted.call("STATUS", None, "auto").succeed();
+}
+
+#[test]
+fn the_very_first_packets_are_counted() {
+    for attach in ["clsact", "tcx"] {
+        let counted = Counted::new("first");
+        let (host, a) = (&counted.host, counted.host.container("a"));
+        let result = counted.call("ADD", Some(&a), attach).succeed();
+        for ip in ips(&result) {
+            talk(&host.node, &a.space, ip.parse().unwrap());
+        }
+        talk(&a.space, &host.node, "192.0.2.1".parse().unwrap());
+        talk(&a.space, &host.node, "2001:db8::1".parse().unwrap());
+        // What the two ends announce by themselves comes for some seconds more.
+        let equal = (0..100).any(|_| {
+            let shown = shown(&a);
+            let same = counted.network() == shown;
+            same || {
+                thread::sleep(std::time::Duration::from_millis(50));
+                false
+            }
+        });
+        assert!(equal, "{attach}: counted {:?}, shown {:?}", counted.network(), shown(&a));
+    }
+}
+
+/// Bytes and packets that the kernel shows of the container's interface, sent and received.
+fn shown(container: &Container) -> [[u64; 2]; 2] {
+    let stats = container.space.ip("-s link show eth0")[0]["stats64"].clone();
+    ["tx", "rx"].map(|side| ["bytes", "packets"].map(|what| stats[side][what].as_u64().unwrap()))
 }

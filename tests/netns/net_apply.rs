@@ -41,7 +41,7 @@ pub fn add(node: &Node, pod: &Space, plan: &Plan) -> Result<Links, Error> {
     node.run(|| {
         let mut undo = Undo::new();
         let netns = Netns::open(&pod.path())?;
-        let links = net::apply(plan, &netns, &mut undo)?;
+        let links = net::create(plan, &netns, &mut undo)?.connect()?;
         undo.disarm();
         Ok(links)
     })
@@ -260,7 +260,8 @@ fn an_address_in_use_is_named_and_rolled_back() {
     let netns = b.path();
     let refused = node.run(|| {
         let mut undo = Undo::new();
-        net::apply(&second, &Netns::open(&netns).unwrap(), &mut undo).unwrap_err()
+        let netns = Netns::open(&netns).unwrap();
+        net::create(&second, &netns, &mut undo).unwrap().connect().unwrap_err()
     });
     assert_eq!(refused.kind(), Kind::Kernel);
     assert!(refused.msg().contains("10.88.0.5 is in use"), "{refused}");
