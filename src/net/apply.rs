@@ -141,20 +141,23 @@ fn adopt(plan: &Plan, host: &mut Netlink) -> Result<Links> {
     })
 }
 
-/// Gives the pod its addresses, neighbours and routes.
+/// Gives the pod its addresses, neighbours and routes. A route that the pod has already, through
+/// another of its links, stays as it is: to add to it would spread the first link's traffic over both.
 fn furnish(plan: &Plan, netns: &Netns, pod: &mut Netlink, index: u32) -> Result<()> {
     let addresses = || address::of_pod(plan, index);
     let rest =
         || address::introduce(&plan.pod_neighbours, index).chain(route::from_pod(plan, index));
     let all: Vec<_> = addresses().chain(rest()).collect();
     let Err(refusal) = pod.exchange(all) else { return Ok(()) };
-    if !ipv6_disabled(&refusal, plan) {
+    if ipv6_disabled(&refusal, plan) {
+        // Some runtimes switch IPv6 off in a new namespace. With it off, everything of IPv6 was
+        // refused and everything of IPv4 was done.
+        let key = format!("ipv6/conf/{}/disable_ipv6", plan.pod_ifname);
+        netns.run(|| Sysctl::own(key, "0").set())??;
+    } else if refusal.errno != Errno::EEXIST {
         return Err(refusal.into());
     }
-    // Some runtimes switch IPv6 off in a new namespace. With it off, everything of IPv6 was refused
-    // and everything of IPv4 was done.
-    let key = format!("ipv6/conf/{}/disable_ipv6", plan.pod_ifname);
-    netns.run(|| Sysctl::own(key, "0").set())??;
+    // Only the first refusal of a batch is told, so that what may be there is tried one by one.
     pod.exchange(addresses().collect())?;
     let missing = |refusal: Refusal| match refusal.errno {
         Errno::EEXIST => Ok(()),

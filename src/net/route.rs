@@ -45,7 +45,7 @@ pub struct Installed {
 pub fn from_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
     plan.pod_routes.iter().map(move |route| {
         // Each of a pod's interfaces has a route of its own to the same gateway; the kernel takes
-        // the one whose link the route through it names. Of other routes a second one is an error.
+        // the one whose link the route through it names. Any other route is the first interface's.
         let again = if route.gw.is_none() { NLM_F_APPEND } else { NLM_F_EXCL };
         Ask::new(
             format!("add route to {} in the pod", route.dst),
@@ -192,12 +192,13 @@ impl Installed {
         Self { dst, gw: None, oif: None, links: Vec::new(), table: 0, priority: 0, unicast: false }
     }
 
-    /// Whether this is the planned route, through the link of that index.
+    /// Whether this is the planned route, through the link of that index. One through the gateway
+    /// may also be there through another link, whose it was before.
     pub fn is(&self, planned: &Route, index: u32) -> bool {
-        self.dst == planned.dst
-            && self.gw == planned.gw
-            && self.links.contains(&index)
+        let in_place = self.dst == planned.dst
             && self.table == planned.table.unwrap_or(MAIN)
-            && planned.priority.is_none_or(|priority| priority == self.priority)
+            && planned.priority.is_none_or(|priority| priority == self.priority);
+        let ours = self.links.contains(&index);
+        in_place && if ours { self.gw == planned.gw } else { planned.gw.is_some() }
     }
 }

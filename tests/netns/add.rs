@@ -253,3 +253,34 @@ fn routes_without_a_default_lead_to_the_subnet() {
     talk(&a.space, &b.space, address(&of_b));
     assert!(a.space.ip("route show default").as_array().unwrap().is_empty());
 }
+
+#[test]
+fn a_second_interface_leaves_the_routes_of_the_first() {
+    for routes in [json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]), json!([])] {
+        let host = Host::new("twice");
+        let a = host.container("a");
+        let call = |verb: &str, ifname: &str| {
+            let ranges = json!([[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]]);
+            let call = host.call(verb, Some(&a)).variable("CNI_IFNAME", ifname);
+            call.key("ipam", json!({"ranges": ranges, "routes": routes}))
+        };
+        let first = call("ADD", "eth0").succeed();
+        let before = [a.space.ip("-4 route"), a.space.ip("-6 route")];
+        let second = call("ADD", "net1").succeed();
+        assert_eq!(ips(&second), ["10.88.0.3", "fd00:88::3"]);
+        call("CHECK", "eth0").key("prevResult", first.clone()).succeed();
+        call("CHECK", "net1").key("prevResult", second).succeed();
+        let through_the_gateway = |routes: &Value| {
+            let routes = routes.as_array().unwrap().iter();
+            routes.filter(|route| route["gateway"].is_string()).cloned().collect::<Vec<_>>()
+        };
+        for (family, before) in ["-4", "-6"].into_iter().zip(&before) {
+            let after = a.space.ip(&format!("{family} route"));
+            assert!(after.to_string().contains("net1"), "{after}");
+            assert_eq!(through_the_gateway(&after), through_the_gateway(before));
+        }
+        call("DEL", "net1").succeed();
+        call("CHECK", "eth0").key("prevResult", first).succeed();
+        assert_eq!([a.space.ip("-4 route"), a.space.ip("-6 route")], before);
+    }
+}
