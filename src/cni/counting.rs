@@ -3,7 +3,7 @@
 use super::{config::Config, field::Field};
 use crate::{
     attachment::Attachment,
-    error::Result,
+    error::{Kind, Result},
     record::PodName,
     telemetry::{self, Attached, Choice, Identity},
 };
@@ -22,7 +22,7 @@ impl Counting {
     /// Checks the key `telemetry`.
     ///
     /// # Errors
-    /// [`Kind::Config`](crate::error::Kind::Config) naming key and value.
+    /// [`Kind::Config`] naming key and value.
     pub fn parse(config: &Config) -> Result<Self> {
         let section = config.root().get("telemetry").map(Field::object).transpose()?;
         let get = |key: &str| section.as_ref().and_then(|section| section.get(key));
@@ -40,7 +40,7 @@ impl Counting {
     /// more, with nothing, where the pod goes uncounted.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`](crate::error::Kind::Telemetry), if counting is required; what `journal`
+    /// [`Kind::Telemetry`], if counting is required; what `journal`
     /// says.
     pub fn attach(
         &self,
@@ -71,18 +71,19 @@ impl Counting {
         }
     }
 
-    /// Makes a failure an uncounted pod, unless counting is required.
+    /// Makes a failure to count an uncounted pod, unless counting is required.
     ///
     /// # Errors
-    /// The failure, if counting is required.
+    /// The failure, if counting is required, or if it is none of telemetry or the kernel: a wrong
+    /// namespace, or a record that can't be written, is not a matter of counting alone.
     pub fn tolerate<T>(&self, attempt: Result<T>) -> Result<Option<T>> {
         match attempt {
             Ok(done) => Ok(Some(done)),
-            Err(err) if self.required => Err(err),
-            Err(err) => {
+            Err(err) if !self.required && matches!(err.kind(), Kind::Telemetry | Kind::Kernel) => {
                 eprintln!("weir: the pod goes uncounted: {err}");
                 Ok(None)
             }
+            Err(err) => Err(err),
         }
     }
 }
@@ -92,7 +93,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::error::{Error, Kind};
+    use crate::error::Error;
 
     fn parse(telemetry: Value) -> Result<Counting> {
         let json = json!({"cniVersion": "1.1.0", "name": "n", "telemetry": telemetry});
@@ -120,5 +121,7 @@ mod tests {
         let failure = || Err::<(), _>(Error::new(Kind::Telemetry, "no bpffs"));
         assert_eq!(parse(json!({})).unwrap().tolerate(failure()), Ok(None));
         assert!(parse(json!({"required": true})).unwrap().tolerate(failure()).is_err());
+        let full = Err::<(), _>(Error::new(Kind::Io, "no space left"));
+        assert_eq!(parse(json!({})).unwrap().tolerate(full).unwrap_err().kind(), Kind::Io);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::OFlag,
     sched::{CloneFlags, setns},
     sys::statfs::{FsType, fstatfs},
@@ -54,11 +55,11 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Opens `path` and makes sure that it is a namespace file other than the caller's own.
+    /// Opens `path` and makes sure that it is a network namespace other than the caller's own.
     ///
     /// # Errors
-    /// [`Kind::Netns`]: missing, no namespace file, or the host's own namespace, whose interfaces
-    /// must never be taken for a pod's.
+    /// [`Kind::Netns`]: missing, no namespace file, a namespace of another kind, or the host's own,
+    /// whose interfaces must never be taken for a pod's.
     pub fn open(path: &Path) -> Result<Self> {
         let invalid =
             |why: &str| Error::new(Kind::Netns, format!("network namespace {path:?} {why}"));
@@ -77,7 +78,10 @@ impl Netns {
         if id == NetnsId::own()? {
             return Err(invalid("is the host's own"));
         }
-        Ok(Self { file, path: path.to_owned(), id })
+        let netns = Self { file, path: path.to_owned(), id };
+        // Only who enters a namespace learns its kind: by setns(2), EINVAL says that it is another.
+        netns.run(|| ())?;
+        Ok(netns)
     }
 
     /// Which namespace this is, whatever the path comes to name later.
@@ -107,12 +111,16 @@ impl Netns {
     pub fn run<T>(&self, inside: impl FnOnce() -> T) -> Result<T> {
         let own = File::open(OWN)
             .context(Kind::Netns, || format!("can't open the host's own namespace {OWN}"))?;
-        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
-            .context(Kind::Netns, || format!("can't enter network namespace {:?}", self.path))?;
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| self.barred(errno))?;
         let way_back = WayBack(own);
         let result = inside();
         drop(way_back);
         Ok(result)
+    }
+
+    fn barred(&self, errno: Errno) -> Error {
+        let why = if errno == Errno::EINVAL { "is of another kind" } else { "can't be entered" };
+        Error::new(Kind::Netns, format!("network namespace {:?} {why}", self.path)).details(errno)
     }
 }
 

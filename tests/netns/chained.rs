@@ -116,3 +116,17 @@ fn an_interface_that_can_not_be_counted_is_passed_on_unless_counting_is_required
     add(true).refused_without_a_trace(104);
     assert_eq!(add(false).succeed(), result);
 }
+
+#[test]
+fn a_namespace_of_another_kind_is_code_8_also_for_who_goes_uncounted() {
+    let host = Host::new("chained-netns");
+    let a = host.container("a");
+    let result = plumbed(&host, &a);
+    for netns in ["/proc/self/ns/mnt", "/proc/self/ns/uts"] {
+        for telemetry in [json!({"required": false}), json!({"enabled": false})] {
+            let call = host.call("ADD", Some(&a)).key("prevResult", result.clone());
+            let call = call.key("telemetry", telemetry).variable("CNI_NETNS", netns);
+            assert!(call.refused_without_a_trace(8).contains(netns));
+        }
+    }
+}
