@@ -193,12 +193,18 @@ impl Installed {
     }
 
     /// Whether this is the planned route, through the link of that index. One through the gateway
-    /// may also be there through another link, whose it was before.
+    /// may also be there through another link, whose it was before; or have been moved from the main
+    /// table to another one, as plugins that route by source address do with all of a link's routes.
     pub fn is(&self, planned: &Route, index: u32) -> bool {
-        let in_place = self.dst == planned.dst
-            && self.table == planned.table.unwrap_or(MAIN)
+        let alike = self.dst == planned.dst
             && planned.priority.is_none_or(|priority| priority == self.priority);
-        let ours = self.links.contains(&index);
-        in_place && if ours { self.gw == planned.gw } else { planned.gw.is_some() }
+        let in_place = self.table == planned.table.unwrap_or(MAIN);
+        let movable = planned.gw.is_some() && planned.table.is_none();
+        alike
+            && if self.links.contains(&index) {
+                self.gw == planned.gw && (in_place || movable)
+            } else {
+                planned.gw.is_some() && in_place
+            }
     }
 }

@@ -72,7 +72,7 @@ fn the_outside_sees_the_node_where_ip_masq_is_set_and_the_pod_elsewhere() {
     world.succeed("ip route add 10.88.0.0/16 via 10.9.0.1");
     world.succeed("ip -6 route add fd00:88::/32 via fd09::1");
     let (masked, plain) = (host.container("masked"), host.container("plain"));
-    host.call("ADD", Some(&masked)).key("ipMasq", json!(true)).succeed();
+    let of_masked = ips(&host.call("ADD", Some(&masked)).key("ipMasq", json!(true)).succeed());
     let elsewhere = json!({
         "ranges": [[{"subnet": "10.88.1.0/24"}], [{"subnet": "fd00:88:1::/64"}]],
         "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
@@ -83,6 +83,12 @@ fn the_outside_sees_the_node_where_ip_masq_is_set_and_the_pod_elsewhere() {
         let outside = address(["10.9.0.2", "fd09::2"][family]);
         assert_eq!(talk(&masked.space, &world, outside), address(node));
         assert_eq!(talk(&plain.space, &world, outside), address(&of_plain[family]));
+        // To each other they are what docs/network.md says.
+        let seen = talk(&masked.space, &plain.space, address(&of_plain[family]));
+        let nodes = host.node.succeed("ip -o addr");
+        assert!(nodes.contains(&format!(" {seen}/")), "{seen} is none of {nodes}");
+        let seen = talk(&plain.space, &masked.space, address(&of_masked[family]));
+        assert_eq!(seen, address(&of_plain[family]));
     }
 }
 

@@ -107,3 +107,25 @@ fn another_pods_interface_is_not_taken_for_ours() {
     let err = check(&node, &a, &first, Some(other.host_ifindex)).unwrap_err();
     assert!(err.msg().contains("has alias"), "{err}");
 }
+
+#[test]
+fn routes_that_a_later_plugin_moved_to_its_own_table_are_found_there() {
+    let node = Node::new("moved");
+    let pod = node.pod("a");
+    let plan = plan("c1", 5, true);
+    let links = add(&node, &pod, &plan).unwrap();
+    // As sbr does, with a rule that leads there.
+    for command in [
+        "ip route add 169.254.1.1 dev eth0 scope link table 100",
+        "ip route add default via 169.254.1.1 dev eth0 table 100",
+        "ip route del default",
+        "ip -6 route add default via fe80::1 dev eth0 table 100",
+        "ip -6 route del default",
+    ] {
+        pod.succeed(command);
+    }
+    check(&node, &pod, &plan, Some(links.host_ifindex)).unwrap();
+    pod.succeed("ip -6 route del default table 100");
+    let err = check(&node, &pod, &plan, Some(links.host_ifindex)).unwrap_err();
+    assert!(err.msg().contains("route to ::/0 via fe80::1 is missing in the pod"), "{err}");
+}

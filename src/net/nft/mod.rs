@@ -1,6 +1,8 @@
 //! Masquerade: one nftables table for the node, into which a network only puts its subnets.
 //!
-//! A packet from a weir network to anywhere outside them all gets the node's address. The rules are
+//! A packet from a network in the table to anywhere outside them all gets the node's address. A
+//! network without `ipMasq` is not in the table, so it is outside: what comes to its pods from those
+//! of a masqueraded network has the node's address, what they send there keeps their own. The rules are
 //! constant and look the addresses up in sets, so a pod costs nothing, a network one set element,
 //! and a DEL deletes nothing (a process that deletes an element takes an RCU grace period to finish).
 //!
@@ -28,7 +30,7 @@ use crate::error::{Error, Kind, Result};
 /// How often a change is tried again that lost against another process.
 const ATTEMPTS: u32 = 8;
 
-/// Masquerades what leaves `subnets` for the outside of all weir networks.
+/// Masquerades what leaves `subnets` for the outside of all networks in the table.
 ///
 /// # Errors
 /// [`Kind::Kernel`] when the kernel refuses, for example for lack of nf_tables.
