@@ -70,19 +70,22 @@ struct inflight {
 #define INFLIGHT_SLOTS 4
 
 struct conn {
-	__u64 id;      /* unique, to key the spill */
-	__u64 check;   /* of the key: tells a recycled element from the one that was looked up */
-	__u64 syn_ns;  /* monotonic */
-	__u64 seen_ns; /* monotonic, coarse */
-	__u32 pod;     /* attachment id */
-	__u32 state;   /* enum tcp_state */
-	__u32 pushed;  /* requests begun; written by the requests' direction only */
-	__u32 popped;  /* requests answered; written by the responses' direction only */
-	__u8 role;     /* enum role */
-	__u8 protocol; /* enum l7_protocol */
-	__u8 opaque;   /* nothing more is parsed here */
-	__u8 dying;    /* ended, but another CPU was busy: the sweep removes it */
-	__u32 zero;
+	__u64 id;	 /* unique, to key the spill */
+	__u64 check;	 /* of the key: tells a recycled element from the one that was looked up */
+	__u64 syn_ns;	 /* monotonic */
+	__u64 seen_ns;	 /* monotonic, coarse */
+	__u32 pod;	 /* attachment id */
+	__u32 state;	 /* enum tcp_state */
+	__u32 pushed;	 /* requests begun; written by the requests' direction only */
+	__u32 popped;	 /* requests answered; written by the responses' direction only */
+	__u8 role;	 /* enum role */
+	__u8 protocol;	 /* enum l7_protocol */
+	__u8 opaque;	 /* nothing more is parsed here */
+	__u8 dying;	 /* ended, but another CPU was busy: the sweep removes it */
+	__u32 isn;	 /* of the SYN that opened it */
+	__u64 again_ns;	 /* monotonic: when a SYN came for a connection that is established */
+	__u32 again_isn; /* its number */
+	__u32 again;	 /* 1 + its direction; 0: none */
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };

@@ -8,6 +8,8 @@
 
 #include "cursor.h"
 
+/* One connection's share of the spill: a 64 kB skb of the shortest requests holds 3,640. */
+#define SPILL_PER_CONN 4096
 /* More than can wait with their method known; what is beyond had no place and was told of then. */
 #define DRAIN_MAX (4 * MAX_INFLIGHT_SPILL)
 
@@ -54,7 +56,8 @@ __noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u6
 	} else {
 		struct spill_key key = {.conn = conn->id, .number = number};
 
-		if (bpf_map_update_elem(&inflight_spill, &key, &request, BPF_ANY))
+		if (number - conn->popped > SPILL_PER_CONN ||
+		    bpf_map_update_elem(&inflight_spill, &key, &request, BPF_ANY))
 			stat_add(STAT_GAP_INFLIGHT, 1);
 		else
 			stat_add(STAT_SPILL_CREATED, 1);

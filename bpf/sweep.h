@@ -10,9 +10,46 @@
 
 #define SECOND 1000000000ULL
 
-struct sweep {
+/*
+ * Elements looked at in one run, which has softirqs off: the rest are only stepped over, and come
+ * in the next runs. The order of a hash map is stable enough for that.
+ */
+#define SWEEP_SLICE 8192
+
+/*
+ * In map memory, where the verifier expects any value: on the stack it would follow the count from
+ * element to element. Two sweeps at once only share a slice.
+ */
+struct {
 	__u64 now;
-};
+	__u32 at;	  /* elements passed */
+	__u32 from;	  /* the slice's first */
+	__u32 next_conn;  /* where the next run's slice begins */
+	__u32 next_query; /* likewise */
+} sweeping;
+
+/* Whether an element is in this run's slice; -1 behind it. */
+static __always_inline int in_slice(void)
+{
+	__u32 at = sweeping.at++;
+
+	return at < sweeping.from ? 0 : at < sweeping.from + SWEEP_SLICE ? 1 : -1;
+}
+
+/* Begins a slice. */
+static __always_inline void slice_begin(__u32 from)
+{
+	sweeping.at = 0;
+	sweeping.from = from;
+}
+
+/* Where the next slice begins: behind this one, or at the first again. */
+static __always_inline __u32 slice_end(void)
+{
+	__u32 next = sweeping.from + SWEEP_SLICE;
+
+	return sweeping.at > next ? next : 0;
+}
 
 enum pod_state { POD_LIVES, POD_ENDED, POD_FORGOTTEN };
 
@@ -23,17 +60,21 @@ static __always_inline enum pod_state pod_state(__u32 pod)
 	return !a ? POD_FORGOTTEN : a->deleted_ns ? POD_ENDED : POD_LIVES;
 }
 
-static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struct sweep *s)
+static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void *nothing)
 {
+	int slice = in_slice();
 	int closing = conn->dying || (conn->half[DIRECTION_RX].fin && conn->half[DIRECTION_TX].fin);
 	__u64 patience = closing			  ? CLOSE_TIMEOUT_S
 			 : conn->state != TCP_ESTABLISHED ? SYN_TIMEOUT_S
 							  : IDLE_TIMEOUT_S;
 
-	enum pod_state pod = pod_state(conn->pod);
+	enum pod_state pod;
 
+	if (slice <= 0)
+		return slice < 0;
+	pod = pod_state(conn->pod);
 	/* Signed: another CPU may have seen it after this walk began. */
-	if ((__s64)(s->now - conn->seen_ns) < (__s64)(patience * SECOND) && pod == POD_LIVES)
+	if ((__s64)(sweeping.now - conn->seen_ns) < (__s64)(patience * SECOND) && pod == POD_LIVES)
 		return 0;
 	if (conn_take(conn, key_check(key)))
 		return 0;
@@ -45,19 +86,22 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, struc
 	}
 	if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
-	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, s->now);
+	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, sweeping.now);
 	conn_remove(key, conn);
 	return 0;
 }
 
-static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, struct sweep *s)
+static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, void *nothing)
 {
+	int slice = in_slice();
 	__u32 pod = query->pod;
 	__u8 role = query->role;
+	enum pod_state state;
 
-	enum pod_state state = pod_state(pod);
-
-	if ((__s64)(s->now - query->asked_ns) < (__s64)(DNS_TIMEOUT_S * SECOND) &&
+	if (slice <= 0)
+		return slice < 0;
+	state = pod_state(pod);
+	if ((__s64)(sweeping.now - query->asked_ns) < (__s64)(DNS_TIMEOUT_S * SECOND) &&
 	    state == POD_LIVES)
 		return 0;
 	if (!bpf_map_delete_elem(&dns_pending, key)) {
@@ -71,10 +115,15 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, s
 
 static __always_inline void sweep(void)
 {
-	struct sweep s = {.now = bpf_ktime_get_ns()};
+	__u32 nothing = 0;
 
-	bpf_for_each_map_elem(&conns, sweep_conn, &s, 0);
-	bpf_for_each_map_elem(&dns_pending, sweep_dns, &s, 0);
+	sweeping.now = bpf_ktime_get_ns();
+	slice_begin(sweeping.next_conn);
+	bpf_for_each_map_elem(&conns, sweep_conn, &nothing, 0);
+	sweeping.next_conn = slice_end();
+	slice_begin(sweeping.next_query);
+	bpf_for_each_map_elem(&dns_pending, sweep_dns, &nothing, 0);
+	sweeping.next_query = slice_end();
 }
 
 #endif

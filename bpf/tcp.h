@@ -251,36 +251,84 @@ out:
 	return ended;
 }
 
-static __always_inline void tcp_open(const struct packet *p, __u32 pod, __u32 dir, __u32 seq)
+/* A connection as its SYN makes it. Returns 0 if the table took it. */
+static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 dir, __u32 isn,
+				       __u64 syn_ns)
 {
-	struct conn *conn = bpf_map_lookup_elem(&conns, &p->key);
 	struct cursor *c = cursor();
-	__u64 now = bpf_ktime_get_ns();
 	struct conn *fresh;
 
 	if (!c)
-		return;
-	if (conn) {
-		if (conn->state == TCP_SYN_SENT && conn->half[dir].next == seq + 1)
-			return; /* The SYN again. */
-		if (conn_take(conn, key_check(&p->key)))
-			return;
-		conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, now);
-		conn_remove(&p->key, conn);
-	}
+		return -1;
 	fresh = &c->fresh;
 	__builtin_memset(fresh, 0, sizeof(*fresh));
 	fresh->check = key_check(&p->key);
-	fresh->id = now ^ fresh->check * 0x9e3779b97f4a7c15ULL;
-	fresh->syn_ns = now;
-	fresh->seen_ns = now;
+	fresh->id = bpf_ktime_get_ns() ^ fresh->check * 0x9e3779b97f4a7c15ULL;
+	fresh->syn_ns = syn_ns;
+	fresh->seen_ns = syn_ns;
 	fresh->pod = pod;
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
-	fresh->half[dir].next = seq + 1;
-	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST))
+	fresh->isn = isn;
+	fresh->half[dir].next = isn + 1;
+	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 		stat_add(STAT_FULL_CONNS, 1);
-	else
-		stat_add(STAT_CONNS_CREATED, 1);
+		return -1;
+	}
+	stat_add(STAT_CONNS_CREATED, 1);
+	return 0;
+}
+
+/* Ends what a new connection of the same ends takes the place of; 0 on success. */
+static __always_inline int conn_replace(const struct packet *p, struct conn *conn)
+{
+	if (conn_take(conn, key_check(&p->key)))
+		return -1;
+	if (conn->state != TCP_ESTABLISHED)
+		tcp_result(conn, TCP_RESULT_TIMEOUT);
+	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, bpf_ktime_get_ns());
+	conn_remove(&p->key, conn);
+	return 0;
+}
+
+/*
+ * A SYN. Returns whether the connection in the table is the one that it opens.
+ *
+ * One for an established connection opens nothing by itself: the receiver answers it with an ACK
+ * (RFC 5961, 4), and only one that has forgotten the old connection with a SYN of its own.
+ */
+static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir, __u32 isn)
+{
+	struct conn *conn = bpf_map_lookup_elem(&conns, &p->key);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (conn) {
+		if (conn->isn == isn && dir == requests_direction(conn))
+			return 1; /* The SYN again. */
+		if (conn->state == TCP_ESTABLISHED && !conn->dying &&
+		    !conn->half[DIRECTION_RX].fin && !conn->half[DIRECTION_TX].fin) {
+			conn->again_ns = now;
+			conn->again_isn = isn;
+			conn->again = 1 + dir;
+			return 0;
+		}
+		if (conn_replace(p, conn))
+			return 0;
+	}
+	return !conn_create(p, pod, dir, isn, now);
+}
+
+/* A SYN-ACK: of a connection that is new, or of one that takes an established one's place. */
+static __always_inline struct conn *tcp_reopen(const struct packet *p, struct conn *conn, __u32 dir,
+					       __u32 acknowledged)
+{
+	__u32 isn = conn->again_isn, opener = conn->again - 1, pod = conn->pod;
+	__u64 syn_ns = conn->again_ns;
+
+	if (!conn->again || opener == dir || acknowledged != isn + 1)
+		return conn;
+	if (conn_replace(p, conn) || conn_create(p, pod, opener & 1, isn, syn_ns))
+		return 0;
+	return bpf_map_lookup_elem(&conns, &p->key);
 }
 
 /* The server's answer to the SYN: the handshake's time as the pod saw it. */
@@ -306,8 +354,7 @@ static __always_inline void tcp(struct __sk_buff *skb, struct packet *p, __u32 p
 	seq = bpf_ntohl(t.seq);
 	set_ports(p, dir == DIRECTION_TX, t.source, t.dest);
 	if (t.syn && !t.ack) {
-		tcp_open(p, pod, dir, seq);
-		if (p->end <= at)
+		if (!tcp_open(p, pod, dir, seq) || p->end <= at)
 			return;
 		seq++; /* TCP Fast Open: the payload follows the SYN's own number. */
 	}
@@ -315,8 +362,12 @@ static __always_inline void tcp(struct __sk_buff *skb, struct packet *p, __u32 p
 	if (!conn)
 		return;
 	conn->seen_ns = bpf_ktime_get_coarse_ns();
-	if (t.syn && t.ack)
-		return tcp_answered(conn, dir, seq);
+	if (t.syn && t.ack) {
+		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
+		if (conn)
+			tcp_answered(conn, dir, seq);
+		return;
+	}
 	if (t.rst)
 		return tcp_reset(&p->key, conn, dir, seq);
 	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&

@@ -58,11 +58,22 @@ pub fn ip(from: End, to: End, protocol: u8, l4: &[u8]) -> Vec<u8> {
 
 /// A TCP segment with a 12-byte timestamp option, as Linux sends it.
 pub fn tcp(from: End, to: End, seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    tcp_acknowledging(from, to, (seq, 0), flags, payload)
+}
+
+/// The same with sequence and acknowledgement number.
+pub fn tcp_acknowledging(
+    from: End,
+    to: End,
+    (seq, ack): (u32, u32),
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut l4 = Vec::new();
     l4.extend(from.port.to_be_bytes());
     l4.extend(to.port.to_be_bytes());
     l4.extend(seq.to_be_bytes());
-    l4.extend(0u32.to_be_bytes());
+    l4.extend(ack.to_be_bytes());
     l4.extend([0x80, flags, 0xff, 0xff, 0, 0, 0, 0]);
     l4.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0]);
     l4.extend(payload);

@@ -31,18 +31,28 @@ impl<'k> Stream<'k> {
     /// A connection after its handshake.
     pub fn open(kernel: &'k Kernel, role: Role, client: End, server: End) -> Self {
         let mut stream = Self::syn(kernel, role, client, server);
-        stream.send_flags(Side::Server, SYN | ACK);
-        stream.next[Side::Server as usize] = SERVER_ISN.wrapping_add(1);
-        stream.send_flags(Side::Client, ACK);
+        stream.accept();
         stream
     }
 
     /// A connection of which only the SYN was sent.
     pub fn syn(kernel: &'k Kernel, role: Role, client: End, server: End) -> Self {
-        let mut stream = Self { kernel, role, client, server, next: [CLIENT_ISN, SERVER_ISN] };
+        Self::syn_from(kernel, role, client, server, CLIENT_ISN)
+    }
+
+    /// The same with a number of its own.
+    pub fn syn_from(kernel: &'k Kernel, role: Role, client: End, server: End, isn: u32) -> Self {
+        let mut stream = Self { kernel, role, client, server, next: [isn, SERVER_ISN] };
         stream.send_flags(Side::Client, SYN);
-        stream.next[Side::Client as usize] = CLIENT_ISN.wrapping_add(1);
+        stream.next[Side::Client as usize] = isn.wrapping_add(1);
         stream
+    }
+
+    /// The rest of the handshake.
+    pub fn accept(&mut self) {
+        self.send_flags(Side::Server, SYN | ACK);
+        self.next[Side::Server as usize] = SERVER_ISN.wrapping_add(1);
+        self.send_flags(Side::Client, ACK);
     }
 
     /// The next sequence number of `side`.
@@ -52,11 +62,12 @@ impl<'k> Stream<'k> {
 
     /// A segment at any place of the stream; does not move it.
     pub fn segment(&self, side: Side, seq: u32, flags: u8, payload: &[u8]) {
-        let (from, to) = match side {
-            Side::Client => (self.client, self.server),
-            Side::Server => (self.server, self.client),
+        let (from, to, other) = match side {
+            Side::Client => (self.client, self.server, Side::Server),
+            Side::Server => (self.server, self.client, Side::Client),
         };
-        let frame = frame::tcp(from, to, seq, flags, payload);
+        let numbers = (seq, self.next(other));
+        let frame = frame::tcp_acknowledging(from, to, numbers, flags, payload);
         let from_pod = (self.role == Role::ROLE_CLIENT) == (side == Side::Client);
         if from_pod { self.kernel.leave_pod(&frame) } else { self.kernel.enter_pod(&frame) }
     }

@@ -138,16 +138,50 @@ fn a_segment_sent_again_is_a_retransmit_and_one_that_was_late_is_not() {
 }
 
 #[test]
-fn a_reused_pair_of_ports_is_a_new_connection() {
+fn a_reused_pair_of_ports_is_a_new_connection_once_the_server_says_so() {
     let kernel = Kernel::new();
-    for _ in 0..2 {
-        let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
-        stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
-    }
-    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_ESTABLISHED), 2);
-    // The first one's request was never answered; the second one's still waits.
+    let (client, server) = (v4(9, 40000), v4(2, 80));
+    let mut old = Stream::open(&kernel, SERVER, client, server);
+    old.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    // A SYN alone, stray or forged, ends nothing.
+    let mut new = Stream::syn_from(&kernel, SERVER, client, server, 7_000_000);
+    old.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    old.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 0);
+    new.accept();
+    // The old one's second request was never answered; the new one starts afresh.
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+    new.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    new.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 3);
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_ESTABLISHED), 2);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_TCP_CONNECT), 2);
+}
+
+#[test]
+fn a_syn_repeated_after_its_answer_got_lost_is_no_second_connection() {
+    let kernel = Kernel::new();
+    let (client, server) = (v4(9, 40000), v4(2, 80));
+    let stream = Stream::syn(&kernel, SERVER, client, server);
+    stream.send_flags(Side::Server, SYN | ACK);
+    let mut stream = Stream::open(&kernel, SERVER, client, server);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_TCP_CONNECT), 1);
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_ESTABLISHED), 1);
+}
+
+#[test]
+fn an_unanswered_syn_that_another_replaces_timed_out() {
+    let kernel = Kernel::new();
+    let (client, server) = (v4(2, 40000), v4(9, 80));
+    Stream::syn(&kernel, CLIENT, client, server);
+    Stream::syn_from(&kernel, CLIENT, client, server, 7_000_000).accept();
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_TIMEOUT), 1);
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_ESTABLISHED), 1);
 }
 
 #[test]
