@@ -53,6 +53,9 @@ struct {
 	__type(value, struct cursor);
 } cursors SEC(".maps");
 
+/* Makes room in a table that is full, at most once a second; whether it tried. See sweep.h. */
+int sweep_full(__u64 now);
+
 static __always_inline struct cursor *cursor(void)
 {
 	__u32 zero = 0;

@@ -82,11 +82,17 @@ static __always_inline void dns_asked(const struct dns_key *key, __u32 pod, __u8
 	struct dns_query query = {.asked_ns = bpf_ktime_get_ns(), .pod = pod, .role = role};
 
 	dns_count(pod, role, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
-	if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST)) {
 		stat_add(STAT_DNS_CREATED, 1);
-	else if (!bpf_map_lookup_elem(&dns_pending, key))
+		return;
+	}
+	if (bpf_map_lookup_elem(&dns_pending, key))
+		return; /* The same query again: its time runs from the first. */
+	if (sweep_full(query.asked_ns) &&
+	    !bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST))
+		stat_add(STAT_DNS_CREATED, 1);
+	else
 		stat_add(STAT_FULL_DNS, 1);
-	/* Else the same query again: its time runs from the first. */
 }
 
 static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, __u8 role,

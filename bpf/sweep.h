@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Ends what no packet will end: user space runs this program now and then. It is the same code
- * that ends a connection on a packet, so that what is counted does not depend on who noticed.
+ * Ends what no packet will end: user space runs it now and then, and a full table. It is the same
+ * code that ends a connection on a packet, so that what is counted does not depend on who noticed.
  */
 #ifndef WEIR_SWEEP_H
 #define WEIR_SWEEP_H
@@ -26,6 +26,7 @@ struct {
 	__u32 from;	  /* the slice's first */
 	__u32 next_conn;  /* where the next run's slice begins */
 	__u32 next_query; /* likewise */
+	__u64 full_ns;	  /* when a full table last asked for a run */
 } sweeping;
 
 /* Whether an element is in this run's slice; -1 behind it. */
@@ -113,7 +114,7 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 	return 0;
 }
 
-static __always_inline void sweep(void)
+__noinline int sweep(void)
 {
 	__u32 nothing = 0;
 
@@ -124,6 +125,17 @@ static __always_inline void sweep(void)
 	slice_begin(sweeping.next_query);
 	bpf_for_each_map_elem(&dns_pending, sweep_dns, &nothing, 0);
 	sweeping.next_query = slice_end();
+	return 0;
+}
+
+/* No agent need ever run: what it would have swept by then is swept when its place is needed. */
+__noinline int sweep_full(__u64 now)
+{
+	if (now - sweeping.full_ns < SECOND)
+		return 0;
+	sweeping.full_ns = now;
+	sweep();
+	return 1;
 }
 
 #endif

@@ -94,3 +94,26 @@ fn every_cut_of_a_query_is_malformed_and_the_longest_name_is_not() {
     kernel.leave_pod(&frame::udp(v4(2, 5000), v4(9, 53), &too_long));
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_DNS_QUERIES), 1);
 }
+
+#[test]
+fn a_table_full_of_the_unanswered_makes_room_without_an_agent() {
+    let kernel = Kernel::new();
+    let ask = |port: u16, id: u16| {
+        let query = message(id, 0x0100, &["a"], A);
+        kernel.leave_pod(&frame::udp(v4(2, port), v4(9, 53), &query));
+    };
+    let capacity =
+        kernel.snapshot().maps.iter().find(|m| m.name == "dns_pending").unwrap().capacity;
+    for id in 0..u16::try_from(capacity).unwrap() {
+        ask(5000, id);
+    }
+    // DNS_TIMEOUT_S of wire.h, and what the fill itself took.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    ask(5001, 1);
+    let response = message(1, 0x8180, &["a"], A);
+    kernel.enter_pod(&frame::udp(v4(9, 53), v4(2, 5001), &response));
+    let counts = kernel.counts();
+    assert_eq!(counts.of(CounterKind::COUNTER_DNS_RESPONSES), 1);
+    assert_eq!(counts.of(CounterKind::COUNTER_DNS_UNMATCHED), 0);
+    assert!(counts.of(CounterKind::COUNTER_DNS_TIMEOUTS) > 0);
+}
