@@ -9,6 +9,7 @@
 #define WEIR_CURSOR_H
 
 #include "count.h"
+#include "parse.h"
 
 /* 512 was measured best: 128 is slower and 64 too few to find most lines whole. */
 #define WINDOW 512
@@ -43,7 +44,9 @@ struct cursor {
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
 	__u8 window[WINDOW + LINE_PREFIX]; /* the surplus is read, never meant */
 	struct number number;
-	struct conn fresh; /* where a new connection is put together */
+	struct packet packet; /* here and not on the stack, of which 6.1 gives a chain of calls 512
+				 bytes */
+	struct conn fresh;    /* where a new connection is put together */
 };
 
 struct {
@@ -53,8 +56,8 @@ struct {
 	__type(value, struct cursor);
 } cursors SEC(".maps");
 
-/* Makes room in a table that is full, at most once a second; whether it tried. See sweep.h. */
-int sweep_full(__u64 now);
+/* Set by whoever finds a table full; sweep.h answers behind the packet. */
+__u32 room_wanted;
 
 static __always_inline struct cursor *cursor(void)
 {

@@ -88,11 +88,8 @@ static __always_inline void dns_asked(const struct dns_key *key, __u32 pod, __u8
 	}
 	if (bpf_map_lookup_elem(&dns_pending, key))
 		return; /* The same query again: its time runs from the first. */
-	if (sweep_full(query.asked_ns) &&
-	    !bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST))
-		stat_add(STAT_DNS_CREATED, 1);
-	else
-		stat_add(STAT_FULL_DNS, 1);
+	stat_add(STAT_FULL_DNS, 1);
+	room_wanted = 1;
 }
 
 static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, __u8 role,

@@ -128,14 +128,20 @@ __noinline int sweep(void)
 	return 0;
 }
 
-/* No agent need ever run: what it would have swept by then is swept when its place is needed. */
-__noinline int sweep_full(__u64 now)
+/*
+ * A table was full: sweeps, at most once a second, what an agent would have swept by then, so that
+ * none need ever run. It is behind the packet that found no place, not in the middle of it, because
+ * of 6.1's 512 bytes of stack for a chain of calls.
+ */
+__noinline int make_room(void)
 {
+	__u64 now = bpf_ktime_get_ns();
+
+	room_wanted = 0;
 	if (now - sweeping.full_ns < SECOND)
 		return 0;
 	sweeping.full_ns = now;
-	sweep();
-	return 1;
+	return sweep();
 }
 
 #endif

@@ -270,9 +270,9 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
 	fresh->half[dir].next = isn + 1;
-	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST) &&
-	    (!sweep_full(syn_ns) || bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST))) {
+	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 		stat_add(STAT_FULL_CONNS, 1);
+		room_wanted = 1;
 		return -1;
 	}
 	stat_add(STAT_CONNS_CREATED, 1);

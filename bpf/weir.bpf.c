@@ -25,29 +25,33 @@ struct {
 	enum stat stat;
 } wire_btf;
 
-static __always_inline void count(struct __sk_buff *skb, __u32 dir)
+static __noinline void count(struct __sk_buff *skb, __u32 dir)
 {
 	__u32 ifindex = skb->ifindex;
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
+	struct cursor *c = cursor();
 	struct net_counter *net;
-	struct packet p;
+	struct packet *p;
 	int protocol;
 
+	if (!c)
+		return;
 	if (!traffic) {
 		stat_add(STAT_UNKNOWN_INTERFACE, 1);
 		return;
 	}
-	protocol = parse_ip(skb, dir == DIRECTION_TX, &p);
+	p = &c->packet;
+	protocol = parse_ip(skb, dir == DIRECTION_TX, p);
 	if (protocol < 0)
 		return;
 	/* Per CPU with softirqs off: nobody else adds here meanwhile. */
-	net = &traffic->net[dir][p.key.family & 1];
+	net = &traffic->net[dir][p->key.family & 1];
 	net->bytes += skb->len;
 	net->packets += segments(skb);
 	if (protocol == IPPROTO_TCP)
-		tcp(skb, &p, traffic->pod, dir);
+		tcp(skb, p, traffic->pod, dir);
 	else if (protocol == IPPROTO_UDP)
-		udp(skb, &p, traffic->pod, dir);
+		udp(skb, p, traffic->pod, dir);
 	else if (protocol == PROTOCOL_FRAGMENT)
 		stat_add(STAT_GAP_FRAGMENT, 1);
 }
@@ -57,6 +61,8 @@ SEC("tc")
 int weir_from_pod(struct __sk_buff *skb)
 {
 	count(skb, DIRECTION_TX);
+	if (room_wanted)
+		make_room();
 	return NEXT;
 }
 
@@ -65,6 +71,8 @@ SEC("tc")
 int weir_to_pod(struct __sk_buff *skb)
 {
 	count(skb, DIRECTION_RX);
+	if (room_wanted)
+		make_room();
 	return NEXT;
 }
 

@@ -8,11 +8,12 @@ use std::{
     mem::MaybeUninit,
     os::unix::fs::DirBuilderExt,
     path::Path,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use libbpf_rs::{
-    MapCore,
+    MapCore, PrintLevel,
     skel::{OpenSkel, SkelBuilder},
 };
 use nix::fcntl::{Flock, FlockArg};
@@ -93,7 +94,39 @@ fn clear(dir: &Path) -> Result<()> {
     }
 }
 
+/// What libbpf printed while it loaded, the verifier's log within: the end says why.
+static PRINTED: Mutex<String> = Mutex::new(String::new());
+
+/// As much as is kept of it; a log has megabytes.
+const PRINTED_MAX: usize = 4096;
+
+fn keep(_: PrintLevel, text: String) {
+    if let Ok(mut printed) = PRINTED.lock() {
+        printed.push_str(&text);
+        let mut cut = printed.len().saturating_sub(PRINTED_MAX);
+        while !printed.is_char_boundary(cut) {
+            cut += 1;
+        }
+        printed.drain(..cut);
+    }
+}
+
+fn refused(err: libbpf_rs::Error) -> Error {
+    let msg =
+        "the kernel refused the BPF programs (CAP_BPF and CAP_NET_ADMIN, Linux 5.17 or newer?)";
+    let printed = PRINTED.lock().map(|printed| printed.clone()).unwrap_or_default();
+    Error::new(Kind::Telemetry, msg).details(err).details(verdict(&printed))
+}
+
+/// The lines of a verifier's log that say why, or the last ones of any other.
+fn verdict(printed: &str) -> String {
+    let lines: Vec<&str> = printed.lines().filter(|line| !line.trim().is_empty()).collect();
+    let end = lines.iter().position(|line| line.starts_with("processed ")).unwrap_or(lines.len());
+    lines[end.saturating_sub(3)..end].join(" | ")
+}
+
 fn load_and_pin(dir: &Path) -> Result<()> {
+    libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut storage = MaybeUninit::uninit();
     let mut open = WeirSkelBuilder::default()
         .open(&mut storage)
@@ -103,10 +136,7 @@ fn load_and_pin(dir: &Path) -> Result<()> {
             *to = from;
         }
     }
-    let mut skel = open.load().context(Kind::Telemetry, || {
-        "the kernel refused the BPF programs (CAP_BPF and CAP_NET_ADMIN, Linux 5.17 or newer?)"
-            .into()
-    })?;
+    let mut skel = open.load().map_err(refused)?;
     let WeirMaps {
         pods,
         attachments,
@@ -129,4 +159,18 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         program.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_what_stands_before_the_count() {
+        let log = "0: R1=ctx()\n1: (79) r2 = *(u64 *)(r5 +8)\nR5 invalid mem access 'scalar'\n\
+                   processed 2 insns (limit 1000000)\n-- END PROG LOAD LOG --\n";
+        assert!(verdict(log).ends_with("R5 invalid mem access 'scalar'"), "{}", verdict(log));
+        assert_eq!(verdict("libbpf: failed to find BTF\n"), "libbpf: failed to find BTF");
+        assert_eq!(verdict(""), "");
+    }
 }
