@@ -4,11 +4,14 @@
 //! and others' filters on the same hook are never touched. The qdisc is not removed: it costs
 //! nothing, others may use it, and it ends with the link.
 
-use std::os::fd::BorrowedFd;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
-use libbpf_rs::{ErrorKind, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook};
+use libbpf_rs::{ErrorKind, Program, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook};
 
-use super::wire::Direction;
+use super::{sys, wire::Direction};
 
 /// Behind anything that decides about packets: we only count.
 const PRIORITY: u32 = 49_152;
@@ -30,43 +33,55 @@ fn hook(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> TcHook {
     hook
 }
 
-/// Adds the qdisc, if it is not there, and the filter of one direction.
-pub fn attach(
-    program: BorrowedFd<'_>,
-    ifindex: i32,
-    direction: Direction,
-) -> libbpf_rs::Result<()> {
-    let mut hook = hook(program, ifindex, direction);
-    hook.create()?;
-    hook.attach().map(drop)
+/// The same where libbpf sends no program, but wants a descriptor all the same.
+fn bare_hook(ifindex: i32, direction: Direction) -> TcHook {
+    hook(io::stdin().as_fd(), ifindex, direction)
 }
 
-/// Removes our filter of one direction; one that is gone is no error.
-pub fn detach(
-    program: BorrowedFd<'_>,
-    ifindex: i32,
-    direction: Direction,
-) -> libbpf_rs::Result<()> {
-    match hook(program, ifindex, direction).detach() {
-        Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
+/// Adds the qdisc, if it is not there, and a filter in each direction.
+///
+/// # Errors
+/// The kernel's; [`ErrorKind::Unsupported`] where an `ingress` qdisc sits in the place: both filters
+/// would land in its one block, the second in place of the first. Whatever was added is taken off.
+pub fn attach(programs: &[(Direction, OwnedFd)], ifindex: i32) -> libbpf_rs::Result<()> {
+    let new = sys::clsact_create(ifindex)?;
+    for (direction, program) in programs {
+        hook(program.as_fd(), ifindex, *direction).attach()?;
+    }
+    if new || programs.iter().all(|(side, program)| holds(program.as_fd(), ifindex, *side)) {
+        return Ok(());
+    }
+    for (direction, _) in programs {
+        detach(ifindex, *direction)?;
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, "an ingress qdisc holds clsact's place").into())
+}
+
+/// Whether our filter of one direction runs this very program.
+pub fn holds(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> bool {
+    let own = Program::id_from_fd(program).ok();
+    own.is_some() && query(ifindex, direction).is_ok_and(|found| found == own)
+}
+
+/// Removes our filter of one direction; one that is gone, or whose qdisc or device is, is no error.
+pub fn detach(ifindex: i32, direction: Direction) -> libbpf_rs::Result<()> {
+    match bare_hook(ifindex, direction).detach() {
+        Err(err) if !is_absence(&err) => Err(err),
         _ => Ok(()),
     }
 }
 
-/// The id of the program behind our filter of one direction; `None` without one.
-///
 /// The kernel says ENOENT without the filter, EINVAL without the qdisc and ENODEV without the
 /// device; anything else is no answer.
-pub fn query(
-    program: BorrowedFd<'_>,
-    ifindex: i32,
-    direction: Direction,
-) -> libbpf_rs::Result<Option<u32>> {
-    match hook(program, ifindex, direction).query() {
+fn is_absence(err: &libbpf_rs::Error) -> bool {
+    !matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::OutOfMemory)
+}
+
+/// The id of the program behind our filter of one direction; `None` without one.
+pub fn query(ifindex: i32, direction: Direction) -> libbpf_rs::Result<Option<u32>> {
+    match bare_hook(ifindex, direction).query() {
         Ok(id) => Ok(Some(id)),
-        Err(err) if matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::OutOfMemory) => {
-            Err(err)
-        }
-        Err(_) => Ok(None),
+        Err(err) if is_absence(&err) => Ok(None),
+        Err(err) => Err(err),
     }
 }

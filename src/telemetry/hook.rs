@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
 
 use super::{
     Attached, Choice, Identity, Mode, clsact, load, pin, reader, sys,
@@ -58,7 +58,7 @@ pub fn attach(
     choice: Choice,
     ifindex: u32,
     identity: &Identity,
-    journal: impl FnMut(Attached) -> Result<()>,
+    mut journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
     libbpf_rs::set_print(None);
     let pins = match Pins::open(bpf_dir)? {
@@ -68,37 +68,66 @@ pub fn attach(
             Pins::require(bpf_dir)?
         }
     };
-    let index = signed(ifindex)?;
-    let mode = mode(choice, index);
-    let pod = register(bpf_dir, &pins, ifindex, mode, identity, journal)?;
-    let attached = Attached { pod, mode };
-    for (direction, program) in &pins.programs {
-        let done = match mode {
-            Mode::Clsact => clsact::attach(program.as_fd(), index, *direction)
-                .context(Kind::Telemetry, || refused("filter", ifindex)),
-            Mode::Tcx => sys::tcx_attach(
-                program.as_fd(),
-                index,
-                *direction,
-                &pin::link(bpf_dir, pod, *direction),
-            )
-            .context(Kind::Telemetry, || refused("link", ifindex)),
-        };
-        if let Err(err) = done {
-            let undone =
-                [unhook(bpf_dir, &pins, ifindex, &attached, true), forget(&pins, ifindex, pod)];
-            let failed = undone.into_iter().filter_map(Result::err);
-            return Err(failed.fold(err, |err, also| err.details(also)));
-        }
+    let target = Target { bpf_dir, pins: &pins, ifindex, index: signed(ifindex)? };
+    let mode = mode(choice, target.index);
+    match target.attach(mode, identity, &mut journal) {
+        // A clsact qdisc has no place beside an ingress one; tcx has.
+        Err(err) if choice == Choice::Auto && mode == Mode::Clsact => target
+            .attach(Mode::Tcx, identity, &mut journal)
+            .map_err(|also| err.details(format_args!("by tcx: {also}"))),
+        done => done,
     }
-    Ok(attached)
+}
+
+/// The interface of an attach.
+struct Target<'a> {
+    bpf_dir: &'a Path,
+    pins: &'a Pins,
+    ifindex: u32,
+    index: i32,
+}
+
+impl Target<'_> {
+    /// Registers the pod, then hooks it; on failure neither is left.
+    fn attach(
+        &self,
+        mode: Mode,
+        identity: &Identity,
+        journal: &mut impl FnMut(Attached) -> Result<()>,
+    ) -> Result<Attached> {
+        let pod = register(self.bpf_dir, self.pins, self.ifindex, mode, identity, journal)?;
+        let attached = Attached { pod, mode };
+        let hooked = match mode {
+            Mode::Clsact => clsact::attach(&self.pins.programs, self.index)
+                .context(Kind::Telemetry, || refused("filters", self.ifindex)),
+            Mode::Tcx => {
+                self.attach_tcx(pod).context(Kind::Telemetry, || refused("links", self.ifindex))
+            }
+        };
+        hooked.map(|()| attached).map_err(|err| {
+            let undone = [
+                unhook(self.bpf_dir, self.ifindex, &attached, true),
+                forget(self.pins, self.ifindex, pod),
+            ];
+            let failed = undone.into_iter().filter_map(Result::err);
+            failed.fold(err, |err, also| err.details(also))
+        })
+    }
+
+    fn attach_tcx(&self, pod: u32) -> std::io::Result<()> {
+        self.pins.programs.iter().try_for_each(|(direction, program)| {
+            let pin = pin::link(self.bpf_dir, pod, *direction);
+            sys::tcx_attach(program.as_fd(), self.index, *direction, &pin)
+        })
+    }
 }
 
 /// See [`super::detach`].
 pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
     libbpf_rs::set_print(None);
+    // First, because it needs no pins: those of another version of Weir may hold the maps.
+    unhook(bpf_dir, ifindex, attached, link_stays)?;
     let Some(pins) = Pins::open(bpf_dir)? else { return Ok(()) };
-    unhook(bpf_dir, &pins, ifindex, attached, link_stays)?;
     let key = bytes_of(&attached.pod);
     let found = pins.attachments.lookup(key, MapFlags::ANY).context(Kind::Telemetry, gone)?;
     let Some(mut value) = found.and_then(|bytes| from_bytes::<RawAttachment>(&bytes)) else {
@@ -124,10 +153,12 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     let index = signed(ifindex)?;
     for (direction, program) in &pins.programs {
         let present = match attached.mode {
-            Mode::Clsact => clsact::query(program.as_fd(), index, *direction)
+            Mode::Clsact => clsact::query(index, *direction)
                 .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
-                .is_some(),
-            Mode::Tcx => pin::link(bpf_dir, attached.pod, *direction).exists(),
+                .is_some_and(|found| {
+                    Program::id_from_fd(program.as_fd()).is_ok_and(|own| own == found)
+                }),
+            Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, *direction), ifindex)?,
         };
         if !present {
             return Err(differs(format!(
@@ -146,6 +177,17 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
         return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
     }
     Ok(())
+}
+
+/// Whether a pinned link still holds its interface: one whose device is gone, or that somebody
+/// detached, keeps its pin and has interface 0.
+fn tcx_links(pin: &Path, ifindex: u32) -> Result<bool> {
+    let failed = || format!("can't ask for the link {}", pin.display());
+    match Link::open(pin).and_then(|link| link.info()) {
+        Ok(info) => Ok(matches!(info.info, LinkTypeInfo::Tcx(tcx) if tcx.ifindex == ifindex)),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(err).context(Kind::Telemetry, failed),
+    }
 }
 
 /// A clsact filter behind a tcx program that ends the chain sees nothing, so `auto` joins tcx there.
@@ -236,25 +278,18 @@ fn random_id() -> u32 {
     u32::try_from(bits >> 32).unwrap_or(1).max(1)
 }
 
-fn unhook(
-    bpf_dir: &Path,
-    pins: &Pins,
-    ifindex: u32,
-    attached: &Attached,
-    link_stays: bool,
-) -> Result<()> {
-    for (direction, program) in &pins.programs {
-        match attached.mode {
-            Mode::Clsact if link_stays => {
-                clsact::detach(program.as_fd(), signed(ifindex)?, *direction)
-                    .context(Kind::Telemetry, || refused("removal of the filter", ifindex))?;
-            }
-            Mode::Clsact => {}
-            Mode::Tcx => sys::tcx_detach(&pin::link(bpf_dir, attached.pod, *direction))
-                .context(Kind::Telemetry, || refused("removal of the link", ifindex))?,
-        }
-    }
-    Ok(())
+/// Takes both hooks off, the second also where the first can't be.
+fn unhook(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
+    let off = |direction| match attached.mode {
+        Mode::Clsact if link_stays => clsact::detach(signed(ifindex)?, direction)
+            .context(Kind::Telemetry, || refused("removal of the filter", ifindex)),
+        Mode::Clsact => Ok(()),
+        Mode::Tcx => sys::tcx_detach(&pin::link(bpf_dir, attached.pod, direction))
+            .context(Kind::Telemetry, || refused("removal of the link", ifindex)),
+    };
+    let [(tx, _), (rx, _)] = PROGRAMS;
+    let (first, second) = (off(tx), off(rx));
+    first.and(second)
 }
 
 /// Takes back a registration under which nothing was counted.

@@ -76,6 +76,25 @@ pub fn tcx_in_use(ifindex: i32, direction: Direction) -> bool {
     err == 0 && unsafe { opts.__bindgen_anon_1.prog_cnt } > 0
 }
 
+/// Adds a clsact qdisc to `ifindex`. Returns whether it is new: else there was one, or an `ingress`
+/// qdisc, which takes the same place and has no egress side.
+pub fn clsact_create(ifindex: i32) -> io::Result<bool> {
+    let mut hook = libbpf_sys::bpf_tc_hook {
+        sz: size_of::<libbpf_sys::bpf_tc_hook>() as libbpf_sys::size_t,
+        ifindex,
+        attach_point: libbpf_sys::BPF_TC_INGRESS | libbpf_sys::BPF_TC_EGRESS,
+        ..Default::default()
+    };
+    // SAFETY: the hook is initialised and names its own size.
+    match unsafe { libbpf_sys::bpf_tc_hook_create(&raw mut hook) } {
+        0 => Ok(true),
+        err => match io::Error::from_raw_os_error(-err) {
+            there if there.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            other => Err(other),
+        },
+    }
+}
+
 /// What a test run sees besides the frame.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Skb {

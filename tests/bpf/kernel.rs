@@ -83,8 +83,11 @@ impl Kernel {
 
     /// What DEL does when the link is gone.
     pub fn end_pod(&self) {
-        let bpf_dir = self.mounted.join("weir");
-        telemetry::detach(&bpf_dir, LOOPBACK, &self.attached, false).unwrap();
+        telemetry::detach(&self.bpf_dir(), LOOPBACK, &self.attached, false).unwrap();
+    }
+
+    pub fn bpf_dir(&self) -> PathBuf {
+        self.mounted.join("weir")
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -3,6 +3,7 @@
 
 mod dns;
 mod frame;
+mod hook;
 mod http;
 mod kernel;
 mod split;
