@@ -77,13 +77,21 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
 /// Takes away what can be found of an attachment without its record: the state dir was lost, or the
 /// record is unreadable.
 ///
+/// An id that never was, which runtimes ask for often, shows by having neither a record nor a link;
+/// then the maps are not searched.
+///
 /// # Errors
 /// As [`recorded`].
 pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Result<()> {
     let mut failures = Failures::default();
-    let link_gone = failures.note(remove_stray(&call.config.name, attachment));
+    let stray = remove_stray(&call.config.name, attachment);
+    let link_gone = stray.is_ok();
+    if unreadable || !matches!(stray, Ok(false)) {
+        failures.note(uncount(call, attachment));
+    }
+    failures.note(stray.map(drop));
     if unreadable && link_gone {
-        failures.note(release_everywhere(call, attachment));
+        release_everywhere(call, attachment, &mut failures);
     }
     if let Some(plugin) = wanted::delegate(&call.config.root())? {
         let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
@@ -119,22 +127,36 @@ fn tell(
     Delegate::find(&delegated.plugin, &call.request.path, config)?.del(attachment)
 }
 
-/// Removes a link that bears the attachment's name and MAC, of whichever network its alias says.
-fn remove_stray(network: &str, attachment: &Attachment) -> Result<()> {
+/// Removes a link that bears the attachment's name and MAC, of whichever network its alias says;
+/// says whether there was one of that name.
+fn remove_stray(network: &str, attachment: &Attachment) -> Result<bool> {
     let mark = Mark::new(network, attachment);
     let Some(stray) = link::by_name(&mut link::socket()?, &mark.host_ifname)? else {
-        return Ok(());
+        return Ok(false);
     };
     let network = stray.alias.strip_prefix("weir:").and_then(|rest| rest.split('/').next());
     let mark = network.map_or(mark, |network| Mark::new(network, attachment));
-    net::remove(Some(stray.index), &mark)
+    net::remove(Some(stray.index), &mark).map(|()| true)
 }
 
-fn release_everywhere(call: &Call, attachment: &Attachment) -> Result<()> {
-    let state_dir = &call.config.state_dir;
-    for network in pool::networks(state_dir)? {
-        let pool = Pool { state_dir, network: &network };
-        pool.release(attachment, pool.held_by(attachment)?)?;
+/// Ends the counting of whatever the maps have of the attachment. An interface that is there by now
+/// is another plugin's, to which we are chained.
+fn uncount(call: &Call, attachment: &Attachment) -> Result<()> {
+    let bpf_dir = &call.config.bpf_dir;
+    let found = telemetry::find(bpf_dir, attachment.container_id(), attachment.ifname())?;
+    for (index, attached) in found {
+        let link_stays = link::by_index(&mut link::socket()?, index)?.is_some();
+        telemetry::detach(bpf_dir, index, &attached, link_stays)?;
     }
     Ok(())
+}
+
+fn release_everywhere(call: &Call, attachment: &Attachment, failures: &mut Failures) {
+    let state_dir = &call.config.state_dir;
+    let networks = pool::networks(state_dir).map_err(|err| failures.0.push(err));
+    for network in networks.unwrap_or_default() {
+        let pool = Pool { state_dir, network: &network };
+        let held = pool.held_by(attachment);
+        failures.note(held.and_then(|held| pool.release(attachment, held)));
+    }
 }

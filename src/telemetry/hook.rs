@@ -125,9 +125,15 @@ impl Target<'_> {
 /// See [`super::detach`].
 pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
     libbpf_rs::set_print(None);
-    // First, because it needs no pins: those of another version of Weir may hold the maps.
-    unhook(bpf_dir, ifindex, attached, link_stays)?;
-    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(()) };
+    let pins = Pins::open(bpf_dir);
+    // A filter on an interface that has been given to another pod since is that pod's.
+    let passed_on = match &pins {
+        Ok(Some(pins)) => owner(pins, ifindex)?.is_some_and(|owner| owner != attached.pod),
+        _ => false,
+    };
+    // Also without pins: those of another version of Weir may hold the maps.
+    unhook(bpf_dir, ifindex, attached, link_stays && !passed_on)?;
+    let Some(pins) = pins? else { return Ok(()) };
     let key = bytes_of(&attached.pod);
     let found = pins.attachments.lookup(key, MapFlags::ANY).context(Kind::Telemetry, gone)?;
     let Some(mut value) = found.and_then(|bytes| from_bytes::<RawAttachment>(&bytes)) else {
@@ -168,15 +174,33 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
             )));
         }
     }
+    if owner(&pins, ifindex)? != Some(attached.pod) {
+        return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
+    }
+    Ok(())
+}
+
+/// See [`super::find`].
+pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32, Attached)>> {
+    libbpf_rs::set_print(None);
+    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(Vec::new()) };
+    // Compared as the map has them, where a long id is cut.
+    let (container_id, ifname) = (field(container_id), field(ifname));
+    let all = reader::dump::<u32, RawAttachment>(&pins.attachments)?;
+    let theirs = all.into_iter().filter(|(_, raw)| {
+        raw.deleted_ns == 0 && raw.container_id == container_id && raw.ifname == ifname
+    });
+    Ok(theirs.map(|(pod, raw)| (raw.ifindex, Attached { pod, mode: reader::mode(&raw) })).collect())
+}
+
+/// The attachment that an interface's entry in the map `pods` is of.
+fn owner(pins: &Pins, ifindex: u32) -> Result<Option<u32>> {
     let entry = pins
         .pods
         .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
         .context(Kind::Telemetry, || "can't read the map pods".into())?;
-    let owner = entry.and_then(|values| values.first().and_then(|v| from_bytes::<PodTraffic>(v)));
-    if owner.is_none_or(|owner| owner.pod != attached.pod) {
-        return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
-    }
-    Ok(())
+    let first = entry.and_then(|values| values.first().and_then(|v| from_bytes::<PodTraffic>(v)));
+    Ok(first.map(|traffic| traffic.pod))
 }
 
 /// Whether a pinned link still holds its interface: one whose device is gone, or that somebody

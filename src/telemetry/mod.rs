@@ -94,6 +94,15 @@ pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: boo
     hook::detach(bpf_dir, ifindex, attached, link_stays)
 }
 
+/// The living attachments of a container's interface, each with the host-side interface that it
+/// counts: for who has lost what [`attach`] said. Reads a whole map, of some thousand entries at most.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry); that nothing was ever loaded is no error.
+pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32, Attached)>> {
+    hook::find(bpf_dir, container_id, ifname)
+}
+
 /// Compares the kernel with what [`attach`] left.
 ///
 /// # Errors

@@ -196,7 +196,7 @@ impl Maps {
             created: Duration::from_nanos(raw.created_ns),
             deleted: (raw.deleted_ns != 0).then(|| Duration::from_nanos(raw.deleted_ns)),
             ifindex: raw.ifindex,
-            mode: if raw.mode == AttachMode::ATTACH_TCX.0 { Mode::Tcx } else { Mode::Clsact },
+            mode: mode(raw),
             network,
         })
     }
@@ -273,7 +273,13 @@ fn locked_bytes(map: &MapHandle) -> std::io::Result<u64> {
     Ok(line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or_default())
 }
 
-fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
+/// The hook that an attachment was given.
+pub(super) fn mode(raw: &RawAttachment) -> Mode {
+    if raw.mode == AttachMode::ATTACH_TCX.0 { Mode::Tcx } else { Mode::Clsact }
+}
+
+/// Every entry of a map.
+pub(super) fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     let failed = || format!("can't read the map {}", map.name().to_string_lossy());
     // One batch of everything: the kernel ends a batch where the next bucket does not fit, and
     // libbpf-rs takes a batch that is not full for the last one.

@@ -54,6 +54,12 @@ impl Counted {
         })
     }
 
+    /// The containers that are counted, by the maps.
+    fn living(&self) -> Vec<String> {
+        let pods = self.snapshot().pods.into_values();
+        pods.filter(|pod| pod.deleted.is_none()).map(|pod| pod.container_id).collect()
+    }
+
     /// The filters on an interface of the node, by direction.
     fn filters(&self, name: &str) -> [usize; 2] {
         ["ingress", "egress"].map(|direction| {
@@ -204,4 +210,57 @@ fn the_very_first_packets_are_counted() {
 fn shown(container: &Container) -> [[u64; 2]; 2] {
     let stats = container.space.ip("-s link show eth0")[0]["stats64"].clone();
     ["tx", "rx"].map(|side| ["bytes", "packets"].map(|what| stats[side][what].as_u64().unwrap()))
+}
+
+#[test]
+fn what_an_unreadable_record_led_to_is_found_in_the_maps() {
+    let counted = Counted::new("unreadable");
+    let (a, b) = (counted.host.container("a"), counted.host.container("b"));
+    counted.call("ADD", Some(&b), "tcx").succeed();
+    let pins = counted.pins();
+    counted.call("ADD", Some(&a), "tcx").succeed();
+    assert_eq!(counted.pins().len(), pins.len() + 2);
+    fs::write(counted.host.record(&a), "{").unwrap();
+    counted.call("DEL", Some(&a), "tcx").succeed();
+    assert_eq!(counted.pins(), pins);
+    assert_eq!(counted.living(), ["b"]);
+
+    // A lost state dir is told from an id that never was by the link alone.
+    fs::remove_dir_all(counted.host.state_dir()).unwrap();
+    counted.call("DEL", Some(&b), "tcx").succeed();
+    assert_eq!(counted.pins().len(), pins.len() - 2);
+    assert_eq!(counted.living(), [""; 0]);
+}
+
+#[test]
+fn the_hooks_on_anothers_link_go_without_a_readable_record() {
+    let counted = Counted::new("unreadable-chained");
+    let host = &counted.host;
+    let a = host.container("a");
+    let netns = a.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    let result = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+    });
+    let chained = |verb: &str, id: &str| {
+        let call = counted.call(verb, Some(&a), "clsact").variable("CNI_CONTAINERID", id);
+        call.key("prevResult", result.clone()).without("ipam")
+    };
+    let lose = |id: &str| {
+        fs::write(host.state_dir().join(format!("attachments/{id}@eth0")), "").unwrap();
+    };
+    chained("ADD", "a").succeed();
+    assert_eq!(counted.filters("vethx"), [1, 1]);
+    // Another container has got the interface since: its hooks are not the first one's to take.
+    chained("ADD", "successor").succeed();
+    lose("a");
+    chained("DEL", "a").succeed();
+    assert_eq!(counted.filters("vethx"), [1, 1]);
+    assert_eq!(counted.living(), ["successor"]);
+    lose("successor");
+    chained("DEL", "successor").succeed();
+    assert_eq!(counted.filters("vethx"), [0, 0]);
+    assert_eq!(counted.living(), [""; 0]);
+    assert!(host.node.links().contains(&"vethx".into()));
 }
