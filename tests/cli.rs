@@ -284,3 +284,14 @@ fn every_kind_of_error_is_one_object_in_the_version_that_was_asked_for() {
         assert_eq!(error["cniVersion"], version);
     }
 }
+
+#[test]
+fn more_ranges_than_anybody_needs_are_refused_at_once() {
+    let sets: Vec<_> = (0..30_000)
+        .map(|at| json!([{"subnet": format!("10.{}.{}.0/30", at / 256, at % 256)}]))
+        .collect();
+    let began = std::time::Instant::now();
+    let message = Call::new("ADD").keys(json!({"ipam": {"ranges": sets}})).message(7);
+    assert!(message.contains("30000 ranges are more"), "{message}");
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}

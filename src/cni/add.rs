@@ -1,7 +1,7 @@
 //! ADD: validate all, journal and lease, create, count, connect, masquerade, answer. Whatever fails, what the
 //! record names by then is taken away again.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use ipnetwork::IpNetwork;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     attachment::Attachment,
-    error::{Context, Kind, Result},
+    error::{Kind, Result},
     ipam::{Lease, delegate::Delegate, pool::Pool, range::RangeSet, resolv},
     net::{self, Netns, Plan, Undo, names, nft},
     record::{Delegated, NetnsRef, Plumbing, PodName, Record},
@@ -220,12 +220,7 @@ fn subnets(sets: &[RangeSet]) -> Vec<IpNetwork> {
 fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
     match (&wanted.dns, &wanted.ipam) {
         (Some(dns), _) => Ok(Some(dns.clone())),
-        (None, Ipam::Pool { resolv_conf: Some(file), .. }) => {
-            let unreadable = || format!("can't read ipam.resolvConf {file:?}");
-            fs::read_to_string(file)
-                .context(Kind::Io, unreadable)
-                .map(|text| Some(resolv::parse(&text)))
-        }
+        (None, Ipam::Pool { resolv_conf: Some(file), .. }) => resolv::read(file).map(Some),
         _ => Ok(None),
     }
 }

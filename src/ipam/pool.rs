@@ -19,7 +19,7 @@ use crate::{
 const LOCK: &str = "lock";
 /// The lock is held for some ten microseconds; who waits this long meets a stuck holder.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Enough for 80 range sets.
+/// Enough for a line of each range set that there may be.
 const MAX_CURSORS: u64 = 4096;
 
 /// A network's leases.

@@ -12,6 +12,10 @@ use crate::{
     spec::Address,
 };
 
+/// How many ranges a network may have in all: several times what anybody needs, few enough for each
+/// to be compared with each other, and for a lock file to have a line for each.
+const MAX_RANGES: usize = 64;
+
 /// A part of a subnet, by its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
@@ -123,8 +127,9 @@ impl RangeSet {
     /// Checks that an attachment can get one address from any of these.
     ///
     /// # Errors
-    /// [`Kind::Config`]: no range, ranges of two families, or ranges that overlap.
+    /// [`Kind::Config`]: no range, too many, ranges of two families, or ranges that overlap.
     pub fn new(ranges: Vec<Range>) -> Result<Self> {
+        check_count(ranges.len())?;
         let Some(first) = ranges.first() else {
             return invalid("a range set needs at least one range".into());
         };
@@ -205,17 +210,25 @@ impl RangeSet {
     }
 }
 
-/// Checks that no address is in two sets.
+/// Checks that no address is in two sets, and that there are not more ranges than may be.
 ///
 /// # Errors
 /// [`Kind::Config`] naming the two ranges that overlap.
 pub fn check_disjoint(sets: &[RangeSet]) -> Result<()> {
+    check_count(sets.iter().map(|set| set.0.len()).sum())?;
     for (at, set) in sets.iter().enumerate() {
         for before in &sets[..at] {
             set.0.iter().try_for_each(|range| disjoint(&before.0, range))?;
         }
     }
     Ok(())
+}
+
+fn check_count(ranges: usize) -> Result<()> {
+    if ranges <= MAX_RANGES {
+        return Ok(());
+    }
+    invalid(format!("{ranges} ranges are more than a network may have, which is {MAX_RANGES}"))
 }
 
 fn disjoint(others: &[Range], range: &Range) -> Result<()> {
@@ -305,6 +318,18 @@ mod tests {
             assert_eq!(err.kind(), Kind::Config);
             assert!(err.msg().contains(why), "{err}");
         }
+    }
+
+    #[test]
+    fn there_are_not_more_ranges_than_may_be() {
+        let subnets: Vec<_> = (0..=MAX_RANGES).map(|at| format!("10.0.{at}.0/24")).collect();
+        let ranges: Vec<_> = subnets.iter().map(|net| range(net, "", "", "").unwrap()).collect();
+        let sets: Vec<_> =
+            ranges.iter().map(|range| RangeSet::new(vec![range.clone()]).unwrap()).collect();
+        check_disjoint(&sets[1..]).unwrap();
+        assert!(RangeSet::new(ranges[1..].to_vec()).is_ok());
+        let refused = [check_disjoint(&sets).unwrap_err(), RangeSet::new(ranges).unwrap_err()];
+        assert!(refused.iter().all(|err| err.msg().starts_with("65 ranges")), "{refused:?}");
     }
 
     #[test]

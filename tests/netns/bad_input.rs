@@ -101,3 +101,27 @@ fn an_add_that_fails_leaves_the_nodes_forwarding_as_it_was() {
     host.add(&b);
     assert_eq!(forwarding(), "1\n1\n");
 }
+
+#[test]
+fn a_resolver_file_that_can_not_be_one_is_named_at_once() {
+    let host = Host::new("resolver");
+    let a = host.container("a");
+    fs::create_dir(host.state_dir()).unwrap();
+    let file = |name: &str| host.state_dir().with_file_name(name);
+    nix::unistd::mkfifo(&file("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(file("long"), "# nothing\n".repeat(10_000)).unwrap();
+    fs::write(file("bytes"), [0xff, 0xfe]).unwrap();
+    for (path, code) in [
+        (file("fifo"), 7),
+        (file("long"), 7),
+        (file("bytes"), 7),
+        (file("state"), 7),
+        ("/dev/zero".into(), 7),
+        (file("missing"), 5),
+    ] {
+        let ipam = json!({"subnet": "10.88.0.0/24", "resolvConf": path});
+        let message = host.call("ADD", Some(&a)).key("ipam", ipam).refused_without_a_trace(code);
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
+    }
+    assert_eq!(a.space.links(), ["lo"]);
+}
