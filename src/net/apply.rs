@@ -72,10 +72,11 @@ impl Pair<'_> {
         let (plan, links) = (self.plan, self.links);
         let (node, own): (Vec<_>, Vec<_>) = plan.sysctls.iter().partition(|sysctl| sysctl.shared);
         own.into_iter().try_for_each(Sysctl::set)?;
-        self.host.exchange(link::raise(plan))?;
+        // The end that comes up second can send at once, the first only when a worker of the kernel
+        // has seen its carrier: what the node sent until then would be counted and dropped.
         self.pod.exchange(link::raise_in_pod(plan))?;
-        furnish(plan, self.netns, &mut self.pod, links.pod_ifindex)?;
         lead_to_pod(plan, &mut self.host, links.host_ifindex)?;
+        furnish(plan, self.netns, &mut self.pod, links.pod_ifindex)?;
         node.into_iter().try_for_each(Sysctl::set)?;
         Ok(links)
     }
@@ -147,7 +148,8 @@ fn furnish(plan: &Plan, netns: &Netns, pod: &mut Netlink, index: u32) -> Result<
     let addresses = || address::of_pod(plan, index);
     let rest =
         || address::introduce(&plan.pod_neighbours, index).chain(route::from_pod(plan, index));
-    let all: Vec<_> = addresses().chain(rest()).collect();
+    let carrier = [link::settle(&plan.pod_ifname)];
+    let all: Vec<_> = carrier.into_iter().chain(addresses()).chain(rest()).collect();
     let Err(refusal) = pod.exchange(all) else { return Ok(()) };
     if ipv6_disabled(&refusal, plan) {
         // Some runtimes switch IPv6 off in a new namespace. With it off, everything of IPv6 was
@@ -174,9 +176,11 @@ fn ipv6_disabled(refusal: &Refusal, plan: &Plan) -> bool {
     plan.pod_link_local.is_some() && refusal.errno == Errno::EACCES
 }
 
-/// Gives the node its neighbours and routes to the pod.
+/// Brings the node's end up, with its address, its neighbours, and the routes to the pod.
 fn lead_to_pod(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
-    let asks: Vec<Ask<RouteNetlinkMessage>> = address::of_host(plan, index)
+    let asks: Vec<Ask<RouteNetlinkMessage>> = link::raise(plan)
+        .into_iter()
+        .chain(address::of_host(plan, index))
         .chain(address::introduce(&plan.host_neighbours, index))
         .chain(route::to_pod(plan, index))
         .collect();

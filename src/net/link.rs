@@ -123,15 +123,13 @@ pub fn adopt(plan: &Plan, ipv6: bool) -> Vec<LinkAsk> {
     ]
 }
 
-/// The request, in the host's namespace, that brings the host side up.
-pub fn raise(plan: &Plan) -> Vec<LinkAsk> {
+/// The requests, in the host's namespace, that bring the host side up.
+pub fn raise(plan: &Plan) -> [LinkAsk; 2] {
     let name = &plan.mark.host_ifname;
-    vec![set(format!("bring {name} up"), LinkUnspec::new_with_name(name).up())]
+    [set(format!("bring {name} up"), LinkUnspec::new_with_name(name).up()), settle(name)]
 }
 
-/// The requests, in the pod's namespace, that bring the pod side and the loopback up, and ask for the
-/// pod side's state: asked, the kernel makes its carrier known at once (Linux 6.8) rather than within
-/// a second.
+/// The requests, in the pod's namespace, that bring the pod side and the loopback up.
 pub fn raise_in_pod(plan: &Plan) -> Vec<LinkAsk> {
     let name = &plan.pod_ifname;
     let pod = LinkUnspec::new_with_name(name);
@@ -139,8 +137,14 @@ pub fn raise_in_pod(plan: &Plan) -> Vec<LinkAsk> {
         set(format!("prepare {name}"), silence(pod, plan.pod_link_local.is_some())),
         set(format!("bring {name} in the pod up"), LinkUnspec::new_with_name(name).up()),
         set("bring lo in the pod up".into(), LinkUnspec::new_with_name("lo").up()),
-        get(format!("look up {name} in the pod"), LinkUnspec::new_with_name(name)),
     ]
+}
+
+/// The request that makes the carrier of a link that has just come up count at once: whoever asks
+/// for a link's state has the kernel act on it first (Linux 6.8). Otherwise a worker does, within a
+/// second at most.
+pub fn settle(name: &str) -> LinkAsk {
+    get(format!("look up {name}"), LinkUnspec::new_with_name(name))
 }
 
 /// With IPv6, keeps the kernel from making a link-local address by itself: that one would go
