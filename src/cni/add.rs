@@ -130,9 +130,8 @@ impl Attempt<'_> {
         };
         let addresses = match allocate() {
             Err(full) if full.kind() == Kind::Exhausted => {
-                if reclaim::reclaim(call)? == 0 {
-                    return Err(full);
-                }
+                // Also where there was nobody to take away: others may have done it meanwhile.
+                reclaim::reclaim(call)?;
                 allocate()?
             }
             leased => leased?,

@@ -54,17 +54,15 @@ pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
     Ok(dead.collect())
 }
 
-/// Takes the dead attachments of the call's network away; returns how many went.
+/// Takes the dead attachments of the call's network away.
 ///
 /// # Errors
-/// As [`dead`].
-pub fn reclaim(call: &Call) -> Result<usize> {
-    let mut reclaimed = 0;
+/// As [`dead`]; one that can't be taken away is told on stderr.
+pub fn reclaim(call: &Call) -> Result<()> {
     for (attachment, record) in dead(call)? {
-        match teardown::recorded(call, &attachment, &record) {
-            Ok(()) => reclaimed += 1,
-            Err(err) => eprintln!("weir: can't take away {attachment}, which is dead: {err}"),
+        if let Err(err) = teardown::recorded(call, &attachment, &record) {
+            eprintln!("weir: can't take away {attachment}, which is dead: {err}");
         }
     }
-    Ok(reclaimed)
+    Ok(())
 }

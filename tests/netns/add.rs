@@ -1,6 +1,6 @@
 //! ADD: what the reply says is what the kernel has, and packets flow; what fails leaves no trace.
 
-use std::{collections::HashSet, fs, net::IpAddr, thread};
+use std::{collections::HashSet, fs, net::IpAddr, path::Path, thread};
 
 use serde_json::{Value, json};
 
@@ -289,4 +289,25 @@ fn a_second_interface_leaves_the_routes_of_the_first() {
         call("CHECK", "eth0").key("prevResult", first).succeed();
         assert_eq!([a.space.ip("-4 route"), a.space.ip("-6 route")], before);
     }
+}
+
+#[test]
+fn an_address_that_came_free_is_taken_whoever_freed_it() {
+    let host = Host::new("freed");
+    let small = json!({"subnet": "10.88.0.0/30"});
+    let add = |container: &Container| host.call("ADD", Some(container)).key("ipam", small.clone());
+    let (a, b) = (host.container("a"), host.container("b"));
+    add(&a).succeed();
+    // A dead pod that can't be taken away whole: a directory lies where its tcx link was pinned. Its
+    // address comes free all the same, as it does where another ADD or a DEL was faster.
+    let mut record: Value = serde_json::from_slice(&fs::read(host.record(&a)).unwrap()).unwrap();
+    record["bootId"] = json!("another");
+    record["telemetry"] = json!({"pod": 7, "mode": "tcx"});
+    fs::write(host.record(&a), record.to_string()).unwrap();
+    let pin = Path::new(record["bpfDir"].as_str().unwrap()).join("links/00000007_from_pod");
+    fs::create_dir_all(&pin).unwrap();
+    let answer = add(&b).answer();
+    assert_eq!(answer.code, Some(0), "{}", answer.stdout);
+    assert!(answer.stderr.contains("can't take away container a"), "{}", answer.stderr);
+    assert_eq!(host.leases("podnet"), ["10.88.0.2"]);
 }

@@ -112,3 +112,17 @@ fn one_that_fails_is_told_to_delete() {
         assert_eq!(host.node.links(), ["lo"]);
     }
 }
+
+#[test]
+fn one_that_hangs_holds_status_for_two_seconds() {
+    let host = Host::new("hanging");
+    let dir = scratch(&host, "plugins");
+    fs::write(dir.join("sleeper"), "#!/bin/sh\nexec sleep 15\n").unwrap();
+    fs::set_permissions(dir.join("sleeper"), fs::Permissions::from_mode(0o755)).unwrap();
+    let call = host.call("STATUS", None).key("ipam", json!({"type": "sleeper"}));
+    let call = call.variable("CNI_PATH", dir.to_str().unwrap());
+    let began = std::time::Instant::now();
+    let message = call.refused_without_a_trace(50);
+    assert!(message.contains("sleeper"), "{message}");
+    assert!((2..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}

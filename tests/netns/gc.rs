@@ -127,3 +127,24 @@ fn a_list_that_can_not_be_read_removes_nothing() {
         gc(&host, NEW, wrong).refused_without_a_trace(7);
     }
 }
+
+#[test]
+fn leases_that_can_not_be_read_stop_nothing_else() {
+    let host = Host::new("no-leases");
+    let containers: Vec<_> = (0..6).map(|n| host.container(&format!("c{n}"))).collect();
+    for (at, container) in containers.iter().enumerate() {
+        host.add(container);
+        if at % 2 == 0 {
+            fs::write(host.record(container), "{").unwrap();
+        }
+    }
+    fs::remove_dir_all(host.state_dir().join("leases/podnet")).unwrap();
+    fs::write(host.state_dir().join("leases/podnet"), "no directory").unwrap();
+    let message = gc(&host, NEW, json!([])).refused(5);
+    assert!(message.contains("leases/podnet"), "{message}");
+    let left: Vec<_> =
+        containers.iter().filter(|container| container.space.links() != ["lo"]).collect();
+    assert_eq!(left.len(), 3, "those of readable records alone go");
+    fs::remove_file(host.state_dir().join("leases/podnet")).unwrap();
+    gc(&host, NEW, json!([])).succeed();
+}
