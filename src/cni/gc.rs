@@ -43,10 +43,11 @@ pub fn run(call: &Call) -> Result<()> {
                 teardown::recorded(call, &attachment, &record)
             }
             // Its leases tell the network of a record that can't be read.
-            Entry::Unreadable(_)
-                if stale(&attachment, None) && !pool.held_by(&attachment)?.is_empty() =>
-            {
-                teardown::unrecorded(call, &attachment, true)
+            Entry::Unreadable(_) if stale(&attachment, None) => {
+                pool.held_by(&attachment).and_then(|held| match held.is_empty() {
+                    true => Ok(()),
+                    false => teardown::unrecorded(call, &attachment, true),
+                })
             }
             _ => Ok(()),
         });
