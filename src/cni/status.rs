@@ -1,6 +1,8 @@
 //! STATUS: could an ADD be served now? Cheap, and behind no lock: a runtime may ask every half second
 //! and hold its own locks meanwhile.
 
+use std::time::Duration;
+
 use super::{
     Call,
     args::Args,
@@ -15,6 +17,9 @@ use crate::{
     state, telemetry,
 };
 
+/// How long another IPAM plugin may hold the answer up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Says why not, or nothing.
 pub fn run(call: &Call) -> Result<()> {
     let config = &call.config;
@@ -28,7 +33,11 @@ pub fn run(call: &Call) -> Result<()> {
     match wanted.map(|wanted| wanted.ipam) {
         Some(Ipam::Pool { sets, .. }) => has_addresses(call, &sets)?,
         Some(Ipam::Delegate(plugin)) => {
-            Delegate::find(&plugin, &call.request.path, &call.stdin)?.forward("STATUS")?;
+            let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin)?;
+            delegate.within(PATIENCE).forward("STATUS").map_err(|err| match err.kind() {
+                Kind::TryAgain => unavailable(&err),
+                _ => err,
+            })?;
         }
         None => {}
     }

@@ -74,11 +74,17 @@ impl<'a> Delegate<'a> {
         }
     }
 
+    /// Gives it another time than 30 s to answer.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// ADD: has addresses leased. After an error the plugin must be told to [`del`](Self::del).
     ///
     /// # Errors
     /// [`Kind::Delegate`] with the plugin's own code; [`Kind::Decode`] when its answer is none;
-    /// [`Kind::TryAgain`] when it takes longer than 30 s; [`Kind::Io`].
+    /// [`Kind::TryAgain`] when it takes longer than its time; [`Kind::Io`].
     pub fn add(&self) -> Result<Lease> {
         let output = self.call("ADD", None)?;
         let garbled = || format!("IPAM plugin {} gave no result", self.plugin);
@@ -290,9 +296,8 @@ mod tests {
         let plugins =
             Plugins::new("hang", "cd $(dirname $0); sleep 60 & echo $! > child; sleep 61");
         let began = Instant::now();
-        let err = plugins.with(b"{}", |delegate| {
-            Delegate { patience: Duration::from_millis(700), ..delegate }.add().unwrap_err()
-        });
+        let err = plugins
+            .with(b"{}", |delegate| delegate.within(Duration::from_millis(700)).add().unwrap_err());
         assert_eq!(err.kind(), Kind::TryAgain);
         assert!(began.elapsed() < Duration::from_secs(10));
         let child = fs::read_to_string(plugins.0.join("child")).unwrap();
