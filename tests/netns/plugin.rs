@@ -59,6 +59,12 @@ impl Host {
         // A node without any address of its own could not speak to its pods.
         node.succeed("ip addr add 192.0.2.1/32 dev lo");
         node.succeed("ip addr add 2001:db8::1/128 dev lo nodad");
+        // The kernel leaves its route to a worker: a footprint taken earlier would lack it.
+        let routed = || node.succeed("ip -6 route show table local").contains("2001:db8::1 ");
+        assert!((0..500).any(|_| routed() || {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            false
+        }));
         let name = node.path().file_name().unwrap().to_owned();
         let dir = std::env::temp_dir().join(name);
         fs::create_dir(&dir).unwrap();
