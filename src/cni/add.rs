@@ -1,5 +1,5 @@
-//! ADD: validate all, journal and lease, create, count, connect, masquerade, answer. Whatever fails, what the
-//! record names by then is taken away again.
+//! ADD: validate all, journal and lease, create, count, connect, masquerade, answer. Whatever fails,
+//! what the record names by then is taken away again.
 
 use std::path::Path;
 

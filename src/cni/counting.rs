@@ -40,8 +40,7 @@ impl Counting {
     /// more, with nothing, where the pod goes uncounted.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`], if counting is required; what `journal`
-    /// says.
+    /// [`Kind::Telemetry`], if counting is required; what `journal` says.
     pub fn attach(
         &self,
         config: &Config,

@@ -44,9 +44,11 @@ pub fn run(call: &Call) -> Result<()> {
             }
             // Its leases tell the network of a record that can't be read.
             Entry::Unreadable(_) if stale(&attachment, None) => {
-                pool.held_by(&attachment).and_then(|held| match held.is_empty() {
-                    true => Ok(()),
-                    false => teardown::unrecorded(call, &attachment, true),
+                pool.held_by(&attachment).and_then(|held| {
+                    if held.is_empty() {
+                        return Ok(());
+                    }
+                    teardown::unrecorded(call, &attachment, true)
                 })
             }
             _ => Ok(()),
