@@ -54,7 +54,8 @@ struct half {
 	__u8 has_length;
 	__u8 fin;
 	__u8 method; /* of the current request */
-	__u8 zero[3];
+	__u8 held;   /* segments of this direction that wait in the map held */
+	__u8 zero[2];
 	__u8 line[LINE_PREFIX]; /* what an unfinished line began with */
 };
 
@@ -88,6 +89,25 @@ struct conn {
 	__u32 again;	 /* 1 + its direction; 0: none */
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
+};
+
+/* A segment that came before its turn. */
+#define HOLD_SLOTS 64
+/* The longest skb without BIG TCP; a longer one is not held. */
+#define HOLD_BYTES 65536
+/* What a window's copy may read beyond. */
+#define HOLD_SURPLUS 512
+
+struct held {
+	__u64 conn;	/* conn.id */
+	__u64 since_ns; /* monotonic */
+	__u32 used;	/* 0: free, 1: taken, by compare-and-swap */
+	__u32 dir;
+	__u32 seq;
+	__u32 len;
+	__u32 fin;
+	__u32 zero;
+	__u8 data[HOLD_BYTES + HOLD_SURPLUS];
 };
 
 struct spill_key {

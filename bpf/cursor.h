@@ -15,6 +15,8 @@
 #define WINDOW 512
 #define WINDOW_MASK (WINDOW - 1)
 
+#define SECOND 1000000000ULL
+
 #define ONES 0x0101010101010101ULL
 #define HIGHS 0x8080808080808080ULL
 #define LOWERCASE 0x2020202020202020ULL
@@ -33,17 +35,30 @@ struct number {
 	__u32 zero;
 };
 
+/* What is looked for among the held segments, and what was found: indexes + 1, 0 for none. */
+struct search {
+	__u64 conn;
+	__u64 since_ns; /* the longest that the direction has waited */
+	__u32 dir;
+	__u32 seq;
+	__u32 found;
+	__u32 place;
+};
+
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */
 struct cursor {
-	__u32 at;			   /* skb offset of the next byte */
-	__u32 end;			   /* skb offset behind the new bytes */
-	__u32 from;			   /* skb offset of window[0] */
-	__u32 filled;			   /* bytes in the window */
+	__u32 source; /* what offsets are into: 0 the skb, else a held segment's index + 1 */
+	__u32 at;     /* offset of the next byte */
+	__u32 end;    /* offset behind the new bytes */
+	__u32 from;   /* offset of window[0] */
+	__u32 filled; /* bytes in the window */
+	__u32 zero;
 	__u64 now;			   /* monotonic ns, once a segment */
 	__u64 body;			   /* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
 	__u8 window[WINDOW + LINE_PREFIX]; /* the surplus is read, never meant */
 	struct number number;
+	struct search search;
 	struct packet packet; /* here and not on the stack, of which 6.1 gives a chain of calls 512
 				 bytes */
 	struct conn fresh;    /* where a new connection is put together */
@@ -102,6 +117,24 @@ static __always_inline __u32 lowest(__u64 marks)
 	return ((((marks & -marks) >> 7) - 1) & ONES) * ONES >> 56;
 }
 
+/* The window from a held segment, by words: what is beyond its end is read, never meant. */
+__noinline int copy_held(struct cursor *c)
+{
+	__u32 index, i;
+	struct held *slot;
+
+	if (!c)
+		return -1;
+	index = c->source - 1;
+	slot = bpf_map_lookup_elem(&held, &index);
+	if (!slot)
+		return -1;
+	for (i = 0; i < WINDOW / 8; i++)
+		*(__u64 *)(c->window + i * 8) =
+			word_at(slot->data + (c->at & (HOLD_BYTES - 1)) + i * 8);
+	return 0;
+}
+
 /* Fills the window from the next byte on. */
 static __always_inline int refill(struct __sk_buff *skb, struct cursor *c)
 {
@@ -117,7 +150,7 @@ static __always_inline int refill(struct __sk_buff *skb, struct cursor *c)
 	 */
 	asm volatile("" : "+r"(n));
 	n = ((n - 1) & WINDOW_MASK) + 1;
-	if (bpf_skb_load_bytes(skb, c->at, c->window, n))
+	if (c->source ? copy_held(c) : bpf_skb_load_bytes(skb, c->at, c->window, n))
 		return -1;
 	c->filled = n;
 	return 0;

@@ -28,6 +28,7 @@ struct step {
 	struct half *half;
 	struct cursor *cur;
 	int responses; /* this direction carries them */
+	int ended;     /* its FIN was seen in order */
 };
 
 /* What ends with the last byte of a message. */
@@ -229,28 +230,21 @@ static __always_inline int line_end(struct step *s, __u32 len)
 }
 
 /* Keeps what the segment has of a line that it does not end. */
-static __always_inline int keep_line(struct step *s, __u32 from, __u32 to)
+static __always_inline void keep_line(struct step *s, __u32 from, __u32 to)
 {
 	struct half *h = s->half;
 	struct cursor *c = s->cur;
-	__u32 n = to - from, have = h->line_len;
+	__u32 n = to - from, have = h->line_len, i;
 
 	h->tail = line_tail(c, from, to, h->tail);
-	if (have < LINE_PREFIX && n) {
-		__u32 take = LINE_PREFIX - have;
-
-		if (take > n)
-			take = n;
-		asm volatile("" : "+r"(take));
-		take = ((take - 1) & (LINE_PREFIX - 1)) + 1;
-		asm volatile("" : "+r"(have));
-		have &= LINE_PREFIX - 1;
-		if (bpf_skb_load_bytes(s->skb, c->from + from, c->line + have, take))
-			return give_up(s, STAT_GAP_MALFORMED);
+	if (have < LINE_PREFIX) {
+		/* Always 64 bytes, by words: what follows in the line overwrites the surplus. */
+		for (i = 0; i < LINE_PREFIX / 8; i++)
+			*(__u64 *)(c->line + (have & (LINE_PREFIX - 1)) + i * 8) =
+				word_at(c->window + (from & WINDOW_MASK) + i * 8);
 	}
 	n += h->line_len;
 	h->line_len = n > 0xffff ? 0xffff : n;
-	return 0;
 }
 
 static __always_inline void copy_line(struct cursor *c, __u32 from)
@@ -330,13 +324,11 @@ static __always_inline int line_step(struct step *s)
 			return 0;
 		}
 		len = c->filled - from;
-		if (keep_line(s, from, c->filled))
-			return 1;
+		keep_line(s, from, c->filled);
 	} else {
 		len = newline - from + 1;
 		if (h->line_len) {
-			if (keep_line(s, from, newline))
-				return 1;
+			keep_line(s, from, newline);
 		} else {
 			copy_line(c, from);
 			h->tail = line_tail(c, from, newline, 0);
@@ -373,7 +365,7 @@ static long http1_step(__u32 i, struct step *s)
 /* What the first byte of a connection already excludes. Returns whether to go on. */
 static __always_inline int http1_candidate(struct step *s)
 {
-	__u8 first = 0;
+	__u8 first;
 
 	if (s->responses) {
 		/* The server speaks first, or before the request is whole: no HTTP. */
@@ -382,8 +374,9 @@ static __always_inline int http1_candidate(struct step *s)
 	}
 	if (s->half->line_len)
 		return 1;
-	if (bpf_skb_load_bytes(s->skb, s->cur->at, &first, 1))
+	if (refill(s->skb, s->cur))
 		return 0;
+	first = s->cur->window[0];
 	if (is_tchar(first) || first == '\r' || first == '\n')
 		return 1;
 	decide(s->conn, first == 0x16 ? L7_TLS : L7_UNKNOWN); /* RFC 8446, 5.1: handshake */

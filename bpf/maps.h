@@ -55,6 +55,13 @@ struct {
 } inflight_spill SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HOLD_SLOTS);
+	__type(key, __u32);
+	__type(value, struct held);
+} held SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_DNS_PENDING);
 	__type(key, struct dns_key);

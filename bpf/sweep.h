@@ -6,9 +6,7 @@
 #ifndef WEIR_SWEEP_H
 #define WEIR_SWEEP_H
 
-#include "tcp.h"
-
-#define SECOND 1000000000ULL
+#include "resume.h"
 
 /*
  * Elements looked at in one run, which has softirqs off: the rest are only stepped over, and come
@@ -125,6 +123,7 @@ __noinline int sweep(void)
 	slice_begin(sweeping.next_query);
 	bpf_for_each_map_elem(&dns_pending, sweep_dns, &nothing, 0);
 	sweeping.next_query = slice_end();
+	hold_sweep(sweeping.now);
 	return 0;
 }
 

@@ -11,7 +11,7 @@
 #ifndef WEIR_TCP_H
 #define WEIR_TCP_H
 
-#include "http1.h"
+#include "hold.h"
 #include "parse.h"
 
 /* Messages and lines per skb; a 64 kB skb of the shortest chunks has 22,000. */
@@ -82,6 +82,12 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	struct half *responses =
 		conn->role == ROLE_CLIENT ? &conn->half[DIRECTION_RX] : &conn->half[DIRECTION_TX];
 
+	if (conn->opaque == OPAQUE_NOT &&
+	    (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)) {
+		/* The hole before what is held was never filled. */
+		conn->opaque = OPAQUE_GAP;
+		stat_add(STAT_GAP_SEQUENCE, 1);
+	}
 	if (conn->protocol != L7_HTTP1)
 		return;
 	if (conn->opaque == OPAQUE_GAP)
@@ -164,33 +170,47 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 		conn_release(conn);
 }
 
-/* Bytes that will never be seen here in order. Returns whether the thread holds. */
-static __always_inline int skip_gap(struct step *s, __u32 gap)
+/* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
+static __always_inline int gap_is_blind(struct step *s, __u32 gap)
+{
+	return s->conn->opaque || (s->half->state >= HALF_BODY && s->half->remain >= gap);
+}
+
+/* Bytes that will not be seen here in order. */
+static __always_inline void skip_gap(struct step *s, __u32 gap)
 {
 	struct half *h = s->half;
 
 	h->hole_from = h->next;
 	h->hole_to = h->next + gap;
 	if (s->conn->opaque)
-		return 1;
-	if (h->state < HALF_BODY || h->remain < gap) {
+		return;
+	if (!gap_is_blind(s, gap)) {
 		give_up(s, STAT_GAP_SEQUENCE);
-		return 0;
+		return;
 	}
 	h->remain -= gap;
 	if (h->state != HALF_TUNNEL)
 		s->cur->body += gap;
 	if (!h->remain)
 		body_end(s);
-	return 1;
 }
 
-/* Reads the new bytes of a segment: skb[at, end). */
-static __always_inline void read_bytes(struct step *s, __u32 at, __u32 end)
+static __always_inline void count_body(struct step *s)
+{
+	if (s->cur->body)
+		role_count(s->conn,
+			   s->responses ? COUNTER_HTTP_RESPONSE_BODY : COUNTER_HTTP_REQUEST_BODY, 0,
+			   s->cur->body);
+}
+
+/* Reads the new bytes of a segment: [at, end) of the source. */
+static __always_inline void read_bytes(struct step *s, __u32 source, __u32 at, __u32 end)
 {
 	struct cursor *c = s->cur;
 	struct half *h = s->half;
 
+	c->source = source;
 	c->at = at;
 	c->end = end;
 	c->from = 0;
@@ -205,50 +225,62 @@ static __always_inline void read_bytes(struct step *s, __u32 at, __u32 end)
 		__builtin_memcpy(h->line, c->line, LINE_PREFIX);
 }
 
-/* A segment with payload or FIN. Returns whether this FIN is the direction's first in order. */
-static __always_inline int tcp_segment(struct __sk_buff *skb, const struct packet *p,
-				       struct conn *conn, __u32 dir, __u32 seq, __u32 at, int fin)
+/* Not late but again. */
+static __always_inline void count_again(struct step *s, __u32 dir)
 {
-	struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = cursor()};
-	__u32 payload = p->end > at ? p->end - at : 0;
-	struct half *h = s.half;
-	__s32 seen;
-	int ended = 0;
+	counter_add(s->conn->pod, fields(COUNTER_TCP_RETRANSMITS, ROLE_NONE, dir, 0), 0,
+		    segments(s->skb));
+}
 
-	if (!s.cur || half_take(h))
+/*
+ * A segment with payload or FIN. Sets s.ended for the direction's first FIN in order; returns
+ * whether held segments may have got their turn.
+ */
+static __always_inline int tcp_segment(struct step *s, const struct packet *p, __u32 dir, __u32 seq,
+				       __u32 at, int fin)
+{
+	__u32 payload = p->end > at ? p->end - at : 0;
+	struct half *h = s->half;
+	__s32 seen;
+	int turn = 0;
+
+	if (!s->cur || half_take(h))
 		return 0;
-	if (conn->check != key_check(&p->key))
+	if (s->conn->check != key_check(&p->key))
 		goto out;
-	s.responses = dir != requests_direction(conn);
-	s.cur->now = bpf_ktime_get_ns();
-	s.cur->body = 0;
+	s->cur->now = bpf_ktime_get_ns();
+	s->cur->body = 0;
 	seen = h->next - seq;
 	if (seen < 0) {
-		skip_gap(&s, -seen);
+		if (!gap_is_blind(s, -seen)) {
+			int kept = hold(s, dir, seq, at, payload, fin);
+
+			if (kept > 0)
+				count_again(s, dir);
+			if (kept >= 0)
+				goto out;
+		}
+		skip_gap(s, -seen);
 		h->next = seq;
 		seen = 0;
 	}
 	if ((__u32)seen < payload) {
 		h->next = seq + payload;
-		if (!conn->opaque)
-			read_bytes(&s, at + seen, p->end);
+		if (!s->conn->opaque)
+			read_bytes(s, 0, at + seen, p->end);
 	} else if (payload && seq - h->hole_from >= h->hole_to - h->hole_from) {
-		/* Not late but again. */
-		counter_add(conn->pod, fields(COUNTER_TCP_RETRANSMITS, ROLE_NONE, dir, 0), 0,
-			    segments(skb));
+		count_again(s, dir);
 	}
-	if (s.cur->body)
-		role_count(conn,
-			   s.responses ? COUNTER_HTTP_RESPONSE_BODY : COUNTER_HTTP_REQUEST_BODY, 0,
-			   s.cur->body);
+	count_body(s);
 	if (fin && !h->fin && h->next == seq + payload) {
 		h->fin = 1;
 		h->next++;
-		ended = 1;
+		s->ended = 1;
 	}
+	turn = h->held > 0;
 out:
 	half_release(h);
-	return ended;
+	return turn;
 }
 
 /* A connection as its SYN makes it. Returns 0 if the table took it. */
@@ -343,41 +375,52 @@ static __always_inline void tcp_answered(struct conn *conn, __u32 dir, __u32 seq
 		      bpf_ktime_get_ns() - conn->syn_ns);
 }
 
-static __always_inline void tcp(struct __sk_buff *skb, struct packet *p, __u32 pod, __u32 dir)
+/* Returns whether held segments may have got their turn. */
+static __always_inline int tcp(struct __sk_buff *skb, struct packet *p, __u32 pod, __u32 dir)
 {
 	struct tcphdr t;
 	struct conn *conn;
 	__u32 at, seq;
+	int turn = 0;
 
 	if (load(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
-		return;
+		return 0;
 	at = p->l4 + t.doff * 4;
 	seq = bpf_ntohl(t.seq);
 	set_ports(p, dir == DIRECTION_TX, t.source, t.dest);
 	if (t.syn && !t.ack) {
 		if (!tcp_open(p, pod, dir, seq) || p->end <= at)
-			return;
+			return 0;
 		seq++; /* TCP Fast Open: the payload follows the SYN's own number. */
 	}
 	conn = bpf_map_lookup_elem(&conns, &p->key);
 	if (!conn)
-		return;
+		return 0;
 	conn->seen_ns = bpf_ktime_get_coarse_ns();
 	if (t.syn && t.ack) {
 		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
 		if (conn)
 			tcp_answered(conn, dir, seq);
-		return;
+		return 0;
 	}
-	if (t.rst)
-		return tcp_reset(&p->key, conn, dir, seq);
+	if (t.rst) {
+		tcp_reset(&p->key, conn, dir, seq);
+		return 0;
+	}
 	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&
 	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
 		    TCP_SYN_ACKED)
 		tcp_result(conn, TCP_RESULT_ESTABLISHED);
-	if (p->end > at || t.fin)
-		if (tcp_segment(skb, p, conn, dir, seq, at, t.fin))
+	if (p->end > at || t.fin) {
+		struct step s = {
+			.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = cursor()};
+
+		s.responses = dir != requests_direction(conn);
+		turn = tcp_segment(&s, p, dir, seq, at, t.fin);
+		if (s.ended)
 			tcp_fin(&p->key, conn, dir);
+	}
+	return turn;
 }
 
 #endif

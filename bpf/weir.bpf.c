@@ -25,7 +25,8 @@ struct {
 	enum stat stat;
 } wire_btf;
 
-static __noinline void count(struct __sk_buff *skb, __u32 dir)
+/* Returns whether held segments of the packet's connection may have got their turn. */
+static __noinline int count(struct __sk_buff *skb, __u32 dir)
 {
 	__u32 ifindex = skb->ifindex;
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
@@ -35,32 +36,34 @@ static __noinline void count(struct __sk_buff *skb, __u32 dir)
 	int protocol;
 
 	if (!c)
-		return;
+		return 0;
 	if (!traffic) {
 		stat_add(STAT_UNKNOWN_INTERFACE, 1);
-		return;
+		return 0;
 	}
 	p = &c->packet;
 	protocol = parse_ip(skb, dir == DIRECTION_TX, p);
 	if (protocol < 0)
-		return;
+		return 0;
 	/* Per CPU with softirqs off: nobody else adds here meanwhile. */
 	net = &traffic->net[dir][p->key.family & 1];
 	net->bytes += skb->len;
 	net->packets += segments(skb);
 	if (protocol == IPPROTO_TCP)
-		tcp(skb, p, traffic->pod, dir);
-	else if (protocol == IPPROTO_UDP)
+		return tcp(skb, p, traffic->pod, dir);
+	if (protocol == IPPROTO_UDP)
 		udp(skb, p, traffic->pod, dir);
 	else if (protocol == PROTOCOL_FRAGMENT)
 		stat_add(STAT_GAP_FRAGMENT, 1);
+	return 0;
 }
 
 /* On the host's side of the veth: ingress. */
 SEC("tc")
 int weir_from_pod(struct __sk_buff *skb)
 {
-	count(skb, DIRECTION_TX);
+	if (count(skb, DIRECTION_TX))
+		resume(skb, DIRECTION_TX);
 	if (room_wanted)
 		make_room();
 	return NEXT;
@@ -70,7 +73,8 @@ int weir_from_pod(struct __sk_buff *skb)
 SEC("tc")
 int weir_to_pod(struct __sk_buff *skb)
 {
-	count(skb, DIRECTION_RX);
+	if (count(skb, DIRECTION_RX))
+		resume(skb, DIRECTION_RX);
 	if (room_wanted)
 		make_room();
 	return NEXT;

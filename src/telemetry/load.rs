@@ -144,11 +144,13 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         histograms,
         conns,
         inflight_spill,
+        held,
         dns_pending,
         stats,
         ..
     } = &mut skel.maps;
-    for map in [pods, attachments, counters, histograms, conns, inflight_spill, dns_pending, stats]
+    for map in
+        [pods, attachments, counters, histograms, conns, inflight_spill, held, dns_pending, stats]
     {
         let path = dir.join(map.name());
         map.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;

@@ -152,7 +152,19 @@ fn every_counter_is_read_however_many_there_are() {
 }
 
 #[test]
-fn a_gap_outside_a_body_is_told_and_ends_the_parsing() {
+fn a_jump_beyond_any_window_is_told_and_ends_the_parsing() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    let far = stream.next(Side::Client).wrapping_add(1 << 22);
+    stream.segment(Side::Client, far, ACK, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
+    stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(requests(&kernel), []);
+}
+
+#[test]
+fn a_hole_that_is_never_filled_is_told() {
     let kernel = Kernel::new();
     let mut stream = open(&kernel, 40000);
     stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");

@@ -6,7 +6,7 @@ use weir::telemetry::wire::{
 };
 
 use crate::{
-    frame::{ACK, v4, v6},
+    frame::{ACK, FIN, v4, v6},
     kernel::{Counts, Kernel},
     stream::{Side, Stream},
 };
@@ -193,44 +193,102 @@ impl Random {
     }
 }
 
-/// Sends `bytes` in pieces of random size, some again and some overlapping what was sent.
-fn send_badly(stream: &mut Stream<'_>, side: Side, bytes: &[u8], random: &mut Random) {
-    let start = stream.next(side);
+/// `bytes` in pieces of random size, some again and some overlapping what was before.
+fn pieces(len: usize, random: &mut Random) -> Vec<(usize, usize)> {
+    let mut pieces = Vec::new();
     let mut sent = 0;
-    while sent < bytes.len() {
+    while sent < len {
         let most = if random.below(3) == 0 { 8 } else { 1400 };
-        let size = 1 + random.below(most);
-        let end = (sent + size).min(bytes.len());
-        stream.send(side, &bytes[sent..end]);
+        let end = (sent + 1 + random.below(most)).min(len);
+        pieces.push((sent, end));
         sent = end;
         if random.below(3) == 0 {
             // Again, from anywhere, and maybe with bytes that are new.
             let from = random.below(sent);
-            let to = (from + 1 + random.below(1400)).min(bytes.len());
-            let seq = start.wrapping_add(u32::try_from(from).unwrap());
-            if to <= sent {
-                stream.segment(side, seq, ACK, &bytes[from..to]);
-            } else {
-                stream.resend(side, seq, &bytes[from..to]);
-                sent = to;
-            }
+            let to = (from + 1 + random.below(1400)).min(len);
+            pieces.push((from, to));
+            sent = sent.max(to);
         }
     }
+    pieces
+}
+
+fn send_pieces(stream: &mut Stream<'_>, side: Side, bytes: &[u8], pieces: &[(usize, usize)]) {
+    let start = stream.next(side);
+    for &(from, to) in pieces {
+        let seq = start.wrapping_add(u32::try_from(from).unwrap());
+        stream.segment(side, seq, ACK, &bytes[from..to]);
+    }
+    stream.advance(side, bytes.len());
+}
+
+/// A seed of its own for every run, told in each failure.
+fn seed() -> u64 {
+    let seed = std::process::id().into();
+    println!("seed {seed}");
+    seed
 }
 
 #[test]
 fn cut_joined_repeated_and_overlapped_at_random() {
-    let seed = std::process::id().into();
-    println!("seed {seed}");
+    let seed = seed();
     let mut random = Random(seed);
     let mut runner = Runner::new();
     for round in 0..60 {
         for exchange in exchanges() {
             runner.run(&exchange, &format!("seed {seed} round {round}"), |stream| {
-                send_badly(stream, Side::Client, &exchange.requests, &mut random);
-                send_badly(stream, Side::Server, &exchange.responses, &mut random);
+                let requests = pieces(exchange.requests.len(), &mut random);
+                send_pieces(stream, Side::Client, &exchange.requests, &requests);
+                let responses = pieces(exchange.responses.len(), &mut random);
+                send_pieces(stream, Side::Server, &exchange.responses, &responses);
             });
         }
+    }
+    runner.finish();
+}
+
+#[test]
+fn out_of_order_at_random() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let mut runner = Runner::new();
+    let mut disordered = |len: usize| {
+        let mut pieces = pieces(len, &mut random);
+        for _ in 0..pieces.len() / 2 {
+            // Within the share of one direction, so that nothing has to be given up.
+            let at = random.below(pieces.len());
+            let other = (at + 1 + random.below(3)).min(pieces.len() - 1);
+            pieces.swap(at, other);
+        }
+        pieces
+    };
+    for round in 0..60 {
+        for exchange in exchanges() {
+            let requests = disordered(exchange.requests.len());
+            let responses = disordered(exchange.responses.len());
+            let how = format!("seed {seed} round {round}: {requests:?} {responses:?}");
+            runner.run(&exchange, &how, |stream| {
+                send_pieces(stream, Side::Client, &exchange.requests, &requests);
+                send_pieces(stream, Side::Server, &exchange.responses, &responses);
+            });
+        }
+    }
+    runner.finish();
+}
+
+#[test]
+fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
+    let mut runner = Runner::new();
+    for exchange in exchanges() {
+        runner.run(&exchange, "with the FIN first", |stream| {
+            stream.send(Side::Client, &exchange.requests);
+            let bytes = &exchange.responses;
+            let (first, last) = bytes.split_at(bytes.len() - 1);
+            let end = stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
+            stream.send(Side::Server, first);
+            stream.segment(Side::Server, end, ACK | FIN, &[]);
+            stream.send(Side::Server, last);
+        });
     }
     runner.finish();
 }

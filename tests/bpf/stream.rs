@@ -79,10 +79,9 @@ impl<'k> Stream<'k> {
         self.next[side as usize] = self.next(side).wrapping_add(len);
     }
 
-    /// A segment that overlaps what was sent and goes beyond it.
-    pub fn resend(&mut self, side: Side, seq: u32, payload: &[u8]) {
-        self.segment(side, seq, ACK, payload);
-        self.next[side as usize] = seq.wrapping_add(u32::try_from(payload.len()).unwrap());
+    /// Goes on behind bytes that were sent by [`segment`](Self::segment).
+    pub fn advance(&mut self, side: Side, bytes: usize) {
+        self.next[side as usize] = self.next(side).wrapping_add(u32::try_from(bytes).unwrap());
     }
 
     pub fn send_flags(&self, side: Side, flags: u8) {
