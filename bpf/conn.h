@@ -37,7 +37,7 @@ enum half_state {
 /* A body that the end of the connection ends. */
 #define UNTIL_CLOSE (1ULL << 62)
 
-/* One direction. Only the CPU that holds `owner` may touch the rest. */
+/* One direction. Only the CPU that holds `owner` may touch the rest, but for `held`. */
 struct half {
 	__u32 owner; /* 0: free, 1: taken, by compare-and-swap */
 	__u32 next;  /* sequence number of the next byte */
@@ -54,8 +54,9 @@ struct half {
 	__u8 has_length;
 	__u8 fin;
 	__u8 method; /* of the current request */
-	__u8 held;   /* segments of this direction that wait in the map held */
-	__u8 zero[2];
+	__u8 zero[3];
+	__u32 held; /* segments of this direction in the map held; atomic, owner or not */
+	__u32 zero2;
 	__u8 line[LINE_PREFIX]; /* what an unfinished line began with */
 };
 
@@ -98,10 +99,13 @@ struct conn {
 /* What a window's copy may read beyond. */
 #define HOLD_SURPLUS 512
 
+/* A place is claimed by compare-and-swap, and read by nobody else before it is full. */
+enum held_state { HELD_FREE = 0, HELD_CLAIMED, HELD_FULL };
+
 struct held {
 	__u64 conn;	/* conn.id */
 	__u64 since_ns; /* monotonic */
-	__u32 used;	/* 0: free, 1: taken, by compare-and-swap */
+	__u32 state;	/* enum held_state */
 	__u32 dir;
 	__u32 seq;
 	__u32 len;

@@ -35,14 +35,14 @@ struct number {
 	__u32 zero;
 };
 
-/* What is looked for among the held segments, and what was found: indexes + 1, 0 for none. */
+/* What is looked for among the held segments. */
 struct search {
 	__u64 conn;
 	__u64 since_ns; /* the longest that the direction has waited */
 	__u32 dir;
 	__u32 seq;
-	__u32 found;
-	__u32 place;
+	__u32 found; /* index + 1; 0: none */
+	__u32 place; /* where to begin */
 };
 
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */

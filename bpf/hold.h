@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Segments that came before their turn and begin outside a body: kept until the hole before them
- * is filled, since their bytes do not come again. Two CPUs that handle one sender's packets are
- * enough for it: 1.4 to 2.3 % of the skbs of large POSTs arrived out of order on two.
+ * Segments that can't be read yet, since their bytes do not come again: those that begin outside a
+ * body and came before their turn, until the hole before them is filled; and those that found their
+ * direction owned by another CPU, until that is done. Two CPUs that handle one sender's packets are
+ * enough for both: 1.4 to 2.3 % of the skbs of large POSTs arrived out of order on two.
  */
 #ifndef WEIR_HOLD_H
 #define WEIR_HOLD_H
@@ -14,30 +15,42 @@
 /* A hole that stays so long is not waited for any more (seconds); twice that frees a place. */
 #define HOLD_PATIENCE_S 10
 /* A jump beyond any receiver's window is no reordering. */
-#define HOLD_REACH (1U << 20)
+#define HOLD_REACH (1 << 20)
 
 static __always_inline struct held *held_at(__u32 index)
 {
 	return bpf_map_lookup_elem(&held, &index);
 }
 
-/* Looks for a place, and for what the direction holds already. */
-static long place_step(__u32 i, struct cursor **cur)
+/* Looks for what the direction holds already. */
+static long own_step(__u32 i, struct cursor **cur)
 {
 	struct cursor *c = *cur;
 	struct held *slot = held_at(i);
 
 	if (!slot)
 		return 1;
-	if (!slot->used) {
-		c->search.place = i + 1;
-	} else if (slot->conn == c->search.conn && slot->dir == c->search.dir) {
-		if (slot->seq == c->search.seq)
-			c->search.found = i + 1;
-		if (slot->since_ns < c->search.since_ns)
-			c->search.since_ns = slot->since_ns;
-	}
+	if (slot->state != HELD_FULL || slot->conn != c->search.conn || slot->dir != c->search.dir)
+		return 0;
+	if (slot->seq == c->search.seq)
+		c->search.found = i + 1;
+	if (slot->since_ns < c->search.since_ns)
+		c->search.since_ns = slot->since_ns;
 	return 0;
+}
+
+/* Claims the first free place from one on that differs by CPU. */
+static long claim_step(__u32 i, struct cursor **cur)
+{
+	struct cursor *c = *cur;
+	__u32 index = (c->search.place + i) % HOLD_SLOTS;
+	struct held *slot = held_at(index);
+
+	if (!slot ||
+	    __sync_val_compare_and_swap(&slot->state, HELD_FREE, HELD_CLAIMED) != HELD_FREE)
+		return 0;
+	c->search.found = index + 1;
+	return 1;
 }
 
 /* Keeps skb[at, at + payload) for its turn. 0: kept; 1: it is there already; -1: it can't be. */
@@ -55,18 +68,19 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	c->search.seq = seq;
 	c->search.since_ns = c->now;
 	c->search.found = 0;
-	c->search.place = 0;
-	bpf_loop(HOLD_SLOTS, place_step, &c, 0);
+	bpf_loop(HOLD_SLOTS, own_step, &c, 0);
 	if (c->search.found)
 		return 1;
-	if (!c->search.place) {
+	if (c->now - c->search.since_ns > HOLD_PATIENCE_S * SECOND)
+		return -1;
+	c->search.place = bpf_get_smp_processor_id() * HOLD_MAX;
+	bpf_loop(HOLD_SLOTS, claim_step, &c, 0);
+	if (!c->search.found) {
 		room_wanted = 1;
 		return -1;
 	}
-	if (c->now - c->search.since_ns > HOLD_PATIENCE_S * SECOND)
-		return -1;
-	slot = held_at(c->search.place - 1);
-	if (!slot || __sync_val_compare_and_swap(&slot->used, 0, 1))
+	slot = held_at(c->search.found - 1);
+	if (!slot)
 		return -1;
 	slot->conn = s->conn->id;
 	slot->since_ns = c->now;
@@ -78,11 +92,14 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 		asm volatile("" : "+r"(n));
 		n = ((n - 1) & (HOLD_BYTES - 1)) + 1;
 		if (bpf_skb_load_bytes(s->skb, at, slot->data, n)) {
-			slot->used = 0;
+			slot->state = HELD_FREE;
 			return -1;
 		}
 	}
-	s->half->held++;
+	/* Two full barriers: whoever sees it full sees what is in it, and whoever sees `held` it.
+	 */
+	__sync_lock_test_and_set(&slot->state, HELD_FULL);
+	__sync_fetch_and_add(&s->half->held, 1);
 	return 0;
 }
 
@@ -93,8 +110,9 @@ static long stale_step(__u32 i, __u64 *now)
 
 	if (!slot)
 		return 1;
-	if (slot->used && (__s64)(*now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND))
-		slot->used = 0;
+	if (slot->state == HELD_FULL &&
+	    (__s64)(*now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND))
+		slot->state = HELD_FREE;
 	return 0;
 }
 

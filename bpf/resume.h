@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * After the segment that filled a hole: reads on in what was held behind it. It is a second walk
+ * After the segment that filled a hole, or on behalf of a CPU that found the direction owned: reads
+ * on in what is held. It is a second walk
  * behind the packet's own, because of 6.1's 512 bytes of stack for a chain of calls.
  */
 #ifndef WEIR_RESUME_H
@@ -16,8 +17,8 @@ static long turn_step(__u32 i, struct cursor **cur)
 
 	if (!slot)
 		return 1;
-	if (!slot->used || slot->conn != c->search.conn || slot->dir != c->search.dir ||
-	    (__s32)(c->search.seq - slot->seq) < 0)
+	if (slot->state != HELD_FULL || slot->conn != c->search.conn ||
+	    slot->dir != c->search.dir || (__s32)(c->search.seq - slot->seq) < 0)
 		return 0;
 	c->search.found = i + 1;
 	return 1;
@@ -49,28 +50,35 @@ static long resume_step(__u32 i, struct step *s)
 		h->next++;
 		s->ended = 1;
 	}
-	slot->used = 0;
-	h->held--;
+	slot->state = HELD_FREE;
+	__sync_fetch_and_add(&h->held, -1);
 	return 0;
 }
 
-/* The packet is still the cursor's: its connection is the one to go on with. */
-static __noinline int resume(struct __sk_buff *skb, __u32 dir)
+/*
+ * The packet is still the cursor's: its connection is the one to go on with. Returns whether to
+ * come again, because another CPU may have left a segment while the direction was owned here.
+ */
+__noinline int resume(struct __sk_buff *skb, __u32 dir)
 {
 	struct cursor *c = cursor();
 	struct step s = {.skb = skb, .cur = c};
 	const struct conn_key *key;
 	struct conn *conn;
+	__u32 before;
 
+	dir &= 1;
 	if (!c)
 		return 0;
 	key = &c->packet.key;
 	conn = bpf_map_lookup_elem(&conns, key);
-	if (!conn || half_take(&conn->half[dir]))
+	/* Whoever owns the direction now will look at what is held when it is done. */
+	if (!conn || half_try(&conn->half[dir]))
 		return 0;
+	s.conn = conn;
+	s.half = &conn->half[dir];
+	before = s.half->held;
 	if (conn->check == key_check(key)) {
-		s.conn = conn;
-		s.half = &conn->half[dir];
 		s.responses = dir != requests_direction(conn);
 		c->search.conn = conn->id;
 		c->search.dir = dir;
@@ -78,10 +86,10 @@ static __noinline int resume(struct __sk_buff *skb, __u32 dir)
 		bpf_loop(HOLD_MAX, resume_step, &s, 0);
 		count_body(&s);
 	}
-	half_release(&conn->half[dir]);
+	half_release(s.half);
 	if (s.ended)
 		tcp_fin(key, conn, dir);
-	return 0;
+	return before != *(volatile __u32 *)&s.half->held;
 }
 
 #endif

@@ -26,9 +26,14 @@ static long take_step(__u32 i, struct half **h)
 	return __sync_val_compare_and_swap(&(*h)->owner, 0, 1) == 0;
 }
 
+static __always_inline int half_try(struct half *h)
+{
+	return __sync_val_compare_and_swap(&h->owner, 0, 1);
+}
+
 static __always_inline int half_take(struct half *h)
 {
-	if (__sync_val_compare_and_swap(&h->owner, 0, 1) == 0)
+	if (!half_try(h))
 		return 0;
 	if (bpf_loop(TAKE_MAX, take_step, &h, 0) < TAKE_MAX)
 		return 0;
@@ -242,13 +247,21 @@ static __always_inline int tcp_segment(struct step *s, const struct packet *p, _
 	__u32 payload = p->end > at ? p->end - at : 0;
 	struct half *h = s->half;
 	__s32 seen;
-	int turn = 0;
 
-	if (!s->cur || half_take(h))
+	if (!s->cur)
 		return 0;
+	s->cur->now = bpf_ktime_get_ns();
+	if (half_try(h)) {
+		/*
+		 * Another CPU reads this direction, maybe one that the host of this machine has
+		 * stopped: waiting has no bound. It, or whoever comes first, reads this as well.
+		 */
+		if (hold(s, dir, seq, at, payload, fin) < 0)
+			stat_add(STAT_GAP_CONTENDED, 1);
+		return 1;
+	}
 	if (s->conn->check != key_check(&p->key))
 		goto out;
-	s->cur->now = bpf_ktime_get_ns();
 	s->cur->body = 0;
 	seen = h->next - seq;
 	if (seen < 0) {
@@ -277,10 +290,10 @@ static __always_inline int tcp_segment(struct step *s, const struct packet *p, _
 		h->next++;
 		s->ended = 1;
 	}
-	turn = h->held > 0;
 out:
 	half_release(h);
-	return turn;
+	/* Read behind the release's barrier: what came while it was owned is not missed. */
+	return *(volatile __u32 *)&h->held > 0;
 }
 
 /* A connection as its SYN makes it. Returns 0 if the table took it. */

@@ -6,6 +6,7 @@ mod frame;
 mod hook;
 mod http;
 mod kernel;
+mod parallel;
 mod split;
 mod stream;
 mod tcp;

@@ -59,11 +59,16 @@ struct Durations {
     p99: Duration,
 }
 
+/// The families that say what is missing in the others.
+const LOSSES: [&str; 2] = ["weir_parse_gaps", "weir_events_lost"];
+
 /// Everything that was counted.
 #[derive(Debug)]
 pub struct Report {
     tables: Vec<Table>,
     durations: Vec<Durations>,
+    /// What the programs could not follow or had no place for, if there was anything.
+    losses: Vec<String>,
 }
 
 /// Reads the maps and sets what `seen` says beside them.
@@ -80,12 +85,17 @@ pub fn read(seen: &Seen) -> Result<Report> {
 
 impl Report {
     fn new(page: &Page<'_>, seen: &Seen) -> Self {
-        let (mut tables, mut durations) = (Vec::new(), Vec::new());
+        let (mut tables, mut durations, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for family in FAMILIES {
             let found = page.families.iter().find(|found| found.family.name == family.name);
             match found.map(|found| &found.samples) {
                 Some(Samples::Histograms(series)) => {
                     durations.extend(Durations::of_pods(family, &page.pods, series));
+                }
+                Some(Samples::Numbers(series)) if LOSSES.contains(&family.name) => {
+                    losses.extend(series.iter().filter(|(_, count)| *count > 0).map(
+                        |(key, count)| format!("{} {}: {count}", sample(family), key.values[0]),
+                    ));
                 }
                 Some(Samples::Numbers(series)) => {
                     tables.push(Table::new(family, counts(family, &page.pods, series), seen));
@@ -94,7 +104,7 @@ impl Report {
             }
         }
         tables.retain(|table| !table.rows.is_empty());
-        Self { tables, durations }
+        Self { tables, durations, losses }
     }
 
     /// Whether every count that can be compared is what really happened.
@@ -135,6 +145,9 @@ impl Report {
             let really = really.unwrap_or(0);
             let _ =
                 writeln!(text, "differs: {name} of {pod}, {values}: {counted}, really {really}");
+        }
+        for loss in &self.losses {
+            let _ = writeln!(text, "lost: {loss}");
         }
         let (counted, all) = self.totals();
         let _ = writeln!(text, "counted {counted} of {all}");

@@ -1,0 +1,87 @@
+//! One direction of one connection on two CPUs at once: what a busy sender on a real machine does.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use weir::telemetry::wire::{CounterKind, HistogramKind, Role};
+
+use crate::{
+    frame::{ACK, v4},
+    kernel::Kernel,
+    stream::{Side, Stream},
+};
+
+const SEGMENTS: usize = 2000;
+const ROUNDS: u16 = 10;
+
+/// No segment overtakes more than the kernel side promises to hold (HOLD_MAX of hold.h).
+const AHEAD: usize = 6;
+
+/// Sends segments of one stream from two CPUs, each the next that nobody has taken yet.
+fn race(stream: &Stream<'_>, side: Side, segments: &[Vec<u8>]) {
+    let starts: Vec<u32> = segments
+        .iter()
+        .scan(stream.next(side), |at, bytes| {
+            let start = *at;
+            *at = at.wrapping_add(u32::try_from(bytes.len()).unwrap());
+            Some(start)
+        })
+        .collect();
+    let ticket = AtomicUsize::new(0);
+    // The segment that each of the two is at.
+    let at = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    thread::scope(|scope| {
+        for cpu in 0..2 {
+            let (ticket, at, starts) = (&ticket, &at, &starts);
+            scope.spawn(move || {
+                let mut cpus = CpuSet::new();
+                cpus.set(cpu).unwrap();
+                sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+                loop {
+                    let i = ticket.fetch_add(1, Ordering::SeqCst);
+                    at[cpu].store(i, Ordering::SeqCst);
+                    let Some(bytes) = segments.get(i) else { break };
+                    while i > at[1 - cpu].load(Ordering::SeqCst) + AHEAD {
+                        std::hint::spin_loop();
+                    }
+                    stream.segment(side, starts[i], ACK, bytes);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn two_cpus_count_what_one_does() {
+    assert!(thread::available_parallelism().unwrap().get() > 1, "this test needs two CPUs");
+    let kernel = Kernel::new();
+    let requests: Vec<_> = (0..SEGMENTS)
+        .map(|i| format!("GET /{i} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes())
+        .collect();
+    let responses: Vec<_> = (0..SEGMENTS)
+        .map(|i| format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{i:04}").into_bytes())
+        .collect();
+    for round in 0..ROUNDS {
+        let (client, server) = (v4(9, 40000 + round), v4(2, 80));
+        let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, client, server);
+        race(&stream, Side::Client, &requests);
+        stream.advance(Side::Client, requests.iter().map(Vec::len).sum());
+        race(&stream, Side::Server, &responses);
+        stream.advance(Side::Server, responses.iter().map(Vec::len).sum());
+        stream.fin(Side::Client);
+        stream.fin(Side::Server);
+    }
+    let all = u64::from(ROUNDS) * SEGMENTS as u64;
+    let (counts, stats) = (kernel.counts(), kernel.snapshot().stats);
+    assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), all, "{counts:?} {stats:?}");
+    assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?} {stats:?}");
+    assert_eq!(counts.of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 4 * all);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), all);
+    assert!(stats[..6].iter().all(|&n| n == 0), "gaps: {stats:?}");
+}
