@@ -21,7 +21,7 @@ PREFIX ?= /usr/local
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: deps
 deps: ## install whatever the other targets would (Debian packages)
@@ -44,6 +44,11 @@ test: ## every test, on real namespaces and the real kernel (root)
 	@.ci/deps build test
 	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
 	cargo test --locked
+
+.PHONY: torture-kill
+torture-kill: ## kill calls at every system call, and fail every one, where `make test` tries a sample (root)
+	@.ci/deps build test
+	WEIR_TORTURE=1 cargo test --locked --test kill
 
 .PHONY: kernels
 kernels: build ## boot the oldest supported kernel, and others, under qemu; say what works on each

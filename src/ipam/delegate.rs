@@ -128,7 +128,8 @@ impl<'a> Delegate<'a> {
         let group = i32::try_from(child.id()).map(Pid::from_raw);
         let config = self.config.to_vec();
         let (answer, answered) = mpsc::channel();
-        thread::spawn(move || answer.send(converse(child, config)));
+        let conversation = move || answer.send(converse(child, config));
+        thread::Builder::new().spawn(conversation).context(Kind::Io, failed)?;
 
         let Ok(answer) = answered.recv_timeout(self.patience) else {
             if let Ok(group) = group {

@@ -135,8 +135,10 @@ struct WayBack(File);
 
 impl Drop for WayBack {
     fn drop(&mut self) {
-        if let Err(err) = setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET) {
-            eprintln!("weir: can't return to the host's network namespace: {err}");
+        let back = || setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET);
+        // The kernel allocates on the way, which may fail once.
+        if let Err(errno) = back().or_else(|_| back()) {
+            eprintln!("weir: can't return to the host's network namespace: {errno}");
             std::process::abort();
         }
     }

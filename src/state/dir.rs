@@ -6,7 +6,10 @@
 use std::{
     fs::{DirBuilder, File, TryLockError},
     io::{ErrorKind, Read, Write},
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -17,7 +20,7 @@ use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat2},
     sys::stat::{Mode, fstatat, mkdirat},
-    unistd::{UnlinkatFlags, symlinkat, unlinkat},
+    unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
 };
 
 use crate::error::{Error, Kind, Result};
@@ -97,26 +100,63 @@ impl Dir {
     }
 
     /// Makes a file with all its content at once; `false`, and no change, if the name is taken.
+    ///
+    /// Until the whole is there the file has no name, so that a call that is killed leaves none.
     pub fn create_file(&self, name: &str, bytes: &[u8]) -> Result<bool> {
-        let temp = self.write_temp(name, bytes)?;
-        match renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => Ok(true),
-            Err(errno) => {
-                self.remove(&temp)?;
-                if errno == Errno::EEXIST {
-                    Ok(false)
-                } else {
-                    Err(self.failed("make", name, errno))
-                }
+        let made = match self.unnamed(name, bytes)? {
+            Some(file) => {
+                // As open(2) has it under O_TMPFILE; by the descriptor alone it would take a capability.
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                linkat(AT_FDCWD, path.as_str(), &self.fd, name, AtFlags::AT_SYMLINK_FOLLOW)
             }
+            None => {
+                let temp = self.write_temp(name, bytes)?;
+                let flags = RenameFlags::RENAME_NOREPLACE;
+                let renamed = renameat2(&self.fd, temp.as_str(), &self.fd, name, flags);
+                if renamed.is_err() {
+                    self.remove(&temp)?;
+                }
+                renamed
+            }
+        };
+        match made {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(self.failed("make", name, errno)),
         }
+    }
+
+    /// A file of that content without a name, which ends when it is closed; `None` where the file
+    /// system has none such (overlayfs before Linux 6.6, NFS).
+    fn unnamed(&self, name: &str, bytes: &[u8]) -> Result<Option<File>> {
+        let flags = OFlag::O_WRONLY | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let mut file = match openat(&self.fd, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => return Ok(None),
+            Err(errno) => return Err(self.failed("make", name, errno)),
+        };
+        file.write_all(bytes).map_err(|err| self.failed("write", name, err))?;
+        Ok(Some(file))
+    }
+
+    /// Makes sure that files can be written, by writing one that goes by itself.
+    pub fn probe(&self) -> Result<()> {
+        const NAME: &str = "probe";
+        if self.unnamed(NAME, b"weir")?.is_none() {
+            let temp = self.write_temp(NAME, b"weir")?;
+            self.remove(&temp)?;
+        }
+        Ok(())
     }
 
     /// Gives a file new content; a reader sees the old or the new, never a part.
     pub fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let temp = self.write_temp(name, bytes)?;
-        renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::empty())
-            .map_err(|errno| self.failed("write", name, errno))
+        let renamed = renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::empty());
+        renamed.map_err(|errno| {
+            let _ = self.remove(&temp);
+            self.failed("write", name, errno)
+        })
     }
 
     /// Removes a file and what a killed write of it left; `false` if there was no such file.

@@ -50,16 +50,13 @@ pub fn create(state_dir: &Path, below: &[&str]) -> Result<Dir> {
     below.iter().try_fold(Dir::create(state_dir)?, |dir, name| dir.create_sub(name))
 }
 
-/// Makes sure that records can be written, by writing a file and removing it: rights alone don't
-/// tell a full or read-only file system.
+/// Makes sure that records can be written, by writing a file: rights alone don't tell a full or
+/// read-only file system.
 ///
 /// # Errors
 /// [`Kind::Io`].
 pub fn probe(state_dir: &Path) -> Result<()> {
-    let name = format!("probe-{}", std::process::id());
-    let dir = create(state_dir, &[])?;
-    dir.create_file(&name, b"weir")?;
-    dir.remove_file(&name).map(drop)
+    create(state_dir, &[])?.probe()
 }
 
 /// The kernel's name for this boot. A record with another one describes objects that no longer exist.

@@ -272,8 +272,8 @@ fn claim_id(
     mut journal: impl FnMut(u32) -> Result<()>,
 ) -> Result<u32> {
     let mut swept = false;
-    for _ in 0..16 {
-        let pod = random_id();
+    for attempt in 0..16 {
+        let pod = proposal(attempt);
         journal(pod)?;
         match pins.attachments.update(bytes_of(&pod), bytes_of(value), MapFlags::NO_EXIST) {
             Ok(()) => return Ok(pod),
@@ -295,11 +295,14 @@ fn claim_id(
     Err(Error::new(Kind::Telemetry, "found no free attachment id in 16 tries"))
 }
 
-/// Never 0: that key means "no pod". The standard library's hasher keys are random per process.
-fn random_id() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    let bits = std::hash::RandomState::new().build_hasher().finish();
-    u32::try_from(bits >> 32).unwrap_or(1).max(1)
+/// An id to try; never 0: that key means "no pod". Mixed (by splitmix64's finisher) from the time and
+/// the process, since the kernel's random bytes are something that can fail.
+fn proposal(attempt: u32) -> u32 {
+    let process = u64::from(std::process::id()) << 32 | u64::from(attempt);
+    let mut bits = nanoseconds(now()) ^ process.rotate_left(20);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(1).max(1)
 }
 
 /// Takes both hooks off, the second also where the first can't be.

@@ -1,7 +1,7 @@
 //! The pinned maps, read at one moment into plain data. No metric names here.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     time::Duration,
@@ -151,7 +151,7 @@ impl Maps {
     /// Removes every entry of pods whose DEL is longer ago than `grace`.
     pub(super) fn purge(&self, grace: Duration) -> Result<()> {
         let oldest = nanoseconds(now().saturating_sub(grace));
-        let dead: HashMap<u32, RawAttachment> = dump::<u32, RawAttachment>(&self.attachments)?
+        let dead: BTreeMap<u32, RawAttachment> = dump::<u32, RawAttachment>(&self.attachments)?
             .into_iter()
             .filter(|(_, raw)| raw.deleted_ns != 0 && raw.deleted_ns <= oldest)
             .collect();
@@ -161,7 +161,7 @@ impl Maps {
         let counters = dump::<CounterKey, u64>(&self.counters)?;
         let histograms = dump::<HistogramKey, Histogram>(&self.histograms)?;
         // Read after the counters, so that whoever is not in it was gone before they were counted.
-        let known: HashSet<u32> = dump::<u32, RawAttachment>(&self.attachments)?
+        let known: BTreeSet<u32> = dump::<u32, RawAttachment>(&self.attachments)?
             .into_iter()
             .map(|(id, _)| id)
             .filter(|id| !dead.contains_key(id))
@@ -281,12 +281,10 @@ pub(super) fn mode(raw: &RawAttachment) -> Mode {
 /// Every entry of a map.
 pub(super) fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     let failed = || format!("can't read the map {}", map.name().to_string_lossy());
-    // One batch of everything: the kernel ends a batch where the next bucket does not fit, and
-    // libbpf-rs takes a batch that is not full for the last one.
-    let batch = map
-        .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
-        .context(Kind::Telemetry, failed)?;
-    Ok(batch.filter_map(|(key, value)| Some((from_bytes(&key)?, from_bytes(&value)?))).collect())
+    let (keys, values) = sys::read_all(map).context(Kind::Telemetry, failed)?;
+    let keys = keys.chunks_exact(size_of::<K>());
+    let entries = keys.zip(values.chunks_exact(size_of::<V>()));
+    Ok(entries.filter_map(|(key, value)| Some((from_bytes(key)?, from_bytes(value)?))).collect())
 }
 
 fn remove(map: &MapHandle, key: &[u8]) -> Result<()> {

@@ -1,19 +1,21 @@
-//! The bpf(2) calls on pinned programs that libbpf-rs has no wrapper for: tcx links (Linux 6.6) and
-//! `BPF_PROG_TEST_RUN`. It offers both only for programs that the same process loaded.
+//! The bpf(2) calls that libbpf-rs has no wrapper for on pins, tcx links (Linux 6.6) and
+//! `BPF_PROG_TEST_RUN`, which it offers only for programs that the same process loaded; and the one
+//! whose failure it takes for the end, the reading of a whole map.
 #![allow(unsafe_code)]
 
 use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::Path,
     time::Duration,
 };
 
-use libbpf_rs::libbpf_sys;
+use libbpf_rs::{MapCore, MapHandle, libbpf_sys};
+use nix::errno::Errno;
 
 use super::wire::{Direction, SkBuff};
 
@@ -92,6 +94,48 @@ pub fn clsact_create(ifindex: i32) -> io::Result<bool> {
             there if there.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             other => Err(other),
         },
+    }
+}
+
+/// Every key and value of a hash map, each one after the other.
+///
+/// The map is asked for in one batch of all it may hold, which the kernel fills in a millisecond.
+pub fn read_all(map: &MapHandle) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+    let capacity = map.max_entries();
+    let mut keys = vec![0_u8; capacity as usize * key_size];
+    let mut values = vec![0_u8; capacity as usize * value_size];
+    let opts = libbpf_sys::bpf_map_batch_opts {
+        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    loop {
+        let mut count = capacity;
+        // Where to go on: a bucket's number, or as long as a key.
+        let mut next = vec![0_u8; key_size.max(size_of::<u32>())];
+        // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map
+        // (it writes no more), `next` any token; there is no batch before, and `opts` names its size.
+        let err = unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                map.as_fd().as_raw_fd(),
+                std::ptr::null_mut(),
+                next.as_mut_ptr().cast(),
+                keys.as_mut_ptr().cast(),
+                values.as_mut_ptr().cast(),
+                &raw mut count,
+                &raw const opts,
+            )
+        };
+        let errno = Errno::from_raw(-err);
+        // ENOENT says that there is no next batch.
+        if err == 0 || errno == Errno::ENOENT {
+            keys.truncate(count as usize * key_size);
+            values.truncate(count as usize * value_size);
+            return Ok((keys, values));
+        }
+        if errno != Errno::EINTR {
+            return Err(errno.into());
+        }
     }
 }
 

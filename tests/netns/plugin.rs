@@ -31,6 +31,7 @@ pub struct Call<'a> {
     verb: String,
     variables: Vec<(String, String)>,
     conf: Value,
+    under: Vec<String>,
 }
 
 /// What there is on a node, a line a thing; two that differ show only their differences.
@@ -92,10 +93,23 @@ impl Host {
         Container { id: id.to_owned(), space: self.node.pod(id) }
     }
 
+    /// Ends a container as a killed runtime does: its namespace goes, and nobody calls DEL. Waits for
+    /// the kernel, which takes a namespace down behind the back of whoever dropped it.
+    pub fn end(&self, container: Container) {
+        let inside = container.space.links().into_iter().filter(|name| name != "lo").count();
+        let links = self.node.links().len();
+        drop(container);
+        let gone = || self.node.links().len() + inside == links;
+        assert!((0..500).any(|_| gone() || {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            false
+        }));
+    }
+
     /// A call of a verb, for a container if there is one.
     pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
-        let call =
-            Call { host: self, verb: verb.to_owned(), variables: Vec::new(), conf: self.conf() };
+        let (verb, conf) = (verb.to_owned(), self.conf());
+        let call = Call { host: self, verb, variables: Vec::new(), conf, under: Vec::new() };
         match container {
             None => call,
             Some(container) => call
@@ -206,6 +220,12 @@ impl Call<'_> {
         self.key("cniVersion", json!(version))
     }
 
+    /// The call as another command runs it, whose words these are.
+    pub fn under(mut self, words: Vec<String>) -> Self {
+        self.under = words;
+        self
+    }
+
     pub fn answer(&self) -> Answer {
         self.answer_by(Stdio::piped())
     }
@@ -219,7 +239,8 @@ impl Call<'_> {
         let path = self.host.node.path();
         let mut command = Command::new("timeout");
         command.args(["20", "nsenter", &format!("--net={}", path.display())]);
-        command.arg(env!("CARGO_BIN_EXE_weir")).env("CNI_COMMAND", &self.verb);
+        command.args(&self.under).arg(env!("CARGO_BIN_EXE_weir"));
+        command.env("CNI_COMMAND", &self.verb);
         command.env("CNI_PATH", "/usr/lib/cni");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());

@@ -1,0 +1,151 @@
+//! The node of a test: with a bpffs of its own, and a look at everything that a call could leave.
+
+use std::{fs, path::PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+use weir::telemetry::reader::Maps;
+
+use crate::{
+    plugin::{Call, Container, Footprint, Host},
+    strike::{Course, Strike, Struck},
+};
+
+/// A node on which calls are struck.
+pub struct Ground {
+    pub host: Host,
+    bpffs: PathBuf,
+    scratch: PathBuf,
+    keys: Vec<(&'static str, Value)>,
+}
+
+/// All that there is.
+#[derive(PartialEq)]
+pub struct Sight {
+    footprint: Footprint,
+    pins: Vec<PathBuf>,
+    counted: Vec<String>,
+}
+
+impl Ground {
+    /// A node whose pods have everything that weir does: two families, masquerade, counting by
+    /// `attach`.
+    pub fn new(label: &str, attach: &str) -> Self {
+        let host = Host::new(label);
+        let name = host.node.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let [bpffs, scratch] =
+            ["bpffs", "scratch"].map(|what| std::env::temp_dir().join(format!("{name}-{what}")));
+        fs::create_dir(&bpffs).unwrap();
+        fs::create_dir(&scratch).unwrap();
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        let keys = vec![
+            ("ipMasq", json!(true)),
+            ("telemetry", json!({"required": true, "attach": attach})),
+            ("bpfDir", json!(bpffs.join("weir"))),
+        ];
+        Self { host, bpffs, scratch, keys }
+    }
+
+    /// The node, with another IPAM plugin.
+    pub fn delegated(self) -> Self {
+        let dir = self.host.state_dir().with_file_name("host-local");
+        // Debian's host-local speaks no newer version.
+        self.with("cniVersion", json!("1.0.0")).with(
+            "ipam",
+            json!({
+                "type": "host-local", "dataDir": dir,
+                "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd00:77::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            }),
+        )
+    }
+
+    /// The node, with one address for pods.
+    pub fn cramped(self) -> Self {
+        self.with("ipam", json!({"subnet": "10.88.0.0/30"}))
+    }
+
+    /// The node, with that key in every call.
+    pub fn with(mut self, key: &'static str, value: Value) -> Self {
+        self.keys.push((key, value));
+        self
+    }
+
+    /// What the plugins before weir made for a container: a pair, which stays.
+    pub fn chain(&mut self, container: &Container) {
+        let netns = container.space.path().to_str().unwrap().to_owned();
+        let words = format!("ip link add vethx type veth peer name eth0 netns {netns}");
+        self.host.node.succeed(&words);
+        let result = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+        });
+        self.keys.push(("prevResult", result));
+    }
+
+    /// Forgets the programs and maps, as a reboot does.
+    pub fn unload(&self) {
+        let _ = fs::remove_dir_all(self.bpffs.join("weir"));
+    }
+
+    pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
+        let call = self.host.call(verb, container);
+        self.keys.iter().fold(call, |call, (key, value)| call.key(key, value.clone()))
+    }
+
+    /// Makes the call under the strike.
+    pub fn strike(&self, strike: &Strike, call: Call<'_>) -> Struck {
+        strike.on(call, &self.scratch)
+    }
+
+    /// The system calls of the call, which is made and must succeed.
+    pub fn course(&self, call: Call<'_>) -> Course {
+        Course::of(call, &self.scratch)
+    }
+
+    pub fn see(&self) -> Sight {
+        let counted = Maps::open(&self.bpffs.join("weir")).and_then(|maps| maps.snapshot());
+        let living = counted.map(|snapshot| {
+            let pods = snapshot.pods.into_values().filter(|pod| pod.deleted.is_none());
+            pods.map(|pod| pod.container_id).collect()
+        });
+        Sight {
+            footprint: self.host.footprint(),
+            pins: pins(&self.bpffs),
+            counted: living.unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.bpffs);
+        let _ = fs::remove_dir_all(&self.scratch);
+    }
+}
+
+impl Sight {
+    /// Fails unless the other one is the same.
+    pub fn assert_is(&self, before: &Self, when: &str) {
+        self.footprint.assert_is(&before.footprint, when);
+        assert_eq!(self.pins, before.pins, "{when}");
+        assert_eq!(self.counted, before.counted, "{when}");
+    }
+}
+
+/// Everything below a bpffs.
+fn pins(bpffs: &PathBuf) -> Vec<PathBuf> {
+    let mut pins = Vec::new();
+    let mut dirs = vec![bpffs.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            }
+            pins.push(entry.path());
+        }
+    }
+    pins.sort();
+    pins
+}

@@ -1,0 +1,26 @@
+//! A call may be killed, and any system call of it may fail: whatever was made by then is gone after
+//! the next DEL, GC, reconciliation, or ADD that needs the address, and whoever reads stdout is told.
+//!
+//! `strace` strikes one system call of a call at a time. A sample of them, the same in every run, is
+//! struck unless `WEIR_TORTURE=1` asks for all (`make torture-kill`); `WEIR_SEED` chooses another.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test ends at the first surprise"
+)]
+
+mod add;
+mod del;
+mod gc;
+mod ground;
+mod strike;
+
+#[path = "../netns/node.rs"]
+#[allow(dead_code, reason = "the language has words that this test doesn't need")]
+mod node;
+#[path = "../netns/plugin.rs"]
+#[allow(dead_code, reason = "the language has words that this test doesn't need")]
+mod plugin;

@@ -1,0 +1,167 @@
+//! Strikes: which system calls a call makes, and the same call with one of them struck.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::plugin::{Answer, Call};
+
+/// Signal and exit status of what was killed, through `timeout` and `strace`.
+const KILLED: i32 = 128 + 9;
+/// What a failing system call says.
+pub const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "ENOMEM", "EPERM"];
+
+/// What befalls the `nth` call of a system call.
+#[derive(Debug, Clone, Hash)]
+pub struct Strike {
+    syscall: String,
+    nth: usize,
+    blow: Blow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Blow {
+    /// The process is killed instead.
+    Kill,
+    /// The system call isn't made and says this.
+    Fail(&'static str),
+}
+
+impl fmt::Display for Strike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{} {:?}", self.syscall, self.nth, self.blow)
+    }
+}
+
+/// A call that was struck.
+pub struct Struck {
+    pub answer: Answer,
+    /// Whether the strike hit: the call may have taken another way this time.
+    pub hit: bool,
+    pub killed: bool,
+}
+
+/// One system call, as `strace` lists it.
+struct Made {
+    syscall: String,
+    nth: usize,
+    /// What follows the name.
+    rest: String,
+}
+
+/// The system calls of a call, which is made.
+pub struct Course(Vec<Made>);
+
+impl Course {
+    /// Makes the call, which must succeed.
+    pub fn of(call: Call<'_>, scratch: &Path) -> Self {
+        let log = scratch.join("course");
+        let call = call.under(strace(&log, &["-e".into(), "trace=all".into()]));
+        call.succeed();
+        let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let text = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        let made = text.lines().filter_map(|line| {
+            let (process, line) = line.split_once(' ')?;
+            let (syscall, rest) = line.trim_start().split_once('(')?;
+            let named = syscall.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            // strace counts for each process by itself.
+            let count = counts.entry((process.to_owned(), syscall.to_owned())).or_default();
+            *count += usize::from(named);
+            named.then(|| Made { syscall: syscall.to_owned(), nth: *count, rest: rest.to_owned() })
+        });
+        let made: Vec<_> = made.collect();
+        // Before that it is the C and the Rust library that start, and nothing has been begun.
+        let begun =
+            made.iter().position(|made| made.syscall == "read" && made.rest.starts_with("0,"));
+        let made: Vec<_> = made.into_iter().skip(begun.unwrap()).collect();
+        assert!(made.len() > 20, "only {} system calls were seen", made.len());
+        Self(made)
+    }
+
+    /// A kill at each system call, or a sample of one in `sample`.
+    pub fn kills(&self, sample: u64) -> Vec<Strike> {
+        self.strikes(&[Blow::Kill], sample, |_| true)
+    }
+
+    /// A failure of each system call by each error, or a sample of one in `sample`; not where the
+    /// answer is written or the process ends.
+    pub fn failures(&self, sample: u64) -> Vec<Strike> {
+        let speaks = |made: &Made| {
+            let says = made.rest.starts_with("1,") || made.rest.starts_with("2,");
+            made.syscall == "write" && says
+        };
+        // The kernel refuses a new break by the old one, which an injected error isn't.
+        let never = |made: &Made| made.syscall.starts_with("exit") || made.syscall == "brk";
+        self.strikes(&ERRORS.map(Blow::Fail), sample, |made| !speaks(made) && !never(made))
+    }
+
+    fn strikes(&self, blows: &[Blow], sample: u64, wanted: impl Fn(&Made) -> bool) -> Vec<Strike> {
+        let all = self.0.iter().filter(|made| wanted(made)).flat_map(|made| {
+            blows.iter().map(|&blow| Strike { syscall: made.syscall.clone(), nth: made.nth, blow })
+        });
+        let whole = env::var_os("WEIR_TORTURE").is_some_and(|value| value == "1");
+        let seed = env::var("WEIR_SEED").unwrap_or_default();
+        let drawn = |strike: &Strike| {
+            let mut hasher = DefaultHasher::new();
+            (&seed, strike).hash(&mut hasher);
+            whole || hasher.finish() % sample == 0
+        };
+        let drawn: Vec<_> = all.filter(drawn).collect();
+        assert!(!drawn.is_empty(), "the sample is empty");
+        drawn
+    }
+}
+
+/// Tries every strike; `attempt` says whether it hit, which most must (another IPAM plugin's threads
+/// don't run alike twice).
+pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
+    let hits = strikes.iter().filter(|strike| attempt(strike)).count();
+    assert!(hits * 2 >= strikes.len(), "{hits} of {} strikes hit", strikes.len());
+}
+
+impl Strike {
+    /// Makes the call under the strike.
+    pub fn on(&self, call: Call<'_>, scratch: &Path) -> Struck {
+        let log = scratch.join("strike");
+        let blow = match self.blow {
+            Blow::Kill => "signal=KILL".to_owned(),
+            Blow::Fail(error) => format!("error={error}"),
+        };
+        let inject = format!("inject={}:{blow}:when={}", self.syscall, self.nth);
+        let trace = format!("trace={}", self.syscall);
+        let words = strace(&log, &["-e".into(), trace, "-e".into(), inject]);
+        let answer = call.under(words).answer();
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let _ = fs::remove_file(&log);
+        assert!(!text.contains("INJECTED") || self.blow != Blow::Kill);
+        let killed = answer.code == Some(KILLED) || answer.code.is_none();
+        Struck { hit: killed || text.contains("INJECTED"), killed, answer }
+    }
+}
+
+impl Struck {
+    /// Fails unless the answer is one JSON object as the spec wants it; says whether it is a success.
+    pub fn told(&self, strike: &Strike) -> bool {
+        let Answer { code, stdout, stderr } = &self.answer;
+        let said = format!("{strike}: {code:?} {stdout}{stderr}");
+        if *code == Some(0) {
+            return true;
+        }
+        assert_eq!(*code, Some(1), "{said}");
+        let error: Value = serde_json::from_str(stdout).expect(&said);
+        assert!(error["code"].as_u64().is_some_and(|code| code > 0 && code != 999), "{said}");
+        assert!(error["msg"].as_str().is_some_and(|msg| msg.len() > 10), "{said}");
+        false
+    }
+}
+
+fn strace(log: &PathBuf, more: &[String]) -> Vec<String> {
+    let words = ["strace", "-f", "-qq", "-o", log.to_str().unwrap()];
+    words.iter().map(|&word| word.to_owned()).chain(more.iter().cloned()).collect()
+}
