@@ -57,7 +57,7 @@ fn failed(ground: &Ground, a: &Container, sample: u64) {
 
 #[test]
 fn a_killed_add_is_finished_by_del() {
-    for (attach, sample) in [("clsact", 8), ("tcx", 16)] {
+    for (attach, sample) in [("clsact", 10), ("tcx", 30)] {
         let ground = Ground::new("add-del", attach);
         killed_then_del(&ground, &ground.host.container("a"), sample);
     }
@@ -65,7 +65,7 @@ fn a_killed_add_is_finished_by_del() {
 
 #[test]
 fn a_failed_add_says_so_and_leaves_nothing() {
-    for (attach, sample) in [("clsact", 24), ("tcx", 60)] {
+    for (attach, sample) in [("clsact", 40), ("tcx", 120)] {
         let ground = Ground::new("add-fail", attach);
         failed(&ground, &ground.host.container("a"), sample);
     }
@@ -73,7 +73,7 @@ fn a_failed_add_says_so_and_leaves_nothing() {
 
 #[test]
 fn behind_another_plugin() {
-    for (attach, sample) in [("clsact", 12), ("tcx", 24)] {
+    for (attach, sample) in [("clsact", 16), ("tcx", 48)] {
         let mut ground = Ground::new("add-chained", attach);
         let a = ground.host.container("a");
         ground.chain(&a);
@@ -86,8 +86,8 @@ fn behind_another_plugin() {
 fn with_another_ipam_plugin() {
     let ground = Ground::new("add-ipam", "clsact").delegated();
     let a = ground.host.container("a");
-    killed_then_del(&ground, &a, 40);
-    failed(&ground, &a, 160);
+    killed_then_del(&ground, &a, 12);
+    failed(&ground, &a, 60);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_killed_add_is_finished_by_gc() {
     let ground = Ground::new("add-gc", "tcx");
     let a = ground.host.container("a");
     let (course, before) = course(&ground, &a);
-    each(&course.kills(16), |strike| {
+    each(&course.kills(20), |strike| {
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.call("GC", None).key("cni.dev/valid-attachments", json!([])).succeed();
         ground.see().assert_is(&before, &strike.to_string());
@@ -109,7 +109,7 @@ fn the_only_address_is_to_be_had_when_its_pod_died_with_the_call() {
     let ground = Ground::new("add-add", "clsact").cramped();
     let b = ground.host.container("b");
     let (course, before) = course(&ground, &b);
-    each(&course.kills(16), |strike| {
+    each(&course.kills(20), |strike| {
         let a = ground.host.container("a");
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.host.end(a);
@@ -130,7 +130,7 @@ fn a_killed_load_is_begun_anew() {
     ground.unload();
     let course = ground.course(ground.call("ADD", Some(&a)));
     ground.call("DEL", Some(&a)).succeed();
-    each(&course.kills(60), |strike| {
+    each(&course.kills(160), |strike| {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.call("DEL", Some(&a)).succeed();
@@ -149,7 +149,7 @@ fn a_failed_load_says_so() {
     ground.unload();
     let course = ground.course(ground.call("ADD", Some(&a)));
     ground.call("DEL", Some(&a)).succeed();
-    each(&course.failures(240), |strike| {
+    each(&course.failures(640), |strike| {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         struck.told(strike);

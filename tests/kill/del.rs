@@ -29,7 +29,7 @@ fn struck_then_del(ground: &Ground, a: &Container, samples: [u64; 2]) {
 
 #[test]
 fn a_struck_del_is_finished_by_the_next() {
-    for (attach, samples) in [("clsact", [4, 12]), ("tcx", [8, 24])] {
+    for (attach, samples) in [("clsact", [5, 24]), ("tcx", [10, 40])] {
         let ground = Ground::new("del-del", attach);
         struck_then_del(&ground, &ground.host.container("a"), samples);
     }
@@ -41,14 +41,14 @@ fn behind_another_plugin() {
         let mut ground = Ground::new("del-chained", attach);
         let a = ground.host.container("a");
         ground.chain(&a);
-        struck_then_del(&ground, &a, [8, 24]);
+        struck_then_del(&ground, &a, [10, 40]);
     }
 }
 
 #[test]
 fn with_another_ipam_plugin() {
     let ground = Ground::new("del-ipam", "clsact").delegated();
-    struck_then_del(&ground, &ground.host.container("a"), [40, 120]);
+    struck_then_del(&ground, &ground.host.container("a"), [12, 60]);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn without_a_record() {
     };
     add();
     let course = ground.course(ground.call("DEL", Some(&a)));
-    let strikes = [course.kills(10), course.failures(40)].concat();
+    let strikes = [course.kills(15), course.failures(60)].concat();
     each(&strikes, |strike| {
         add();
         let struck = ground.strike(strike, ground.call("DEL", Some(&a)));
@@ -88,7 +88,7 @@ fn a_struck_del_is_finished_by_gc() {
     let before = ground.see();
     ground.call("ADD", Some(&a)).succeed();
     let course = ground.course(ground.call("DEL", Some(&a)));
-    each(&course.kills(8), |strike| {
+    each(&course.kills(10), |strike| {
         ground.call("ADD", Some(&a)).succeed();
         let struck = ground.strike(strike, ground.call("DEL", Some(&a)));
         ground.call("GC", None).key("cni.dev/valid-attachments", json!([])).succeed();

@@ -1,6 +1,9 @@
 //! The node of a test: with a bpffs of its own, and a look at everything that a call could leave.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -135,9 +138,9 @@ impl Sight {
 }
 
 /// Everything below a bpffs.
-fn pins(bpffs: &PathBuf) -> Vec<PathBuf> {
+fn pins(bpffs: &Path) -> Vec<PathBuf> {
     let mut pins = Vec::new();
-    let mut dirs = vec![bpffs.clone()];
+    let mut dirs = vec![bpffs.to_path_buf()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_dir() {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env, fmt, fs,
     hash::{DefaultHasher, Hash, Hasher},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde_json::Value;
@@ -63,17 +63,22 @@ impl Course {
         let log = scratch.join("course");
         let call = call.under(strace(&log, &["-e".into(), "trace=all".into()]));
         call.succeed();
-        let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
         let text = fs::read_to_string(&log).unwrap();
         fs::remove_file(&log).unwrap();
+        // Another IPAM plugin's threads don't run alike twice; strace counts for each by itself, so
+        // that some strikes befall them all the same.
+        let own = text.split(' ').next().unwrap();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let made = text.lines().filter_map(|line| {
             let (process, line) = line.split_once(' ')?;
             let (syscall, rest) = line.trim_start().split_once('(')?;
             let named = syscall.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            // strace counts for each process by itself.
-            let count = counts.entry((process.to_owned(), syscall.to_owned())).or_default();
-            *count += usize::from(named);
-            named.then(|| Made { syscall: syscall.to_owned(), nth: *count, rest: rest.to_owned() })
+            if !named || process != own {
+                return None;
+            }
+            let count = counts.entry(syscall).or_default();
+            *count += 1;
+            Some(Made { syscall: syscall.to_owned(), nth: *count, rest: rest.to_owned() })
         });
         let made: Vec<_> = made.collect();
         // Before that it is the C and the Rust library that start, and nothing has been begun.
@@ -110,7 +115,7 @@ impl Course {
         let drawn = |strike: &Strike| {
             let mut hasher = DefaultHasher::new();
             (&seed, strike).hash(&mut hasher);
-            whole || hasher.finish() % sample == 0
+            whole || hasher.finish().is_multiple_of(sample)
         };
         let drawn: Vec<_> = all.filter(drawn).collect();
         assert!(!drawn.is_empty(), "the sample is empty");
@@ -118,11 +123,10 @@ impl Course {
     }
 }
 
-/// Tries every strike; `attempt` says whether it hit, which most must (another IPAM plugin's threads
-/// don't run alike twice).
+/// Tries every strike; `attempt` says whether it hit, which nearly all must.
 pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
     let hits = strikes.iter().filter(|strike| attempt(strike)).count();
-    assert!(hits * 2 >= strikes.len(), "{hits} of {} strikes hit", strikes.len());
+    assert!(hits * 10 >= strikes.len() * 9, "{hits} of {} strikes hit", strikes.len());
 }
 
 impl Strike {
@@ -161,7 +165,7 @@ impl Struck {
     }
 }
 
-fn strace(log: &PathBuf, more: &[String]) -> Vec<String> {
+fn strace(log: &Path, more: &[String]) -> Vec<String> {
     let words = ["strace", "-f", "-qq", "-o", log.to_str().unwrap()];
     words.iter().map(|&word| word.to_owned()).chain(more.iter().cloned()).collect()
 }
