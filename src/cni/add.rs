@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use ipnetwork::IpNetwork;
-
 use super::{
     Call,
     args::Args,
@@ -16,9 +14,15 @@ use super::{
 };
 use crate::{
     attachment::Attachment,
-    error::{Kind, Result},
-    ipam::{Lease, delegate::Delegate, pool::Pool, range::RangeSet, resolv},
-    net::{self, Netns, Plan, Undo, names, nft},
+    error::{Error, Kind, Result},
+    ipam::{
+        Lease,
+        delegate::Delegate,
+        pool::Pool,
+        range::{self, RangeSet},
+        resolv,
+    },
+    net::{self, Claims, Netns, Plan, Undo, names, nft},
     record::{Delegated, NetnsRef, Plumbing, PodName, Record},
     spec::{Address, Dns, Route},
 };
@@ -102,7 +106,8 @@ impl Attempt<'_> {
             Ipam::Pool { sets, routes, .. } => {
                 self.plumbing.routes.clone_from(routes);
                 if wanted.masquerade {
-                    self.plumbing.masquerade = subnets(sets);
+                    // What leaves all of them is masqueraded, wherever the pod's own address is from.
+                    self.plumbing.masquerade = range::subnets(sets);
                 }
                 self.lease_from_pool(wanted, sets, routes)?
             }
@@ -122,8 +127,10 @@ impl Attempt<'_> {
     ) -> Result<Lease> {
         let (call, attachment) = (self.call, self.attachment);
         let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
+        let mut claims = Claims::new()?;
         let mut allocate = || {
-            pool.allocate(attachment, sets, &wanted.requested, |addresses| {
+            let claimed = &mut |ip| claims.reason(ip);
+            pool.allocate(attachment, sets, &wanted.requested, claimed, |addresses| {
                 self.plumbing.addresses = addresses.to_vec();
                 self.begin()
             })
@@ -160,6 +167,7 @@ impl Attempt<'_> {
             self.plumbing.masquerade = lease.addresses.iter().map(Address::subnet).collect();
         }
         self.save()?;
+        spare(plugin, &lease)?;
         Ok(lease)
     }
 
@@ -205,13 +213,16 @@ impl Attempt<'_> {
     }
 }
 
-/// What is masqueraded towards the outside of them all: every subnet that the ranges are of.
-fn subnets(sets: &[RangeSet]) -> Vec<IpNetwork> {
-    let mut subnets: Vec<_> =
-        sets.iter().flat_map(RangeSet::ranges).map(|range| range.subnet()).collect();
-    subnets.sort_unstable();
-    subnets.dedup();
-    subnets
+/// Refuses a lease of another IPAM plugin that would cost the node an address it needs.
+fn spare(plugin: &str, lease: &Lease) -> Result<()> {
+    let mut claims = Claims::new()?;
+    for ip in lease.addresses.iter().map(Address::ip) {
+        if let Some(why) = claims.reason(ip)? {
+            let msg = format!("address {ip} of {plugin} {why}; keep it out of the plugin's ranges");
+            return Err(Error::new(Kind::Config, msg));
+        }
+    }
+    Ok(())
 }
 
 /// Name resolution that replaces what an IPAM plugin says: the configuration's own, else the

@@ -12,7 +12,12 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    ipam::{delegate::Delegate, pool::Pool, range::RangeSet},
+    ipam::{
+        delegate::Delegate,
+        pool::Pool,
+        range::{self, RangeSet},
+    },
+    net::{Claims, claim},
     spec::Version,
     state, telemetry,
 };
@@ -31,7 +36,12 @@ pub fn run(call: &Call) -> Result<()> {
         None => None,
     };
     match wanted.map(|wanted| wanted.ipam) {
-        Some(Ipam::Pool { sets, .. }) => has_addresses(call, &sets)?,
+        Some(Ipam::Pool { sets, .. }) => {
+            has_addresses(call, &sets)?;
+            for overlap in claim::overlaps(&range::subnets(&sets))? {
+                eprintln!("weir: {overlap}");
+            }
+        }
         Some(Ipam::Delegate(plugin)) => {
             let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin)?;
             delegate.within(PATIENCE).forward("STATUS").map_err(|err| match err.kind() {
@@ -60,7 +70,8 @@ fn unavailable(why: &Error) -> Error {
 /// Whether the allocator could serve an ADD: from what is free, or from what the dead have.
 fn has_addresses(call: &Call, sets: &[RangeSet]) -> Result<()> {
     let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
-    match pool.check_free(sets) {
+    let mut claims = Claims::new()?;
+    match pool.check_free(sets, &mut |ip| claims.reason(ip)) {
         Err(full) if full.kind() == Kind::Exhausted && !reclaim::dead(call)?.is_empty() => Ok(()),
         free => free.map_err(|err| unavailable(&err)),
     }

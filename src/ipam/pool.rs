@@ -21,6 +21,12 @@ const LOCK: &str = "lock";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for a line of each range set that there may be.
 const MAX_CURSORS: u64 = 4096;
+/// How many addresses in a row the node may need for itself, before the range is given up: a node has
+/// few, unless the range is one that it answers for as a whole.
+const MAX_CLAIMED: usize = 256;
+
+/// Why the node needs an address for itself; none if it can be given to a pod.
+pub type Claimed<'a> = dyn FnMut(IpAddr) -> Result<Option<&'static str>> + 'a;
 
 /// A network's leases.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +38,8 @@ pub struct Pool<'a> {
 }
 
 impl Pool<'_> {
-    /// Leases one address of each set; those in `requested` where a set has one of them.
+    /// Leases one address of each set; those in `requested` where a set has one of them. One that is
+    /// `claimed` is passed over; that is asked for the addresses that nobody has leased.
     ///
     /// `journal` is called before the first lease exists, with what will be leased.
     ///
@@ -45,16 +52,17 @@ impl Pool<'_> {
         owner: &Attachment,
         sets: &[RangeSet],
         requested: &[IpAddr],
+        claimed: &mut Claimed<'_>,
         journal: impl FnOnce(&[Address]) -> Result<()>,
     ) -> Result<Vec<Address>> {
         let wishes = wishes(sets, requested)?;
         let dir = state::create(self.state_dir, &[LEASES, self.network])?;
         let lock = dir.lock(LOCK, PATIENCE)?;
         let mut cursors = read_cursors(lock.file(), sets.len());
-        let chosen = match choose(&dir, sets, &wishes, &cursors) {
+        let chosen = match choose(&dir, sets, &wishes, &cursors, claimed) {
             // A call that was killed between its two removals may have left leases of nobody.
             Err(err) if err.kind() == Kind::Exhausted && self.sweep_locked(&dir)? > 0 => {
-                choose(&dir, sets, &wishes, &cursors)?
+                choose(&dir, sets, &wishes, &cursors, claimed)?
             }
             chosen => chosen?,
         };
@@ -119,7 +127,7 @@ impl Pool<'_> {
     ///
     /// # Errors
     /// [`Kind::Exhausted`] naming the set's first range, [`Kind::Io`].
-    pub fn check_free(&self, sets: &[RangeSet]) -> Result<()> {
+    pub fn check_free(&self, sets: &[RangeSet], claimed: &mut Claimed<'_>) -> Result<()> {
         let Some(dir) = state::open(self.state_dir, &[LEASES, self.network])? else {
             return Ok(());
         };
@@ -127,7 +135,7 @@ impl Pool<'_> {
             Some(bytes) => read_cursors(bytes.as_slice(), sets.len()),
             None => vec![None; sets.len()],
         };
-        choose(&dir, sets, &vec![None; sets.len()], &cursors).map(drop)
+        choose(&dir, sets, &vec![None; sets.len()], &cursors, claimed).map(drop)
     }
 
     /// Removes the leases that no record stands behind.
@@ -225,28 +233,55 @@ fn choose(
     sets: &[RangeSet],
     wishes: &[Option<IpAddr>],
     cursors: &[Option<IpAddr>],
+    claimed: &mut Claimed<'_>,
 ) -> Result<Vec<Address>> {
-    let free = |address: &Address| dir.read_link(&address.ip().to_string()).map(|is| is.is_none());
     let each = sets.iter().zip(wishes).zip(cursors);
-    each.map(|((set, wish), cursor)| {
-        if let Some(address) = wish.and_then(|ip| set.lease(ip)) {
-            return if free(&address)? {
-                Ok(address)
-            } else {
-                let msg = format!("the requested address {} is taken", address.ip());
-                Err(Error::new(Kind::Exhausted, msg))
-            };
-        }
-        for address in set.round(*cursor) {
-            if free(&address)? {
-                return Ok(address);
-            }
-        }
-        let subnets: Vec<_> = set.ranges().iter().map(|range| range.subnet().to_string()).collect();
-        let msg = format!("no address left in {}", subnets.join(", "));
-        Err(Error::new(Kind::Exhausted, msg))
+    each.map(|((set, wish), cursor)| match wish.and_then(|ip| set.lease(ip)) {
+        Some(address) => grant(dir, address, claimed),
+        None => next(dir, set, *cursor, claimed),
     })
     .collect()
+}
+
+fn is_free(dir: &Dir, address: &Address) -> Result<bool> {
+    dir.read_link(&address.ip().to_string()).map(|lease| lease.is_none())
+}
+
+/// The address that was asked for.
+fn grant(dir: &Dir, address: Address, claimed: &mut Claimed<'_>) -> Result<Address> {
+    let why = if is_free(dir, &address)? { claimed(address.ip())? } else { Some("is taken") };
+    match why {
+        None => Ok(address),
+        Some(why) => {
+            let msg = format!("the requested address {} {why}", address.ip());
+            Err(Error::new(Kind::Exhausted, msg))
+        }
+    }
+}
+
+/// The first address behind the last one given that nobody has.
+fn next(
+    dir: &Dir,
+    set: &RangeSet,
+    last: Option<IpAddr>,
+    claimed: &mut Claimed<'_>,
+) -> Result<Address> {
+    let mut refused = None;
+    let mut refusals = 0;
+    for address in set.round(last) {
+        if !is_free(dir, &address)? {
+            continue;
+        }
+        let Some(why) = claimed(address.ip())? else { return Ok(address) };
+        refused = Some(format!(": {} {why}", address.ip()));
+        refusals += 1;
+        if refusals == MAX_CLAIMED {
+            break;
+        }
+    }
+    let subnets: Vec<_> = set.ranges().iter().map(|range| range.subnet().to_string()).collect();
+    let msg = format!("no address left in {}{}", subnets.join(", "), refused.unwrap_or_default());
+    Err(Error::new(Kind::Exhausted, msg))
 }
 
 /// The last address given of each set; what can't be read begins from the start.

@@ -210,6 +210,14 @@ impl RangeSet {
     }
 }
 
+/// Every subnet that these ranges are parts of, once.
+pub fn subnets(sets: &[RangeSet]) -> Vec<IpNetwork> {
+    let mut subnets: Vec<_> = sets.iter().flat_map(RangeSet::ranges).map(Range::subnet).collect();
+    subnets.sort_unstable();
+    subnets.dedup();
+    subnets
+}
+
 /// Checks that no address is in two sets, and that there are not more ranges than may be.
 ///
 /// # Errors

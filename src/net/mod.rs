@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod apply;
+pub mod claim;
 pub mod compare;
 pub mod link;
 pub mod mac;
@@ -27,6 +28,7 @@ pub mod sysctl;
 pub mod undo;
 
 pub use apply::{Links, Pair, create};
+pub use claim::Claims;
 pub use compare::compare;
 pub use link::remove;
 pub use mac::Mac;

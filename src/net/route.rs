@@ -8,7 +8,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-        RouteProtocol, RouteScope, RouteType,
+        RouteProtocol, RouteScope, RouteType, RouteVia,
     },
 };
 use nix::errno::Errno;
@@ -37,8 +37,12 @@ pub struct Installed {
     pub table: u32,
     /// The metric.
     pub priority: u32,
+    /// Every next hop of a multipath route, else the one.
+    pub next_hops: Vec<IpAddr>,
     /// Whether packets are sent on, rather than dropped or refused.
     pub unicast: bool,
+    /// Whether packets are for the node itself.
+    pub local: bool,
 }
 
 /// The requests that give the pod its routes, through the link of that index in the pod.
@@ -157,7 +161,9 @@ fn in_reply(reply: RouteNetlinkMessage) -> Option<Installed> {
         links: Vec::new(),
         table: header.table.into(),
         priority: 0,
+        next_hops: Vec::new(),
         unicast: header.kind == RouteType::Unicast,
+        local: matches!(header.kind, RouteType::Local | RouteType::Broadcast | RouteType::Anycast),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -168,6 +174,8 @@ fn in_reply(reply: RouteNetlinkMessage) -> Option<Installed> {
             RouteAttribute::Oif(oif) => route.links.push(*oif),
             RouteAttribute::MultiPath(hops) => {
                 route.links.extend(hops.iter().map(|hop| hop.interface_index));
+                let attributes = hops.iter().flat_map(|hop| &hop.attributes);
+                route.next_hops.extend(attributes.filter_map(next_hop));
             }
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Priority(priority) => route.priority = *priority,
@@ -175,7 +183,18 @@ fn in_reply(reply: RouteNetlinkMessage) -> Option<Installed> {
         }
     }
     route.oif = route.links.first().copied();
+    route.next_hops.extend(message.attributes.iter().filter_map(next_hop));
     Some(route)
+}
+
+/// The next hop, also where an IPv4 route has one of IPv6 (Linux 5.2).
+fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(gw) => plain(gw),
+        RouteAttribute::Via(RouteVia::Inet(ip)) => Some((*ip).into()),
+        RouteAttribute::Via(RouteVia::Inet6(ip)) => Some((*ip).into()),
+        _ => None,
+    }
 }
 
 fn plain(address: &RouteAddress) -> Option<IpAddr> {
@@ -189,7 +208,17 @@ fn plain(address: &RouteAddress) -> Option<IpAddr> {
 impl Installed {
     /// What leads nowhere: an entry that drops or refuses what it matches.
     fn barred(dst: IpNetwork) -> Self {
-        Self { dst, gw: None, oif: None, links: Vec::new(), table: 0, priority: 0, unicast: false }
+        Self {
+            dst,
+            gw: None,
+            oif: None,
+            links: Vec::new(),
+            table: 0,
+            priority: 0,
+            next_hops: Vec::new(),
+            unicast: false,
+            local: false,
+        }
     }
 
     /// Whether this is the planned route, through the link of that index. One through the gateway

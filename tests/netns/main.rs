@@ -22,5 +22,6 @@ mod net_apply;
 mod net_check;
 mod net_nft;
 mod node;
+mod overlap;
 mod plugin;
 mod status;

@@ -18,10 +18,11 @@ impl Scratch {
 
     /// Allocates for container `id`, whose record is written as ADD would.
     fn allocate(&self, id: &str, sets: &[RangeSet], requested: &[IpAddr]) -> Result<String> {
-        let leased = self.pool().allocate(&owner(id), sets, requested, |_| {
-            self.record(id);
-            Ok(())
-        })?;
+        let leased =
+            self.pool().allocate(&owner(id), sets, requested, &mut |_| Ok(None), |_| {
+                self.record(id);
+                Ok(())
+            })?;
         let ips: Vec<_> = leased.iter().map(|address| address.ip().to_string()).collect();
         Ok(ips.join(" "))
     }
@@ -73,9 +74,12 @@ fn an_address_just_released_is_the_last_to_be_given_again() {
         assert_eq!(scratch.allocate(id, &sets, &[]).unwrap(), wanted);
     }
     assert_eq!(kind(scratch.allocate("g", &sets, &[])), Kind::Exhausted);
-    assert_eq!(kind(scratch.pool().check_free(&sets).map(|()| String::new())), Kind::Exhausted);
+    assert_eq!(
+        kind(scratch.pool().check_free(&sets, &mut |_| Ok(None)).map(|()| String::new())),
+        Kind::Exhausted
+    );
     scratch.release("d");
-    scratch.pool().check_free(&sets).unwrap();
+    scratch.pool().check_free(&sets, &mut |_| Ok(None)).unwrap();
     assert_eq!(scratch.allocate("g", &sets, &[]).unwrap(), "10.0.0.5 fd00::8");
 }
 
@@ -121,7 +125,7 @@ fn nothing_is_leased_that_the_journal_does_not_have() {
     let scratch = Scratch::new("journal");
     let sets = [set("10.0.0.0/24")];
     let refuse = |_: &[Address]| Err(Error::new(Kind::Io, "disk full"));
-    let refused = scratch.pool().allocate(&owner("a"), &sets, &[], refuse);
+    let refused = scratch.pool().allocate(&owner("a"), &sets, &[], &mut |_| Ok(None), refuse);
     assert_eq!(refused.unwrap_err().kind(), Kind::Io);
     assert!(scratch.pool().held_by(&owner("a")).unwrap().is_empty());
     assert_eq!(scratch.allocate("b", &sets, &[]).unwrap(), "10.0.0.2");
