@@ -21,6 +21,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The layout of this binary's maps.
 pub const SCHEMA: &str = env!("WEIR_SCHEMA");
 
+/// Where a bpffs is mounted, if the node has one at all.
+const USUAL: &str = "/sys/fs/bpf";
+
 /// The directory of this schema's pins.
 pub fn dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(SCHEMA)
@@ -88,12 +91,29 @@ pub fn probe(bpf_dir: &Path) -> Result<()> {
     if on_bpffs {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Telemetry,
-        format!(
-            "{} is not on a bpffs; mount one: mount -t bpf bpf {}",
-            bpf_dir.display(),
-            bpf_dir.parent().unwrap_or(bpf_dir).display()
-        ),
-    ))
+    let shown = bpf_dir.display();
+    let msg = if bpf_dir.starts_with(USUAL) && place.exists() {
+        format!("{shown} is not on a bpffs; mount one: mount -t bpf bpf {USUAL}")
+    } else if place.exists() {
+        format!("{shown} is not on a bpffs; choose a directory on one, such as {USUAL}/weir")
+    } else {
+        format!("{} does not exist; choose a directory below {USUAL}", place.display())
+    };
+    Err(Error::new(Kind::Telemetry, msg))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_mount_over_what_is_there() {
+        let mend = |dir: &str| probe(Path::new(dir)).unwrap_err().msg().to_owned();
+        for dir in ["/nonexist", "/tmp/nope", "/", "/tmp", "/proc/x", "/no/such/dir"] {
+            let mend = mend(dir);
+            assert!(!mend.contains("mount"), "{mend}");
+        }
+        assert!(mend("/no/such/dir").starts_with("/no/such does not exist; "));
+        assert!(mend("/nonexist").ends_with("such as /sys/fs/bpf/weir"));
+    }
 }
