@@ -28,9 +28,15 @@ enum half_state {
 	HALF_CHUNK_SIZE,
 	HALF_CHUNK_END, /* the line end behind a chunk's data */
 	HALF_TRAILER,
-	HALF_BODY, /* `remain` bytes that are never looked at */
+	HALF_PREFACE, /* HTTP/2: the client's first bytes */
+	HALF_FRAME,   /* in a frame's header */
+	HALF_PAD,     /* before the byte that says how long the padding is */
+	HALF_BLOCK,   /* in a header block */
+	HALF_BODY,    /* `remain` bytes that are never looked at */
 	HALF_CHUNK_DATA,
-	HALF_TUNNEL, /* behind a CONNECT's head: passed over until the response decides */
+	HALF_DATA,    /* HTTP/2: a DATA frame's */
+	HALF_SKIP,    /* bytes that are no body either */
+	HALF_TUNNEL,  /* behind a CONNECT's head: passed over until the response decides */
 };
 
 #define LINE_PREFIX 64
@@ -87,7 +93,9 @@ struct conn {
 	__u32 isn;	 /* of the SYN that opened it */
 	__u64 again_ns;	 /* monotonic: when a SYN came for a connection that is established */
 	__u32 again_isn; /* its number */
-	__u32 again;	 /* 1 + its direction; 0: none */
+	__u8 again;	 /* 1 + its direction; 0: none */
+	__u8 decided;	 /* the protocol is sure, and counted */
+	__u16 zero;
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };
@@ -112,6 +120,95 @@ struct held {
 	__u32 fin;
 	__u32 zero;
 	__u8 data[HOLD_BYTES + HOLD_SURPLUS];
+};
+
+/*
+ * The dynamic table of a header compressor (RFC 7541, 2.3.2), of which only is kept what an entry
+ * is to us: enum hpack_name in the upper 4 bits, its value in the lower 12. Its sizes need not be
+ * followed: indices count from the newest entry, and an evicted one is never referred to. A table
+ * of the default 4,096 bytes has at most 128 entries, since each counts as 32 and its texts.
+ */
+#define HPACK_ENTRIES 128
+/* As much of a name or a value as can tell what it is. */
+#define HPACK_CARRY 24
+
+enum hpack_stage {
+	HPACK_FIELD = 0, /* before a field's first byte */
+	HPACK_INDEX,	 /* in the further bytes of its index */
+	HPACK_NAME_LENGTH,
+	HPACK_NAME,
+	HPACK_VALUE_LENGTH,
+	HPACK_VALUE,
+};
+
+enum hpack_name {
+	HPACK_OTHER = 0,
+	HPACK_METHOD,	    /* enum http_method */
+	HPACK_STATUS,	    /* 100 to 599; 0: no status */
+	HPACK_CONTENT_TYPE, /* 1: gRPC's */
+	HPACK_GRPC_STATUS,  /* 0 to 16, or GRPC_STATUS_UNKNOWN */
+	HPACK_UNKNOWN,	    /* older than the newest 128 */
+};
+
+struct hpack {
+	__u32 number;	/* the integer or the rest of the string under way */
+	__u32 inserted; /* entries ever added */
+	__u8 stage;	/* enum hpack_stage */
+	__u8 shift;	/* of the integer's next byte; 0: at its first */
+	__u8 insert;	/* the field goes into the table */
+	__u8 indexed;	/* the whole field is in the table */
+	__u8 huffman;
+	__u8 name; /* enum hpack_name */
+	__u8 have; /* bytes in carry */
+	__u8 zero;
+	__u64 length; /* of the string, as sent */
+	__u8 carry[2 * HPACK_CARRY]; /* twice, for bounds */
+	__u16 entries[HPACK_ENTRIES];
+};
+
+/* One direction of an HTTP/2 connection: the frame under way, and its header block. */
+struct http2_half {
+	__u32 stream;
+	__u32 left;  /* bytes of the frame's fragment */
+	__u8 type;   /* of the frame */
+	__u8 flags;  /* of the frame */
+	__u8 pad;    /* bytes behind the fragment */
+	__u8 skip;   /* bytes before the block: a priority, a promised stream */
+	__u8 begun;  /* a SETTINGS frame was seen */
+	__u8 block;  /* type of the frame that began the block; 0: none is open */
+	__u8 ends;   /* it had END_STREAM */
+	__u8 method; /* what the block said, as the entries' values */
+	__u16 status;
+	__u8 grpc;
+	__u8 grpc_status;
+	__u32 zero;
+	__u64 started; /* monotonic ns of the block's first frame */
+	struct hpack hpack;
+};
+
+struct http2 {
+	__u32 open;  /* its streams in the map; atomic */
+	__u16 ended; /* the connection is gone: 1 + enum http_error for those */
+	__u16 zero;
+	struct http2_half half[DIRECTION_MAX];
+};
+
+struct http2_stream_key {
+	__u64 conn;
+	__u32 stream;
+	__u32 zero;
+};
+
+/* A request that waits for the end of its response. */
+struct http2_stream {
+	__u64 started; /* monotonic ns */
+	__u32 pod;
+	__u16 status;
+	__u8 role;
+	__u8 method;
+	__u8 grpc;
+	__u8 grpc_status;
+	__u8 zero[6];
 };
 
 struct spill_key {

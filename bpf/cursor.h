@@ -43,6 +43,8 @@ struct search {
 	__u32 seq;
 	__u32 found; /* index + 1; 0: none */
 	__u32 place; /* where to begin */
+	__u32 len;   /* of the segment that looks for its like */
+	__u32 zero;
 };
 
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */
@@ -52,7 +54,9 @@ struct cursor {
 	__u32 end;    /* offset behind the new bytes */
 	__u32 from;   /* offset of window[0] */
 	__u32 filled; /* bytes in the window */
-	__u32 zero;
+	__u32 gap;    /* body bytes before these that never came */
+	__u32 fin;    /* the direction's first FIN in order comes behind them */
+	__u32 more;   /* held segments may have got their turn */
 	__u64 now;			   /* monotonic ns, once a segment */
 	__u64 body;			   /* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */

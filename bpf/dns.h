@@ -108,7 +108,7 @@ static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, _
 	histogram_add(pod, fields(HISTOGRAM_DNS_LOOKUP, role, 0, 0), bpf_ktime_get_ns() - asked);
 }
 
-static __always_inline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
+static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
 {
 	struct dns_header header;
 	struct dns_key key = {};

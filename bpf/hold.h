@@ -8,7 +8,7 @@
 #ifndef WEIR_HOLD_H
 #define WEIR_HOLD_H
 
-#include "http1.h"
+#include "step.h"
 
 /* One direction's share. */
 #define HOLD_MAX 8
@@ -32,7 +32,7 @@ static long own_step(__u32 i, struct cursor **cur)
 		return 1;
 	if (slot->state != HELD_FULL || slot->conn != c->search.conn || slot->dir != c->search.dir)
 		return 0;
-	if (slot->seq == c->search.seq)
+	if (slot->seq == c->search.seq && slot->len >= c->search.len)
 		c->search.found = i + 1;
 	if (slot->since_ns < c->search.since_ns)
 		c->search.since_ns = slot->since_ns;
@@ -66,6 +66,7 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	c->search.conn = s->conn->id;
 	c->search.dir = dir;
 	c->search.seq = seq;
+	c->search.len = payload;
 	c->search.since_ns = c->now;
 	c->search.found = 0;
 	bpf_loop(HOLD_SLOTS, own_step, &c, 0);

@@ -7,29 +7,13 @@
 #ifndef WEIR_HTTP1_H
 #define WEIR_HTTP1_H
 
-#include "exchange.h"
 #include "http1_line.h"
+#include "step.h"
 
 /* Twice what servers accept; a head beyond it is not followed. */
 #define HEAD_MAX 65536
 /* So long may a first line be that has not shown yet what it is. */
 #define UNDECIDED_MAX 8192
-
-/* conn.opaque: nothing more is parsed, because … */
-enum opaque {
-	OPAQUE_NOT = 0,
-	OPAQUE_PROTOCOL, /* it is no protocol we know, or an upgrade or a tunnel */
-	OPAQUE_GAP,	 /* the thread was lost */
-};
-
-struct step {
-	struct __sk_buff *skb;
-	struct conn *conn;
-	struct half *half;
-	struct cursor *cur;
-	int responses; /* this direction carries them */
-	int ended;     /* its FIN was seen in order */
-};
 
 /* What ends with the last byte of a message. */
 static __always_inline void message_end(struct step *s)
@@ -45,21 +29,6 @@ static __always_inline void message_end(struct step *s)
 	h->chunked = 0;
 	h->has_length = 0;
 	h->remain = 0;
-}
-
-static __always_inline int give_up(struct step *s, __u32 reason)
-{
-	s->conn->opaque = OPAQUE_GAP;
-	stat_add(reason, 1);
-	return 1;
-}
-
-static __always_inline void decide(struct conn *conn, __u8 protocol)
-{
-	conn->protocol = protocol;
-	if (protocol != L7_HTTP1)
-		conn->opaque = OPAQUE_PROTOCOL;
-	role_count(conn, COUNTER_L7_CONNECTIONS, protocol, 1);
 }
 
 static __always_inline int request_line(struct step *s, __u32 len)
@@ -83,6 +52,11 @@ static __always_inline int request_line(struct step *s, __u32 len)
 				    h->tail == __builtin_bswap64(word("HTTP/2.0", 8));
 
 			decide(s->conn, http2 ? L7_HTTP2 : L7_UNKNOWN);
+			if (http2) {
+				/* The rest of the preface: "\r\nSM\r\n\r\n" (RFC 9113, 3.4). */
+				h->state = HALF_SKIP;
+				h->remain = 8;
+			}
 			return 1;
 		}
 	}
@@ -256,7 +230,7 @@ static __always_inline void copy_line(struct cursor *c, __u32 from)
 }
 
 /* The bytes that were announced are through. */
-static __always_inline void body_end(struct step *s)
+static __always_inline void http1_body_end(struct step *s)
 {
 	if (s->half->state == HALF_CHUNK_DATA)
 		s->half->state = HALF_CHUNK_END;
@@ -268,7 +242,6 @@ static __always_inline int body_step(struct step *s)
 {
 	struct half *h = s->half;
 	struct cursor *c = s->cur;
-	__u64 n = c->end - c->at;
 
 	if (h->state == HALF_TUNNEL) {
 		if (exchange_waits(s->conn)) {
@@ -279,13 +252,8 @@ static __always_inline int body_step(struct step *s)
 		message_end(s);
 		return 0;
 	}
-	if (n > h->remain)
-		n = h->remain;
-	c->at += n;
-	c->body += n;
-	h->remain -= n;
-	if (!h->remain)
-		body_end(s);
+	if (pass(s))
+		http1_body_end(s);
 	return 0;
 }
 
@@ -297,10 +265,8 @@ static __always_inline int line_step(struct step *s)
 	int newline;
 	__u32 len;
 
-	if (c->at < c->from || c->at >= c->from + c->filled) {
-		if (refill(s->skb, c))
-			return give_up(s, STAT_GAP_MALFORMED);
-	}
+	if (window_over(c) && refill(s->skb, c))
+		return give_up(s, STAT_GAP_MALFORMED);
 	from = c->at - c->from;
 	if (h->state == HALF_HEAD && !h->line_len) {
 		__u32 start = skip_plain_lines(c, from, c->filled);
@@ -360,27 +326,6 @@ static long http1_step(__u32 i, struct step *s)
 	if (s->half->state >= HALF_BODY)
 		return body_step(s);
 	return line_step(s);
-}
-
-/* What the first byte of a connection already excludes. Returns whether to go on. */
-static __always_inline int http1_candidate(struct step *s)
-{
-	__u8 first;
-
-	if (s->responses) {
-		/* The server speaks first, or before the request is whole: no HTTP. */
-		decide(s->conn, L7_UNKNOWN);
-		return 0;
-	}
-	if (s->half->line_len)
-		return 1;
-	if (refill(s->skb, s->cur))
-		return 0;
-	first = s->cur->window[0];
-	if (is_tchar(first) || first == '\r' || first == '\n')
-		return 1;
-	decide(s->conn, first == 0x16 ? L7_TLS : L7_UNKNOWN); /* RFC 8446, 5.1: handshake */
-	return 0;
 }
 
 #endif

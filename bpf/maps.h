@@ -54,6 +54,21 @@ struct {
 	__type(value, struct inflight);
 } inflight_spill SEC(".maps");
 
+/* What HTTP/2 needs beside the connection, by its id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_HTTP2);
+	__type(key, __u64);
+	__type(value, struct http2);
+} http2 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_HTTP2_STREAMS);
+	__type(key, struct http2_stream_key);
+	__type(value, struct http2_stream);
+} http2_streams SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HOLD_SLOTS);

@@ -6,7 +6,7 @@
 #ifndef WEIR_SWEEP_H
 #define WEIR_SWEEP_H
 
-#include "resume.h"
+#include "segment.h"
 
 /*
  * Elements looked at in one run, which has softirqs off: the rest are only stepped over, and come
@@ -24,6 +24,8 @@ struct {
 	__u32 from;	  /* the slice's first */
 	__u32 next_conn;  /* where the next run's slice begins */
 	__u32 next_query; /* likewise */
+	__u32 next_stream;
+	__u32 zero;
 	__u64 full_ns;	  /* when a full table last asked for a run */
 } sweeping;
 
@@ -79,6 +81,8 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		return 0;
 	if (pod == POD_FORGOTTEN) {
 		/* Nobody would read, or remove, what were counted now. */
+		if (conn->protocol == L7_HTTP2)
+			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
 		conn->state = TCP_SYN_SENT;
 		conn_remove(key, conn);
 		return 0;
@@ -112,6 +116,39 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 	return 0;
 }
 
+/* A stream whose connection is gone was not answered. */
+static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_stream *stream,
+			 void *nothing)
+{
+	int slice = in_slice();
+	__u64 id = key->conn;
+	struct http2 *of;
+
+	if (slice <= 0)
+		return slice < 0;
+	of = bpf_map_lookup_elem(&http2, &id);
+	if (of && !of->ended)
+		return 0;
+	if (pod_state(stream->pod) != POD_FORGOTTEN) {
+		stream_remove(key, stream, of, of ? of->ended - 1 : HTTP_ERROR_NO_RESPONSE,
+			      sweeping.now);
+		return 0;
+	}
+	if (!bpf_map_delete_elem(&http2_streams, key)) {
+		stat_add(STAT_STREAMS_REMOVED, 1);
+		if (of)
+			__sync_fetch_and_add(&of->open, -1);
+	}
+	return 0;
+}
+
+static long sweep_http2(void *map, __u64 *id, struct http2 *of, void *nothing)
+{
+	if (of->ended && !of->open)
+		http2_forget(*id);
+	return 0;
+}
+
 __noinline int sweep(void)
 {
 	__u32 nothing = 0;
@@ -123,6 +160,10 @@ __noinline int sweep(void)
 	slice_begin(sweeping.next_query);
 	bpf_for_each_map_elem(&dns_pending, sweep_dns, &nothing, 0);
 	sweeping.next_query = slice_end();
+	slice_begin(sweeping.next_stream);
+	bpf_for_each_map_elem(&http2_streams, sweep_stream, &nothing, 0);
+	sweeping.next_stream = slice_end();
+	bpf_for_each_map_elem(&http2, sweep_http2, &nothing, 0);
 	hold_sweep(sweeping.now);
 	return 0;
 }

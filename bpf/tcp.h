@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The life of a TCP connection, and the order of its bytes: repeats are dropped, overlaps trimmed,
- * gaps inside a body absorbed. The connection's first SYN is always seen, because the programs are
- * attached before the pod can send one.
+ * The life of a TCP connection. Its first SYN is always seen, because the programs are attached
+ * before the pod can send one.
  *
  * One direction of one connection can run on two CPUs at once, so a direction is owned while its
  * bytes are read; whoever ends a connection owns both. An element that was removed may be recycled
@@ -13,9 +12,8 @@
 
 #include "hold.h"
 #include "parse.h"
+#include "stream.h"
 
-/* Messages and lines per skb; a 64 kB skb of the shortest chunks has 22,000. */
-#define STEPS_MAX 32768
 /* Tries for a direction: some 50 us, the time of the longest honest skb. */
 #define TAKE_MAX 4096
 /* A reset's number may be so far from the next byte: the receiver's window is not followed. */
@@ -75,12 +73,6 @@ static __always_inline void conn_release(struct conn *conn)
 	half_release(&conn->half[DIRECTION_RX]);
 }
 
-/* The direction of the side that opened the connection: it carries the requests. */
-static __always_inline __u32 requests_direction(const struct conn *conn)
-{
-	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
-}
-
 /* Counts what waits as unanswered, a response that was under way with the status it had. */
 static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64 now)
 {
@@ -93,10 +85,15 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 		conn->opaque = OPAQUE_GAP;
 		stat_add(STAT_GAP_SEQUENCE, 1);
 	}
-	if (conn->protocol != L7_HTTP1)
-		return;
 	if (conn->opaque == OPAQUE_GAP)
 		error = HTTP_ERROR_MALFORMED;
+	if (conn->protocol == L7_HTTP2) {
+		http2_end(conn, error);
+		/* What the client may still say asks for nothing. */
+		conn->opaque = conn->opaque ?: OPAQUE_PROTOCOL;
+	}
+	if (conn->protocol != L7_HTTP1)
+		return;
 	if (responses->status && conn->opaque == OPAQUE_NOT) {
 		if (responses->state == HALF_BODY && responses->remain >= UNTIL_CLOSE / 2 &&
 		    responses->fin)
@@ -173,127 +170,6 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 		conn_remove(key, conn);
 	else
 		conn_release(conn);
-}
-
-/* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
-static __always_inline int gap_is_blind(struct step *s, __u32 gap)
-{
-	return s->conn->opaque || (s->half->state >= HALF_BODY && s->half->remain >= gap);
-}
-
-/* Bytes that will not be seen here in order. */
-static __always_inline void skip_gap(struct step *s, __u32 gap)
-{
-	struct half *h = s->half;
-
-	h->hole_from = h->next;
-	h->hole_to = h->next + gap;
-	if (s->conn->opaque)
-		return;
-	if (!gap_is_blind(s, gap)) {
-		give_up(s, STAT_GAP_SEQUENCE);
-		return;
-	}
-	h->remain -= gap;
-	if (h->state != HALF_TUNNEL)
-		s->cur->body += gap;
-	if (!h->remain)
-		body_end(s);
-}
-
-static __always_inline void count_body(struct step *s)
-{
-	if (s->cur->body)
-		role_count(s->conn,
-			   s->responses ? COUNTER_HTTP_RESPONSE_BODY : COUNTER_HTTP_REQUEST_BODY, 0,
-			   s->cur->body);
-}
-
-/* Reads the new bytes of a segment: [at, end) of the source. */
-static __always_inline void read_bytes(struct step *s, __u32 source, __u32 at, __u32 end)
-{
-	struct cursor *c = s->cur;
-	struct half *h = s->half;
-
-	c->source = source;
-	c->at = at;
-	c->end = end;
-	c->from = 0;
-	c->filled = 0;
-	if (s->conn->protocol == L7_UNDECIDED && !http1_candidate(s))
-		return;
-	if (h->line_len)
-		__builtin_memcpy(c->line, h->line, LINE_PREFIX);
-	if (bpf_loop(STEPS_MAX, http1_step, s, 0) == STEPS_MAX && c->at < c->end)
-		give_up(s, STAT_GAP_STEPS);
-	if (h->line_len)
-		__builtin_memcpy(h->line, c->line, LINE_PREFIX);
-}
-
-/* Not late but again. */
-static __always_inline void count_again(struct step *s, __u32 dir)
-{
-	counter_add(s->conn->pod, fields(COUNTER_TCP_RETRANSMITS, ROLE_NONE, dir, 0), 0,
-		    segments(s->skb));
-}
-
-/*
- * A segment with payload or FIN. Sets s.ended for the direction's first FIN in order; returns
- * whether held segments may have got their turn.
- */
-static __always_inline int tcp_segment(struct step *s, const struct packet *p, __u32 dir, __u32 seq,
-				       __u32 at, int fin)
-{
-	__u32 payload = p->end > at ? p->end - at : 0;
-	struct half *h = s->half;
-	__s32 seen;
-
-	if (!s->cur)
-		return 0;
-	s->cur->now = bpf_ktime_get_ns();
-	if (half_try(h)) {
-		/*
-		 * Another CPU reads this direction, maybe one that the host of this machine has
-		 * stopped: waiting has no bound. It, or whoever comes first, reads this as well.
-		 */
-		if (hold(s, dir, seq, at, payload, fin) < 0)
-			stat_add(STAT_GAP_CONTENDED, 1);
-		return 1;
-	}
-	if (s->conn->check != key_check(&p->key))
-		goto out;
-	s->cur->body = 0;
-	seen = h->next - seq;
-	if (seen < 0) {
-		if (!gap_is_blind(s, -seen)) {
-			int kept = hold(s, dir, seq, at, payload, fin);
-
-			if (kept > 0)
-				count_again(s, dir);
-			if (kept >= 0)
-				goto out;
-		}
-		skip_gap(s, -seen);
-		h->next = seq;
-		seen = 0;
-	}
-	if ((__u32)seen < payload) {
-		h->next = seq + payload;
-		if (!s->conn->opaque)
-			read_bytes(s, 0, at + seen, p->end);
-	} else if (payload && seq - h->hole_from >= h->hole_to - h->hole_from) {
-		count_again(s, dir);
-	}
-	count_body(s);
-	if (fin && !h->fin && h->next == seq + payload) {
-		h->fin = 1;
-		h->next++;
-		s->ended = 1;
-	}
-out:
-	half_release(h);
-	/* Read behind the release's barrier: what came while it was owned is not missed. */
-	return *(volatile __u32 *)&h->held > 0;
 }
 
 /* A connection as its SYN makes it. Returns 0 if the table took it. */
@@ -386,54 +262,6 @@ static __always_inline void tcp_answered(struct conn *conn, __u32 dir, __u32 seq
 	conn->half[dir].next = seq + 1;
 	histogram_add(conn->pod, fields(HISTOGRAM_TCP_CONNECT, conn->role, 0, 0),
 		      bpf_ktime_get_ns() - conn->syn_ns);
-}
-
-/* Returns whether held segments may have got their turn. */
-static __always_inline int tcp(struct __sk_buff *skb, struct packet *p, __u32 pod, __u32 dir)
-{
-	struct tcphdr t;
-	struct conn *conn;
-	__u32 at, seq;
-	int turn = 0;
-
-	if (load(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
-		return 0;
-	at = p->l4 + t.doff * 4;
-	seq = bpf_ntohl(t.seq);
-	set_ports(p, dir == DIRECTION_TX, t.source, t.dest);
-	if (t.syn && !t.ack) {
-		if (!tcp_open(p, pod, dir, seq) || p->end <= at)
-			return 0;
-		seq++; /* TCP Fast Open: the payload follows the SYN's own number. */
-	}
-	conn = bpf_map_lookup_elem(&conns, &p->key);
-	if (!conn)
-		return 0;
-	conn->seen_ns = bpf_ktime_get_coarse_ns();
-	if (t.syn && t.ack) {
-		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
-		if (conn)
-			tcp_answered(conn, dir, seq);
-		return 0;
-	}
-	if (t.rst) {
-		tcp_reset(&p->key, conn, dir, seq);
-		return 0;
-	}
-	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&
-	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
-		    TCP_SYN_ACKED)
-		tcp_result(conn, TCP_RESULT_ESTABLISHED);
-	if (p->end > at || t.fin) {
-		struct step s = {
-			.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = cursor()};
-
-		s.responses = dir != requests_direction(conn);
-		turn = tcp_segment(&s, p, dir, seq, at, t.fin);
-		if (s.ended)
-			tcp_fin(&p->key, conn, dir);
-	}
-	return turn;
 }
 
 #endif

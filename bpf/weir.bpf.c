@@ -25,57 +25,65 @@ struct {
 	enum stat stat;
 } wire_btf;
 
-/* Returns whether held segments of the packet's connection may have got their turn. */
-static __noinline int count(struct __sk_buff *skb, __u32 dir)
+/* Returns as tcp() does. */
+static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __u32 dir)
 {
 	__u32 ifindex = skb->ifindex;
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
-	struct cursor *c = cursor();
+	struct packet *p = &c->packet;
 	struct net_counter *net;
-	struct packet *p;
 	int protocol;
 
-	if (!c)
-		return 0;
+	c->more = 0;
+	c->search.found = 0;
 	if (!traffic) {
 		stat_add(STAT_UNKNOWN_INTERFACE, 1);
-		return 0;
+		return NULL;
 	}
-	p = &c->packet;
 	protocol = parse_ip(skb, dir == DIRECTION_TX, p);
 	if (protocol < 0)
-		return 0;
+		return NULL;
 	/* Per CPU with softirqs off: nobody else adds here meanwhile. */
 	net = &traffic->net[dir][p->key.family & 1];
 	net->bytes += skb->len;
 	net->packets += segments(skb);
 	if (protocol == IPPROTO_TCP)
-		return tcp(skb, p, traffic->pod, dir);
+		return tcp(skb, c, traffic->pod, dir);
 	if (protocol == IPPROTO_UDP)
 		udp(skb, p, traffic->pod, dir);
 	else if (protocol == PROTOCOL_FRAGMENT)
 		stat_add(STAT_GAP_FRAGMENT, 1);
-	return 0;
+	return NULL;
 }
 
-/* Each round but the last reads at least one held segment or sees that one came. */
-static __always_inline void go_on(struct __sk_buff *skb, __u32 dir)
+static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 {
+	struct cursor *c = cursor();
+	struct conn *conn;
 	int i;
 
-	for (i = 0; i < HOLD_MAX; i++)
-		if (!resume(skb, dir))
+	if (!c)
+		return;
+	conn = count(skb, c, dir);
+	/* Each further round reads a held segment, or sees that none has its turn. */
+	for (i = 0; i < 2 * HOLD_MAX; i++) {
+		if (conn) {
+			read_stream(skb, conn, dir);
+			segment_end(conn, dir);
+		}
+		if (!c->more)
 			break;
+		conn = next_held(c, dir);
+	}
+	if (room_wanted)
+		make_room();
 }
 
 /* On the host's side of the veth: ingress. */
 SEC("tc")
 int weir_from_pod(struct __sk_buff *skb)
 {
-	if (count(skb, DIRECTION_TX))
-		go_on(skb, DIRECTION_TX);
-	if (room_wanted)
-		make_room();
+	packet(skb, DIRECTION_TX);
 	return NEXT;
 }
 
@@ -83,10 +91,7 @@ int weir_from_pod(struct __sk_buff *skb)
 SEC("tc")
 int weir_to_pod(struct __sk_buff *skb)
 {
-	if (count(skb, DIRECTION_RX))
-		go_on(skb, DIRECTION_RX);
-	if (room_wanted)
-		make_room();
+	packet(skb, DIRECTION_RX);
 	return NEXT;
 }
 

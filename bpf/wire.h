@@ -69,7 +69,7 @@ enum l7_protocol {
  */
 enum counter_kind {
 	COUNTER_NONE = 0,
-	COUNTER_HTTP_REQUESTS,	    /* a http_method, b http_version, c status (0: none seen) */
+	COUNTER_HTTP_REQUESTS,	    /* a http_method, b http_version, c status (0: none seen; 1: unknown) */
 	COUNTER_HTTP_ERRORS,	    /* a http_error */
 	COUNTER_HTTP_REQUEST_BODY,  /* bytes */
 	COUNTER_HTTP_RESPONSE_BODY, /* bytes */
@@ -83,8 +83,14 @@ enum counter_kind {
 	COUNTER_TCP_CLOSED,	    /* connections that were established and ended, however */
 	COUNTER_TCP_RETRANSMITS,    /* a direction, role 0: segments */
 	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
+	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN */
 	COUNTER_KIND_MAX,
 };
+
+/* The HTTP status of a response that had one which could not be told. */
+#define HTTP_STATUS_UNKNOWN 1
+/* A call that ended without a grpc-status, or with none of the 17. */
+#define GRPC_STATUS_UNKNOWN 255
 
 struct counter_key {
 	__u32 pod; /* attachment id, never 0 */
@@ -102,6 +108,7 @@ enum histogram_kind {
 	HISTOGRAM_HTTP_REQUEST, /* a http_method */
 	HISTOGRAM_DNS_LOOKUP,
 	HISTOGRAM_TCP_CONNECT,
+	HISTOGRAM_GRPC_REQUEST,
 	HISTOGRAM_KIND_MAX,
 };
 
@@ -179,16 +186,24 @@ enum stat {
 	STAT_FULL_COUNTERS,
 	STAT_FULL_HISTOGRAMS,
 	STAT_FULL_DNS,
+	STAT_HTTP2_CREATED,
+	STAT_HTTP2_REMOVED,
+	STAT_STREAMS_CREATED,
+	STAT_STREAMS_REMOVED,
+	STAT_FULL_HTTP2,   /* HTTP/2 connections that found no place */
+	STAT_FULL_STREAMS, /* their requests, likewise */
 	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
 	STAT_MAX,
 };
 
 #define MAX_PODS 1024
-#define MAX_CONNS 65536
+#define MAX_CONNS 32768
 #define MAX_COUNTERS 32768
 #define MAX_HISTOGRAMS 4096
 #define MAX_DNS_PENDING 16384
 #define MAX_INFLIGHT_SPILL 16384
+#define MAX_HTTP2 4096
+#define MAX_HTTP2_STREAMS 16384
 
 /* Seconds after which the sweep gives up. */
 #define DNS_TIMEOUT_S 5

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * HTTP/2 (RFC 9113): the frames of a direction, one after the other, and the exchange of a stream,
+ * which is counted when the server's END_STREAM, or a RST_STREAM, or the end of the connection was
+ * seen. Only headers are read; DATA is passed over.
+ */
+#ifndef WEIR_HTTP2_H
+#define WEIR_HTTP2_H
+
+#include "hpack.h"
+
+#define FRAME_HEADER 9
+#define PREFACE 24
+/* Streams that one connection may have open here: beyond any server's setting. */
+#define STREAMS_PER_CONN 2048
+
+enum frame_type {
+	FRAME_DATA = 0,
+	FRAME_HEADERS = 1,
+	FRAME_RST_STREAM = 3,
+	FRAME_SETTINGS = 4,
+	FRAME_PUSH_PROMISE = 5,
+	FRAME_CONTINUATION = 9,
+};
+
+#define FLAG_END_STREAM 0x1
+#define FLAG_END_HEADERS 0x4
+#define FLAG_PADDED 0x8
+#define FLAG_PRIORITY 0x20
+
+/* What a new connection's state starts from; too large for the stack. */
+const struct http2 http2_zero;
+
+static __always_inline struct http2 *http2_of(const struct conn *conn)
+{
+	__u64 id = conn->id;
+
+	return bpf_map_lookup_elem(&http2, &id);
+}
+
+/* The state beside the connection, made when it is first needed; NULL when the map is full. */
+static __always_inline struct http2 *http2_begin(struct conn *conn)
+{
+	struct http2 *found = http2_of(conn);
+	__u64 id = conn->id;
+
+	if (found)
+		return found;
+	/* EEXIST: the other direction was faster. */
+	if (!bpf_map_update_elem(&http2, &id, &http2_zero, BPF_NOEXIST))
+		stat_add(STAT_HTTP2_CREATED, 1);
+	found = http2_of(conn);
+	if (!found) {
+		stat_add(STAT_FULL_HTTP2, 1);
+		room_wanted = 1;
+	}
+	return found;
+}
+
+static __always_inline void http2_forget(__u64 id)
+{
+	if (!bpf_map_delete_elem(&http2, &id))
+		stat_add(STAT_HTTP2_REMOVED, 1);
+}
+
+/* A stream's exchange, as it ended. */
+__noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns)
+{
+	__u32 pod;
+	__u8 role;
+
+	if (!got)
+		return 0;
+	pod = got->pod;
+	role = got->role;
+	counter_add(pod, fields(COUNTER_HTTP_REQUESTS, role, got->method, HTTP_VERSION_2),
+		    got->status, 1);
+	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, got->method, 0), ns);
+	if (error)
+		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+	if (!got->grpc)
+		return 0;
+	counter_add(pod, fields(COUNTER_GRPC_REQUESTS, role, got->grpc_status, 0), 0, 1);
+	histogram_add(pod, fields(HISTOGRAM_GRPC_REQUEST, role, 0, 0), ns);
+	return 0;
+}
+
+/* Takes a stream out and counts it. Of two ends at once, the one that removes it counts. */
+static __always_inline void stream_remove(const struct http2_stream_key *key,
+					  const struct http2_stream *found, struct http2 *of,
+					  __u8 error, __u64 now)
+{
+	struct http2_stream got = *found;
+
+	if (bpf_map_delete_elem(&http2_streams, key))
+		return;
+	stat_add(STAT_STREAMS_REMOVED, 1);
+	if (of)
+		__sync_fetch_and_add(&of->open, -1);
+	stream_count(&got, error, now - got.started);
+}
+
+static __always_inline void stream_end(struct step *s, __u8 error)
+{
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = s->http2->stream};
+	struct http2_stream *found = bpf_map_lookup_elem(&http2_streams, &key);
+
+	if (found)
+		stream_remove(&key, found, http2_of(s->conn), error, s->cur->now);
+	else if (!error)
+		role_count(s->conn, COUNTER_HTTP_UNMATCHED, 0, 1);
+}
+
+/* A request's headers are complete. */
+static __always_inline void stream_begin(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = x->stream};
+	struct http2_stream fresh = {.started = x->started,
+				     .pod = s->conn->pod,
+				     .role = s->conn->role,
+				     .method = x->method,
+				     .grpc = x->grpc,
+				     .grpc_status = GRPC_STATUS_UNKNOWN};
+	struct http2 *of = http2_of(s->conn);
+
+	if (!of || bpf_map_lookup_elem(&http2_streams, &key))
+		return; /* The request's trailers. */
+	if (of->open >= STREAMS_PER_CONN ||
+	    bpf_map_update_elem(&http2_streams, &key, &fresh, BPF_NOEXIST)) {
+		stat_add(STAT_FULL_STREAMS, 1);
+		room_wanted = 1;
+		return;
+	}
+	stat_add(STAT_STREAMS_CREATED, 1);
+	__sync_fetch_and_add(&of->open, 1);
+}
+
+/* A response's headers, interim or final, or its trailers are complete. */
+static __always_inline void stream_answer(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = x->stream};
+	struct http2_stream *found = bpf_map_lookup_elem(&http2_streams, &key);
+
+	if (!found)
+		return;
+	if (x->status >= 200 || x->status == HTTP_STATUS_UNKNOWN)
+		found->status = x->status;
+	if (x->grpc_status != GRPC_STATUS_UNKNOWN)
+		found->grpc_status = x->grpc_status;
+}
+
+static __always_inline void block_end(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	__u8 promise = x->block == FRAME_PUSH_PROMISE;
+
+	x->block = 0;
+	if (promise)
+		return;
+	if (!s->responses) {
+		stream_begin(s);
+		return;
+	}
+	stream_answer(s);
+	if (x->ends)
+		stream_end(s, HTTP_ERROR_NONE);
+}
+
+/* Behind a frame's payload, padding aside; -1 for a block that ends in mid-field. */
+static __always_inline int fragment_end(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct half *h = s->half;
+	int data = h->state == HALF_DATA;
+
+	h->state = HALF_FRAME;
+	if (x->pad) {
+		h->state = HALF_SKIP;
+		h->remain = x->pad;
+		x->pad = 0;
+	}
+	if (data) {
+		if (s->responses && x->flags & FLAG_END_STREAM)
+			stream_end(s, HTTP_ERROR_NONE);
+		return 0;
+	}
+	if (!(x->flags & FLAG_END_HEADERS))
+		return 0;
+	if (x->hpack.stage != HPACK_FIELD || x->hpack.shift)
+		return -1;
+	block_end(s);
+	return 0;
+}
+
+/* A frame's payload begins, padding taken off; x->left is its length. */
+static __always_inline int fragment_begin(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct half *h = s->half;
+
+	if (x->type == FRAME_DATA) {
+		h->state = HALF_DATA;
+		h->remain = x->left;
+	} else {
+		if (x->left < x->skip)
+			return -1;
+		h->state = HALF_BLOCK;
+	}
+	return x->left ? 0 : fragment_end(s);
+}
+
+static __always_inline void block_begin(struct step *s, __u8 skip)
+{
+	struct http2_half *x = s->http2;
+
+	x->block = x->type;
+	x->ends = x->flags & FLAG_END_STREAM;
+	x->skip = skip;
+	x->method = HTTP_METHOD_OTHER;
+	x->status = 0;
+	x->grpc = 0;
+	x->grpc_status = GRPC_STATUS_UNKNOWN;
+	x->started = s->cur->now;
+}
+
+/* The nine bytes of half.line; -1: they are no frame's that may come here. */
+static __always_inline int frame_header(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct half *h = s->half;
+	__u8 *b = h->line;
+	__u32 stream = (b[5] & 0x7f) << 24 | b[6] << 16 | b[7] << 8 | b[8];
+
+	x->left = b[0] << 16 | b[1] << 8 | b[2];
+	x->type = b[3];
+	x->flags = b[4];
+	x->pad = 0;
+	if (!x->begun && x->type != FRAME_SETTINGS)
+		return -1;
+	x->begun = 1;
+	/* A block's frames follow each other (6.10). */
+	if (!x->block != (x->type != FRAME_CONTINUATION) || (x->block && x->stream != stream))
+		return -1;
+	x->stream = stream;
+	switch (x->type) {
+	case FRAME_HEADERS:
+		block_begin(s, x->flags & FLAG_PRIORITY ? 5 : 0);
+		break;
+	case FRAME_PUSH_PROMISE:
+		block_begin(s, 4);
+		break;
+	case FRAME_CONTINUATION:
+		x->flags &= ~FLAG_PADDED;
+		break;
+	case FRAME_DATA:
+		break;
+	case FRAME_RST_STREAM:
+		stream_end(s, s->responses ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED);
+		/* fall through */
+	default:
+		h->state = x->left ? HALF_SKIP : HALF_FRAME;
+		h->remain = x->left;
+		return x->type == FRAME_SETTINGS && x->stream ? -1 : 0;
+	}
+	if (!x->stream)
+		return -1;
+	if (x->flags & FLAG_PADDED) {
+		h->state = HALF_PAD;
+		return x->left ? 0 : -1;
+	}
+	return fragment_begin(s);
+}
+
+static __always_inline int frame_pad(struct step *s)
+{
+	struct http2_half *x = s->http2;
+
+	x->pad = s->half->line[0];
+	x->left--;
+	if (x->pad > x->left)
+		return -1;
+	x->left -= x->pad;
+	return fragment_begin(s);
+}
+
+static __always_inline int preface(struct step *s)
+{
+	struct half *h = s->half;
+
+	if (!begins(word_at(h->line), "PRI * HT", 8) ||
+	    !begins(word_at(h->line + 8), "TP/2.0\r\n", 8) ||
+	    !begins(word_at(h->line + 16), "\r\nSM\r\n\r\n", 8))
+		return -1;
+	h->state = HALF_FRAME;
+	if (!s->conn->decided)
+		decide(s->conn, L7_HTTP2);
+	return 0;
+}
+
+/* Collects the bytes of what is no block, and takes it; -1: it is no HTTP/2. */
+static __always_inline int frame_step(struct step *s)
+{
+	struct half *h = s->half;
+	__u8 state = h->state;
+	__u32 want = state == HALF_PREFACE ? PREFACE : state == HALF_FRAME ? FRAME_HEADER : 1;
+
+	gather(s->cur, h, want);
+	if (h->line_len < want)
+		return 0;
+	h->line_len = 0;
+	if (state == HALF_FRAME)
+		return frame_header(s);
+	return state == HALF_PREFACE ? preface(s) : frame_pad(s);
+}
+
+static __always_inline int block_step(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct cursor *c = s->cur;
+
+	if (x->skip) {
+		__u32 n = c->end - c->at < x->skip ? c->end - c->at : x->skip;
+
+		c->at += n;
+		x->skip -= n;
+		x->left -= n;
+	} else if (!hpack_passes(&x->hpack) && window_over(c) && refill(s->skb, c)) {
+		return -1;
+	} else if (hpack_step(c, x)) {
+		return -1;
+	}
+	return x->left ? 0 : fragment_end(s);
+}
+
+static __always_inline void http2_passed(struct step *s)
+{
+	if (s->half->state == HALF_DATA)
+		fragment_end(s);
+	else
+		s->half->state = HALF_FRAME;
+}
+
+/* The client's first bytes were no preface: what the server sent first was no SETTINGS either. */
+static __always_inline int http2_refuted(struct step *s)
+{
+	if (s->conn->decided)
+		return give_up(s, STAT_GAP_MALFORMED);
+	decide(s->conn, L7_UNKNOWN);
+	return 1;
+}
+
+static long http2_step(__u32 i, struct step *s)
+{
+	struct cursor *c = s->cur;
+	int bad = 0;
+
+	if (c->at >= c->end)
+		return 1;
+	if (s->half->state >= HALF_BODY) {
+		if (pass(s))
+			http2_passed(s);
+		return 0;
+	}
+	if (s->half->state == HALF_BLOCK)
+		bad = block_step(s);
+	else if (window_over(c) && refill(s->skb, c))
+		bad = -1;
+	else
+		bad = frame_step(s);
+	return bad ? http2_refuted(s) : 0;
+}
+
+/* Finds this direction's state; -1: the map is full, and nothing more is parsed. */
+static __always_inline int http2_select(struct step *s, __u32 dir)
+{
+	struct http2 *of = http2_begin(s->conn);
+
+	if (!of) {
+		s->conn->opaque = OPAQUE_PROTOCOL;
+		return -1;
+	}
+	s->http2 = &of->half[dir & 1];
+	if (s->half->state == HALF_START)
+		s->half->state = s->responses ? HALF_FRAME : HALF_PREFACE;
+	return 0;
+}
+
+/* The connection ended; the sweep counts what it left open. */
+static __always_inline void http2_end(struct conn *conn, __u8 error)
+{
+	struct http2 *of = http2_of(conn);
+
+	if (!of)
+		return;
+	of->ended = 1 + error;
+	if (!of->open)
+		http2_forget(conn->id);
+}
+
+#endif

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The order of a connection's bytes: repeats are dropped, overlaps trimmed, gaps inside a body
+ * absorbed, early segments held until their turn.
+ *
+ * A segment is handled in three calls from the program itself, because of 6.1's 512 bytes of stack
+ * for a chain of calls: tcp() or next_held() takes the direction and sets the cursor on the bytes
+ * to read, read_stream() reads them, segment_end() gives the direction back.
+ */
+#ifndef WEIR_SEGMENT_H
+#define WEIR_SEGMENT_H
+
+#include "tcp.h"
+
+/* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
+static __always_inline int gap_is_blind(const struct step *s, __u32 gap)
+{
+	return s->conn->opaque || (s->half->state >= HALF_BODY && s->half->remain >= gap);
+}
+
+/* Bytes that will not be seen here in order. */
+static __always_inline void skip_gap(struct step *s, __u32 gap)
+{
+	struct half *h = s->half;
+
+	h->hole_from = h->next;
+	h->hole_to = h->next + gap;
+	h->next += gap;
+	if (s->conn->opaque)
+		return;
+	if (gap_is_blind(s, gap))
+		s->cur->gap = gap;
+	else
+		give_up(s, STAT_GAP_SEQUENCE);
+}
+
+/* Sets the cursor on what read_stream() is to read: [at, end) of the source. */
+static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, __u32 end)
+{
+	c->source = source;
+	c->at = at;
+	c->end = end;
+	c->from = 0;
+	c->filled = 0;
+}
+
+/* Not late but again. */
+static __always_inline void count_again(struct step *s, __u32 dir)
+{
+	counter_add(s->conn->pod, fields(COUNTER_TCP_RETRANSMITS, ROLE_NONE, dir, 0), 0,
+		    segments(s->skb));
+}
+
+/* A segment with payload or FIN. Returns whether it has its turn; the direction is owned then. */
+static __always_inline int segment(struct step *s, const struct packet *p, __u32 dir, __u32 seq,
+				   __u32 at, int fin)
+{
+	__u32 payload = p->end > at ? p->end - at : 0;
+	struct cursor *c = s->cur;
+	struct half *h = s->half;
+	__s32 seen;
+
+	c->now = bpf_ktime_get_ns();
+	if (half_try(h)) {
+		/*
+		 * Another CPU reads this direction, maybe one that the host of this machine has
+		 * stopped: waiting has no bound. It, or whoever comes first, reads this as well.
+		 */
+		if (hold(s, dir, seq, at, payload, fin) < 0)
+			stat_add(STAT_GAP_CONTENDED, 1);
+		c->more = 1;
+		return 0;
+	}
+	if (s->conn->check != key_check(&p->key))
+		goto out;
+	c->body = 0;
+	c->gap = 0;
+	seen = h->next - seq;
+	if (seen < 0) {
+		if (!gap_is_blind(s, -seen)) {
+			int kept = hold(s, dir, seq, at, payload, fin);
+
+			if (kept > 0)
+				count_again(s, dir);
+			if (kept >= 0)
+				goto out;
+		}
+		skip_gap(s, -seen);
+		seen = 0;
+	}
+	set_bytes(c, 0, at, at);
+	if ((__u32)seen < payload) {
+		h->next = seq + payload;
+		set_bytes(c, 0, at + seen, p->end);
+	} else if (payload && seq - h->hole_from >= h->hole_to - h->hole_from) {
+		count_again(s, dir);
+	}
+	c->fin = fin && !h->fin && h->next == seq + payload;
+	return 1;
+out:
+	half_release(h);
+	c->more = *(volatile __u32 *)&h->held > 0;
+	return 0;
+}
+
+/* Returns the connection of which read_stream() and segment_end() are to be called, or NULL. */
+static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c, __u32 pod,
+					__u32 dir)
+{
+	struct packet *p = &c->packet;
+	struct tcphdr t;
+	struct conn *conn;
+	__u32 at, seq;
+
+	if (load(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
+		return NULL;
+	at = p->l4 + t.doff * 4;
+	seq = bpf_ntohl(t.seq);
+	set_ports(p, dir == DIRECTION_TX, t.source, t.dest);
+	if (t.syn && !t.ack) {
+		if (!tcp_open(p, pod, dir, seq) || p->end <= at)
+			return NULL;
+		seq++; /* TCP Fast Open: the payload follows the SYN's own number. */
+	}
+	conn = bpf_map_lookup_elem(&conns, &p->key);
+	if (!conn)
+		return NULL;
+	conn->seen_ns = bpf_ktime_get_coarse_ns();
+	if (t.syn && t.ack) {
+		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
+		if (conn)
+			tcp_answered(conn, dir, seq);
+		return NULL;
+	}
+	if (t.rst) {
+		tcp_reset(&p->key, conn, dir, seq);
+		return NULL;
+	}
+	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&
+	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
+		    TCP_SYN_ACKED)
+		tcp_result(conn, TCP_RESULT_ESTABLISHED);
+	if (p->end > at || t.fin) {
+		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = c};
+
+		if (segment(&s, p, dir, seq, at, t.fin))
+			return conn;
+	}
+	return NULL;
+}
+
+/* Looks for a held segment whose turn has come. */
+static long turn_step(__u32 i, struct cursor **cur)
+{
+	struct cursor *c = *cur;
+	struct held *slot = held_at(i);
+
+	if (!slot)
+		return 1;
+	if (slot->state != HELD_FULL || slot->conn != c->search.conn ||
+	    slot->dir != c->search.dir || (__s32)(c->search.seq - slot->seq) < 0)
+		return 0;
+	c->search.found = i + 1;
+	return 1;
+}
+
+/* Sets the cursor on the held segment whose turn it is. Call owning the direction. */
+static __always_inline int turn(struct cursor *c, struct conn *conn, struct half *h, __u32 dir)
+{
+	struct held *slot;
+	__u32 seen;
+
+	c->search.conn = conn->id;
+	c->search.dir = dir;
+	c->search.seq = h->next;
+	c->search.found = 0;
+	bpf_loop(HOLD_SLOTS, turn_step, &c, 0);
+	if (!c->search.found)
+		return 0;
+	slot = held_at(c->search.found - 1);
+	if (!slot)
+		return 0;
+	c->body = 0;
+	c->gap = 0;
+	set_bytes(c, 0, 0, 0);
+	seen = h->next - slot->seq;
+	if (seen < slot->len) {
+		h->next = slot->seq + slot->len;
+		set_bytes(c, c->search.found, seen, slot->len);
+	}
+	c->fin = slot->fin && !h->fin && h->next == slot->seq + slot->len;
+	return 1;
+}
+
+/*
+ * After the segment that filled a hole, or on behalf of a CPU that found the direction owned: the
+ * next of what is held. The packet is still the cursor's. Returns as tcp() does.
+ */
+static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
+{
+	struct conn *conn = bpf_map_lookup_elem(&conns, &c->packet.key);
+	struct half *h;
+
+	c->more = 0;
+	if (!conn)
+		return NULL;
+	h = &conn->half[dir];
+	/* Whoever owns the direction now will look at what is held when it is done. */
+	if (half_try(h))
+		return NULL;
+	if (conn->check == key_check(&c->packet.key) && turn(c, conn, h, dir))
+		return conn;
+	half_release(h);
+	return NULL;
+}
+
+/* The bytes are read. Sets cursor.more where held segments may have got their turn. */
+__noinline int segment_end(struct conn *conn, __u32 dir)
+{
+	struct cursor *c = cursor();
+	struct held *slot;
+	struct half *h;
+	__u8 kind;
+	__u32 index;
+
+	if (!conn || !c)
+		return 0;
+	h = &conn->half[dir & 1];
+	kind = (dir & 1) == requests_direction(conn) ? COUNTER_HTTP_REQUEST_BODY
+						     : COUNTER_HTTP_RESPONSE_BODY;
+	if (c->body)
+		role_count(conn, kind, 0, c->body);
+	if (c->search.found) {
+		index = c->search.found - 1;
+		c->search.found = 0;
+		slot = held_at(index);
+		if (slot) {
+			slot->state = HELD_FREE;
+			__sync_fetch_and_add(&h->held, -1);
+		}
+	}
+	if (c->fin) {
+		h->fin = 1;
+		h->next++;
+	}
+	half_release(h);
+	/* Read behind the release's barrier: what came while it was owned is not missed. */
+	c->more = *(volatile __u32 *)&h->held > 0;
+	if (c->fin)
+		tcp_fin(&c->packet.key, conn, dir & 1);
+	return 0;
+}
+
+#endif
