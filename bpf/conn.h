@@ -34,9 +34,9 @@ enum half_state {
 	HALF_BLOCK,   /* in a header block */
 	HALF_BODY,    /* `remain` bytes that are never looked at */
 	HALF_CHUNK_DATA,
-	HALF_DATA,    /* HTTP/2: a DATA frame's */
-	HALF_SKIP,    /* bytes that are no body either */
-	HALF_TUNNEL,  /* behind a CONNECT's head: passed over until the response decides */
+	HALF_DATA,   /* HTTP/2: a DATA frame's */
+	HALF_SKIP,   /* bytes that are no body either */
+	HALF_TUNNEL, /* behind a CONNECT's head: passed over until the response decides */
 };
 
 #define LINE_PREFIX 64
@@ -161,7 +161,7 @@ struct hpack {
 	__u8 name; /* enum hpack_name */
 	__u8 have; /* bytes in carry */
 	__u8 zero;
-	__u64 length; /* of the string, as sent */
+	__u64 length;		     /* of the string, as sent */
 	__u8 carry[2 * HPACK_CARRY]; /* twice, for bounds */
 	__u16 entries[HPACK_ENTRIES];
 };

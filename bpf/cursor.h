@@ -57,8 +57,8 @@ struct cursor {
 	__u32 gap;    /* body bytes before these that never came */
 	__u32 fin;    /* the direction's first FIN in order comes behind them */
 	__u32 more;   /* held segments may have got their turn */
-	__u64 now;			   /* monotonic ns, once a segment */
-	__u64 body;			   /* body bytes passed in this segment */
+	__u64 now;    /* monotonic ns, once a segment */
+	__u64 body;   /* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
 	__u8 window[WINDOW + LINE_PREFIX]; /* the surplus is read, never meant */
 	struct number number;

@@ -24,7 +24,7 @@ struct step {
 	struct conn *conn;
 	struct half *half;
 	struct cursor *cur;
-	int responses; /* this direction carries them */
+	int responses;		  /* this direction carries them */
 	struct http2_half *http2; /* this direction's, if the connection has it */
 };
 
@@ -49,7 +49,6 @@ static __always_inline void decide(struct conn *conn, __u8 protocol)
 		conn->opaque = OPAQUE_PROTOCOL;
 	role_count(conn, COUNTER_L7_CONNECTIONS, protocol, 1);
 }
-
 
 /* Whether the window has no byte at the cursor. */
 static __always_inline int window_over(const struct cursor *c)

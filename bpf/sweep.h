@@ -26,7 +26,7 @@ struct {
 	__u32 next_query; /* likewise */
 	__u32 next_stream;
 	__u32 zero;
-	__u64 full_ns;	  /* when a full table last asked for a run */
+	__u64 full_ns; /* when a full table last asked for a run */
 } sweeping;
 
 /* Whether an element is in this run's slice; -1 behind it. */

@@ -16,6 +16,7 @@ struct {
 	enum transport transport;
 	enum http_method http_method;
 	enum http_version http_version;
+	enum http_status http_status;
 	enum http_error http_error;
 	enum tcp_result tcp_result;
 	enum l7_protocol l7_protocol;

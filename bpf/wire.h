@@ -69,8 +69,9 @@ enum l7_protocol {
  */
 enum counter_kind {
 	COUNTER_NONE = 0,
-	COUNTER_HTTP_REQUESTS,	    /* a http_method, b http_version, c status (0: none seen; 1: unknown) */
-	COUNTER_HTTP_ERRORS,	    /* a http_error */
+	COUNTER_HTTP_REQUESTS, /* a http_method, b http_version, c status (0: none seen; 1: unknown)
+				*/
+	COUNTER_HTTP_ERRORS,   /* a http_error */
 	COUNTER_HTTP_REQUEST_BODY,  /* bytes */
 	COUNTER_HTTP_RESPONSE_BODY, /* bytes */
 	COUNTER_HTTP_UNMATCHED,	    /* responses that no request asked for */
@@ -87,8 +88,8 @@ enum counter_kind {
 	COUNTER_KIND_MAX,
 };
 
-/* The HTTP status of a response that had one which could not be told. */
-#define HTTP_STATUS_UNKNOWN 1
+/* What is no status: of an exchange that saw none, and of one that could not be told. */
+enum http_status { HTTP_STATUS_NONE = 0, HTTP_STATUS_UNKNOWN = 1 };
 /* A call that ended without a grpc-status, or with none of the 17. */
 #define GRPC_STATUS_UNKNOWN 255
 
@@ -190,8 +191,8 @@ enum stat {
 	STAT_HTTP2_REMOVED,
 	STAT_STREAMS_CREATED,
 	STAT_STREAMS_REMOVED,
-	STAT_FULL_HTTP2,   /* HTTP/2 connections that found no place */
-	STAT_FULL_STREAMS, /* their requests, likewise */
+	STAT_FULL_HTTP2,	/* HTTP/2 connections that found no place */
+	STAT_FULL_STREAMS,	/* their requests, likewise */
 	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
 	STAT_MAX,
 };

@@ -114,11 +114,11 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::agent::{families::FAMILIES, fixture, series::Key};
+    use crate::agent::{families, fixture, series::Key};
     use crate::telemetry::reader::Pod;
 
     fn requests() -> &'static Family {
-        FAMILIES.iter().find(|family| family.name == "weir_http_requests").unwrap()
+        families::all().find(|family| family.name == "weir_http_requests").unwrap()
     }
 
     /// One series for each status from 100 on.

@@ -5,8 +5,7 @@
 use std::fmt::Write;
 
 use super::{
-    budget,
-    families::FAMILIES,
+    budget, families,
     family::{Family, Kind, Source, Start},
 };
 use crate::telemetry::histogram::CLASSIC_NS;
@@ -14,7 +13,7 @@ use crate::telemetry::histogram::CLASSIC_NS;
 const HEAD: &str = "\
 # Metrics
 
-<!-- Printed from src/agent/families.rs: WEIR_WRITE_DOCS=1 cargo test --lib agent::docs -->
+<!-- Printed from src/agent/families: WEIR_WRITE_DOCS=1 cargo test --lib agent::docs -->
 
 `weir agent` serves these at `/metrics`: as OpenMetrics 1.0.0 to a client that accepts
 `application/openmetrics-text`, else as Prometheus text 0.0.4. OpenMetrics also has `_created`, the time at
@@ -47,7 +46,7 @@ after DEL. A pod that is started anew under the same name begins again at 0; two
 fn document() -> String {
     let mut text = HEAD.to_owned();
     let (of_pods, of_node): (Vec<&Family>, Vec<_>) =
-        FAMILIES.iter().partition(|family| !matches!(family.source, Source::Node(_)));
+        families::all().partition(|family| !matches!(family.source, Source::Node(_)));
     text.push_str(
         "\n## Of a pod\n\nAll have the labels `namespace` and `pod` besides their own.\n",
     );

@@ -6,7 +6,8 @@
 use std::fmt;
 
 use crate::telemetry::wire::{
-    Direction, Family, HttpError, HttpMethod, HttpVersion, L7Protocol, Role, TcpResult, Transport,
+    Direction, Family, HttpError, HttpMethod, HttpStatus, HttpVersion, L7Protocol, Role, TcpResult,
+    Transport,
 };
 
 /// The value of one label; numbers are kept as numbers, so that a status costs no text of its own.
@@ -97,6 +98,27 @@ names! {
         HttpVersion::HTTP_VERSION_1_1.0 => "1.1",
         HttpVersion::HTTP_VERSION_2.0 => "2",
     }
+}
+
+/// An HTTP status; 0 where no response was seen.
+pub fn http_status(code: u16) -> Value {
+    if u32::from(code) == HttpStatus::HTTP_STATUS_UNKNOWN.0 {
+        Value::Name(UNKNOWN)
+    } else {
+        Value::Number(code)
+    }
+}
+
+/// The 17 codes of gRPC, and `unknown` for a call that ended without one.
+pub const GRPC_STATUSES: &[&str] = &[
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+    UNKNOWN,
+];
+
+/// One of [`GRPC_STATUSES`].
+pub fn grpc_status(code: u32) -> Value {
+    let at = usize::try_from(code).unwrap_or(usize::MAX);
+    Value::Name(GRPC_STATUSES.get(at).copied().unwrap_or(UNKNOWN))
 }
 
 names! {

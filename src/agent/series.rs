@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    budget,
-    families::FAMILIES,
+    budget, families,
     family::{Family, Source, Values},
     fill::{self, Index},
     pods::Pods,
@@ -54,8 +53,8 @@ pub struct Page<'a> {
 pub fn collect<'a>(reading: &mut Reading<'a>, grace: Duration) -> Page<'a> {
     let mut pods = Pods::new(&reading.snapshot.pods, reading.members, reading.now, grace);
     let index = Index::new(reading.snapshot);
-    let mut families = Vec::with_capacity(FAMILIES.len());
-    for family in FAMILIES {
+    let mut families = Vec::new();
+    for family in families::all() {
         let (samples, folded) = match family.source {
             Source::Histograms(kind, label) => {
                 let found = fill::histograms(&index, &pods, kind, label);

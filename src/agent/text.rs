@@ -234,8 +234,7 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::agent::{
-        families::FAMILIES,
-        fixture,
+        families, fixture,
         labels::Value,
         reading::{Own, Reading},
         series::collect,
@@ -365,7 +364,7 @@ mod tests {
 
     #[test]
     fn our_own_label_values_need_no_escaping() {
-        for family in FAMILIES {
+        for family in families::all() {
             for value in family.labels.iter().flat_map(|label| label.values) {
                 assert_eq!(escape(value), **value);
             }

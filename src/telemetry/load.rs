@@ -144,14 +144,26 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         histograms,
         conns,
         inflight_spill,
+        http2,
+        http2_streams,
         held,
         dns_pending,
         stats,
         ..
     } = &mut skel.maps;
-    for map in
-        [pods, attachments, counters, histograms, conns, inflight_spill, held, dns_pending, stats]
-    {
+    for map in [
+        pods,
+        attachments,
+        counters,
+        histograms,
+        conns,
+        inflight_spill,
+        http2,
+        http2_streams,
+        held,
+        dns_pending,
+        stats,
+    ] {
         let path = dir.join(map.name());
         map.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
     }

@@ -77,6 +77,15 @@ pub struct Snapshot {
     pub maps: Vec<MapUsage>,
 }
 
+/// The maps that are too large to be read for their size alone, and what tallies their elements.
+const TALLIED: [(&str, Stat, Stat); 5] = [
+    ("conns", Stat::STAT_CONNS_CREATED, Stat::STAT_CONNS_REMOVED),
+    ("dns_pending", Stat::STAT_DNS_CREATED, Stat::STAT_DNS_REMOVED),
+    ("inflight_spill", Stat::STAT_SPILL_CREATED, Stat::STAT_SPILL_REMOVED),
+    ("http2", Stat::STAT_HTTP2_CREATED, Stat::STAT_HTTP2_REMOVED),
+    ("http2_streams", Stat::STAT_STREAMS_CREATED, Stat::STAT_STREAMS_REMOVED),
+];
+
 /// The pinned maps, opened for reading (and for sweeping what is dead).
 #[derive(Debug)]
 pub struct Maps {
@@ -85,9 +94,9 @@ pub struct Maps {
     counters: MapHandle,
     histograms: MapHandle,
     stats: MapHandle,
-    conns: MapHandle,
-    dns_pending: MapHandle,
-    inflight_spill: MapHandle,
+    held: MapHandle,
+    /// In the order of [`TALLIED`].
+    tallied: Vec<MapHandle>,
     sweep: OwnedFd,
 }
 
@@ -113,9 +122,8 @@ impl Maps {
             counters: map("counters")?,
             histograms: map("histograms")?,
             stats: map("stats")?,
-            conns: map("conns")?,
-            dns_pending: map("dns_pending")?,
-            inflight_spill: map("inflight_spill")?,
+            held: map("held")?,
+            tallied: TALLIED.iter().map(|(name, ..)| map(name)).collect::<Result<_>>()?,
             sweep: pin::program(bpf_dir, "weir_sweep")?.ok_or_else(absent)?,
         })
     }
@@ -238,19 +246,19 @@ impl Maps {
             at(up).saturating_sub(at(down))
         };
         let [pods, counters, histograms] = read.map(|count| count as u64);
-        let conns = tally(Stat::STAT_CONNS_CREATED, Stat::STAT_CONNS_REMOVED);
-        let pending = tally(Stat::STAT_DNS_CREATED, Stat::STAT_DNS_REMOVED);
-        let spill = tally(Stat::STAT_SPILL_CREATED, Stat::STAT_SPILL_REMOVED);
+        let tallied = TALLIED
+            .iter()
+            .zip(&self.tallied)
+            .map(|(&(name, up, down), map)| (name, map, tally(up, down)));
         [
             ("pods", &self.pods, pods),
             ("attachments", &self.attachments, pods),
             ("counters", &self.counters, counters),
             ("histograms", &self.histograms, histograms),
-            ("conns", &self.conns, conns),
-            ("dns_pending", &self.dns_pending, pending),
-            ("inflight_spill", &self.inflight_spill, spill),
+            ("held", &self.held, u64::from(self.held.max_entries())),
         ]
         .into_iter()
+        .chain(tallied)
         .map(|(name, map, entries)| {
             Ok(MapUsage {
                 name,

@@ -23,9 +23,9 @@ pub use skeleton::types::{
     counter_key as CounterKey, counter_kind as CounterKind, direction as Direction,
     family as Family, histogram as Histogram, histogram_key as HistogramKey,
     histogram_kind as HistogramKind, http_error as HttpError, http_method as HttpMethod,
-    http_version as HttpVersion, l7_protocol as L7Protocol, net_counter as NetCounter,
-    pod_traffic as PodTraffic, role as Role, stat as Stat, tcp_result as TcpResult,
-    transport as Transport,
+    http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
+    net_counter as NetCounter, pod_traffic as PodTraffic, role as Role, stat as Stat,
+    tcp_result as TcpResult, transport as Transport,
 };
 pub(super) use skeleton::{WeirMaps, WeirProgs, WeirSkelBuilder};
 

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
 
 mod dns;
+mod exchange;
 mod frame;
 mod hook;
 mod http;
+mod http1_cases;
+mod http2_cases;
 mod kernel;
 mod parallel;
 mod split;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     agent::{
-        families::FAMILIES,
+        families,
         family::{self, Family},
         pods::Pods,
         reading::{Own, Reading},
@@ -86,7 +86,7 @@ pub fn read(seen: &Seen) -> Result<Report> {
 impl Report {
     fn new(page: &Page<'_>, seen: &Seen) -> Self {
         let (mut tables, mut durations, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-        for family in FAMILIES {
+        for family in families::all() {
             let found = page.families.iter().find(|found| found.family.name == family.name);
             match found.map(|found| &found.samples) {
                 Some(Samples::Histograms(series)) => {

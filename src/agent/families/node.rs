@@ -1,0 +1,136 @@
+//! The attachments, the node, the maps and the agent itself.
+
+use super::{NODE, POD};
+use crate::{
+    agent::{
+        family::{Family, Kind, Label, Source, Unit, values},
+        labels::Value,
+    },
+    telemetry::wire::Stat,
+};
+
+const HOOK: Label = Label { name: "hook", values: &["clsact", "tcx", "none"] };
+const MAP: Label = Label { name: "map", values: &[] };
+
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        name: "weir_attach_status",
+        kind: Kind::Gauge,
+        help: "1 for a living pod whose traffic is counted by that hook, 0 for one whose traffic is not counted",
+        labels: &[HOOK],
+        source: Source::Attachments,
+        ..POD
+    },
+    Family {
+        name: "weir_pods",
+        help: "Living attachments on this node, counted or not",
+        source: Source::Node(|reading| vec![(values([]), reading.living())]),
+        ..NODE
+    },
+    Family {
+        name: "weir_build",
+        kind: Kind::Info,
+        help: "Version of this agent and schema of the maps that it reads",
+        labels: &[Label { name: "version", values: &[] }, Label { name: "schema", values: &[] }],
+        source: Source::Node(|_| {
+            let version = Value::Name(env!("CARGO_PKG_VERSION"));
+            vec![(values([version, Value::Name(env!("WEIR_SCHEMA"))]), 1)]
+        }),
+        ..NODE
+    },
+    Family {
+        name: "weir_maps_open",
+        help: "1 while the pinned maps can be read, 0 while there are none or they can't",
+        source: Source::Node(|reading| vec![(values([]), reading.own.maps_open.into())]),
+        ..NODE
+    },
+    Family {
+        name: "weir_events_lost",
+        kind: Kind::Counter,
+        help: "What happened and is not counted above because the table for it was full",
+        labels: &[Label {
+            name: "source",
+            values: &["connections", "counters", "histograms", "dns", "http2", "http2_streams"],
+        }],
+        source: Source::Node(|reading| {
+            reading.stats(&[
+                ("connections", Stat::STAT_FULL_CONNS),
+                ("counters", Stat::STAT_FULL_COUNTERS),
+                ("histograms", Stat::STAT_FULL_HISTOGRAMS),
+                ("dns", Stat::STAT_FULL_DNS),
+                ("http2", Stat::STAT_FULL_HTTP2),
+                ("http2_streams", Stat::STAT_FULL_STREAMS),
+            ])
+        }),
+        ..NODE
+    },
+    Family {
+        name: "weir_parse_gaps",
+        kind: Kind::Counter,
+        help: "Times that a stream could not be followed, or only in part, by reason",
+        labels: &[Label {
+            name: "reason",
+            values: &["sequence", "contended", "malformed", "steps", "inflight", "fragment"],
+        }],
+        source: Source::Node(|reading| {
+            reading.stats(&[
+                ("sequence", Stat::STAT_GAP_SEQUENCE),
+                ("contended", Stat::STAT_GAP_CONTENDED),
+                ("malformed", Stat::STAT_GAP_MALFORMED),
+                ("steps", Stat::STAT_GAP_STEPS),
+                ("inflight", Stat::STAT_GAP_INFLIGHT),
+                ("fragment", Stat::STAT_GAP_FRAGMENT),
+            ])
+        }),
+        ..NODE
+    },
+    Family {
+        name: "weir_unknown_interface_packets",
+        kind: Kind::Counter,
+        help: "Packets that a hook saw on an interface that is no pod's",
+        source: Source::Node(|reading| {
+            vec![(values([]), reading.stat(Stat::STAT_UNKNOWN_INTERFACE))]
+        }),
+        ..NODE
+    },
+    Family {
+        name: "weir_map_entries",
+        help: "Elements in use of each BPF map",
+        labels: &[MAP],
+        source: Source::Node(|reading| reading.maps(|map| map.entries)),
+        ..NODE
+    },
+    Family {
+        name: "weir_map_capacity",
+        help: "Elements that each BPF map can hold",
+        labels: &[MAP],
+        source: Source::Node(|reading| reading.maps(|map| map.capacity)),
+        ..NODE
+    },
+    Family {
+        name: "weir_map_bytes",
+        unit: Unit::Bytes,
+        help: "Kernel memory of each BPF map",
+        labels: &[MAP],
+        source: Source::Node(|reading| reading.maps(|map| map.bytes)),
+        ..NODE
+    },
+    Family {
+        name: "weir_scrape_duration_seconds",
+        unit: Unit::Seconds,
+        help: "Time that reading the maps for this page took",
+        source: Source::Node(|reading| vec![(values([]), reading.own.read_ns)]),
+        ..NODE
+    },
+    Family {
+        name: "weir_cardinality_overflow",
+        kind: Kind::Counter,
+        help: "Label sets folded into __other__ by a family over its budget, added up over readings",
+        labels: &[Label { name: "metric", values: &[] }],
+        source: Source::Node(|reading| {
+            let overflow = reading.own.overflow.iter();
+            overflow.map(|(family, folded)| (values([Value::Name(family)]), *folded)).collect()
+        }),
+        ..NODE
+    },
+];

@@ -1,0 +1,91 @@
+//! What both sides of a connection send, and what that amounts to.
+
+use weir::telemetry::wire::{
+    CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol, Role,
+};
+
+use crate::kernel::Counts;
+
+/// The bytes of a connection, and what they add to the counters in either role of the pod.
+pub struct Exchange {
+    pub name: &'static str,
+    pub requests: Vec<u8>,
+    pub responses: Vec<u8>,
+    /// Counter, its a, b and c, and how much.
+    counted: Vec<(CounterKind, u32, u32, u16, u64)>,
+    /// Observations by kind of histogram.
+    pub observed: Vec<(HistogramKind, u64)>,
+}
+
+impl Exchange {
+    pub fn new(
+        name: &'static str,
+        requests: impl Into<Vec<u8>>,
+        responses: impl Into<Vec<u8>>,
+        protocol: L7Protocol,
+    ) -> Self {
+        let (requests, responses) = (requests.into(), responses.into());
+        Self { name, requests, responses, counted: Vec::new(), observed: Vec::new() }.count(
+            CounterKind::COUNTER_L7_CONNECTIONS,
+            protocol.0,
+            0,
+            0,
+            1,
+        )
+    }
+
+    pub fn count(mut self, kind: CounterKind, a: u32, b: u32, c: u16, n: u64) -> Self {
+        self.counted.push((kind, a, b, c, n));
+        self
+    }
+
+    pub fn observe(mut self, kind: HistogramKind, n: u64) -> Self {
+        self.observed.push((kind, n));
+        self
+    }
+
+    /// An HTTP request that was answered, or ended, with `status`.
+    pub fn request(self, method: HttpMethod, version: HttpVersion, status: u16) -> Self {
+        self.count(CounterKind::COUNTER_HTTP_REQUESTS, method.0, version.0, status, 1)
+            .observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1)
+    }
+
+    pub fn error(self, error: HttpError) -> Self {
+        self.count(CounterKind::COUNTER_HTTP_ERRORS, error.0, 0, 0, 1)
+    }
+
+    /// The bytes of all bodies.
+    pub fn bodies(self, requests: u64, responses: u64) -> Self {
+        self.count(CounterKind::COUNTER_HTTP_REQUEST_BODY, 0, 0, 0, requests).count(
+            CounterKind::COUNTER_HTTP_RESPONSE_BODY,
+            0,
+            0,
+            0,
+            responses,
+        )
+    }
+
+    pub fn expected(&self, role: Role) -> Counts {
+        let role = u8::try_from(role.0).unwrap();
+        let mut counts = Counts::default();
+        for &(kind, a, b, c, n) in self.counted.iter().filter(|count| count.4 > 0) {
+            counts.add(kind, role, a, b, c, n);
+        }
+        counts
+    }
+}
+
+/// An HTTP/1 exchange: method, version and status of each request, and the bytes of the bodies.
+pub fn http1(
+    name: &'static str,
+    requests: impl Into<Vec<u8>>,
+    responses: impl Into<Vec<u8>>,
+    counted: &[(HttpMethod, HttpVersion, u16)],
+    (request_body, response_body): (u64, u64),
+) -> Exchange {
+    let exchange = Exchange::new(name, requests, responses, L7Protocol::L7_HTTP1)
+        .bodies(request_body, response_body);
+    counted.iter().fold(exchange, |exchange, &(method, version, status)| {
+        exchange.request(method, version, status)
+    })
+}

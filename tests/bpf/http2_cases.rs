@@ -1,0 +1,311 @@
+//! HTTP/2 exchanges: those of a real implementation (the crate h2), recorded, and frames made by
+//! hand for what it doesn't send.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use ::http::{HeaderMap, Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use weir::telemetry::wire::{
+    CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol,
+};
+
+use crate::exchange::Exchange;
+
+const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
+const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
+const POST: HttpMethod = HttpMethod::HTTP_METHOD_POST;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+pub const LEFT_OPEN: &str = "streams that the end leaves open";
+
+pub fn exchanges() -> Vec<Exchange> {
+    let mut all = vec![settings_only(), frames(), split_block(), ended_by_resets(), unanswered()];
+    all.extend([recorded(1), recorded(10)]);
+    all
+}
+
+fn http2(name: &'static str, requests: Vec<u8>, responses: Vec<u8>) -> Exchange {
+    Exchange::new(name, requests, responses, L7Protocol::L7_HTTP2)
+}
+
+trait Grpc {
+    fn grpc(self, status: u32) -> Self;
+}
+
+impl Grpc for Exchange {
+    fn grpc(self, status: u32) -> Self {
+        self.count(CounterKind::COUNTER_GRPC_REQUESTS, status, 0, 0, 1)
+            .observe(HistogramKind::HISTOGRAM_GRPC_REQUEST, 1)
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A literal field with a literal name and no Huffman code; `form` 0x40 puts it into the table.
+fn field(form: u8, name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    [&[form, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+fn client(frames: &[Vec<u8>]) -> Vec<u8> {
+    [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()
+}
+
+fn server(frames: &[Vec<u8>]) -> Vec<u8> {
+    [frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]), frames.concat()].concat()
+}
+
+fn settings_only() -> Exchange {
+    http2("a connection without a request", client(&[]), server(&[frame(SETTINGS, 1, 0, &[])]))
+}
+
+/// Every kind of header field, padding, priority, trailers, an interim response, a push.
+fn frames() -> Exchange {
+    let both = END_HEADERS | END_STREAM;
+    let padded = [&[3], &[0x80, 0, 0, 0, 9][..], &[0x82, 0x84], &[0; 3]].concat();
+    let put = field(0x40, ":method", "PUT");
+    let grpc = field(0x40, "content-type", "application/grpc+proto");
+    let web = field(0, "content-type", "application/grpc-web");
+    let long = field(0x10, "cookie", &"c".repeat(120));
+    let requests = client(&[
+        frame(HEADERS, both | PADDED | PRIORITY, 1, &padded),
+        frame(HEADERS, END_HEADERS, 3, &[&put[..], &long].concat()),
+        frame(DATA, PADDED, 3, &[&[4], &b"body"[..], &[0; 4]].concat()),
+        frame(DATA, END_STREAM, 3, &[]),
+        // PUT by its index, then gRPC with trailers of its own.
+        frame(HEADERS, END_HEADERS, 5, &[&[0xbe][..], &grpc].concat()),
+        frame(DATA, 0, 5, b"12345"),
+        frame(HEADERS, both, 5, &field(0x40, "x", "y")),
+        // The table is x, content-type, :method now.
+        frame(HEADERS, both, 7, &[0x83, 0xbf]),
+        frame(0xfe, 0xff, 9, b"of no known type"),
+        frame(HEADERS, both, 9, &[&[0x3f, 0xe1, 0x1f][..], &[0x83], &web].concat()),
+        frame(HEADERS, both, 11, &[&[0x42, 4], &b"HEAD"[..]].concat()),
+    ]);
+    let status = field(0x40, ":status", "418");
+    let ok_grpc = [&[0x88][..], &field(0x40, "grpc-status", "0")].concat();
+    let responses = server(&[
+        frame(HEADERS, END_HEADERS, 1, &field(0, ":status", "103")),
+        frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2, 0x82, 0x84]),
+        frame(HEADERS, END_HEADERS | PADDED, 1, &[1, 0x88, 0]),
+        frame(DATA, END_STREAM | PADDED, 1, &[2, b'h', b'i', 0, 0]),
+        frame(HEADERS, END_HEADERS, 3, &status),
+        frame(DATA, 0, 3, b"no coffee"),
+        frame(HEADERS, both, 3, &field(0, "trailer", "t")),
+        frame(HEADERS, END_HEADERS, 5, &[0x88]),
+        frame(DATA, 0, 5, b"reply"),
+        frame(HEADERS, both, 5, &field(0x40, "grpc-status", "13")),
+        // The same name by index, another value.
+        frame(HEADERS, both, 7, &[0x88, 0x0f, 0x2f, 1, b'5']),
+        frame(HEADERS, both, 9, &ok_grpc),
+        // 418 by its index behind two others.
+        frame(HEADERS, both, 11, &[0xc0]),
+    ]);
+    http2("fields and frames", requests, responses)
+        .bodies(9, 16)
+        .request(GET, V2, 200)
+        .request(HttpMethod::HTTP_METHOD_PUT, V2, 418)
+        .request(HttpMethod::HTTP_METHOD_PUT, V2, 200)
+        .grpc(13)
+        .request(POST, V2, 200)
+        .grpc(5)
+        .request(POST, V2, 200)
+        .request(HttpMethod::HTTP_METHOD_HEAD, V2, 418)
+}
+
+/// A block in fragments of a byte, and empty ones.
+fn split_block() -> Exchange {
+    let fields = [
+        &[0x83, 0x86][..],
+        &field(0x40, "content-type", "application/grpc"),
+        &field(0, "te", "trailers"),
+    ]
+    .concat();
+    let fragments = |stream, fields: &[u8], flags| {
+        let mut frames = vec![frame(HEADERS, flags, stream, &[])];
+        frames.extend(fields.iter().map(|byte| frame(CONTINUATION, 0, stream, &[*byte])));
+        frames.push(frame(CONTINUATION, END_HEADERS, stream, &[]));
+        frames.concat()
+    };
+    let trailers = [&[0x8d][..], &field(0, "grpc-status", "16")].concat();
+    http2(
+        "a block in one-byte fragments",
+        client(&[fragments(1, &fields, END_STREAM)]),
+        server(&[fragments(1, &trailers, END_STREAM)]),
+    )
+    .request(POST, V2, 404)
+    .grpc(16)
+}
+
+fn ended_by_resets() -> Exchange {
+    let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
+    let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    http2(
+        "streams that are reset",
+        client(&[get(1), get(3), reset(3), get(5)]),
+        server(&[
+            frame(HEADERS, END_HEADERS, 1, &[0x8e]),
+            reset(1),
+            reset(3),
+            frame(HEADERS, END_HEADERS | END_STREAM, 5, &[0x89]),
+        ]),
+    )
+    .request(GET, V2, 500)
+    .error(HttpError::HTTP_ERROR_RESET)
+    .request(GET, V2, 0)
+    .error(HttpError::HTTP_ERROR_CANCELLED)
+    .request(GET, V2, 204)
+}
+
+fn unanswered() -> Exchange {
+    let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
+    http2(LEFT_OPEN, client(&[get(1), get(3)]), server(&[]))
+        .request(GET, V2, 0)
+        .request(GET, V2, 0)
+        .error(HttpError::HTTP_ERROR_CANCELLED)
+        .error(HttpError::HTTP_ERROR_CANCELLED)
+}
+
+/// One end of a connection that writes down what it sends.
+struct Recorder {
+    inner: DuplexStream,
+    sent: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Recorder {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Recorder {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if let Poll::Ready(Ok(n)) = result {
+            self.sent.lock().unwrap().extend_from_slice(&bytes[..n]);
+        }
+        result
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// What the n-th request of a recorded connection is, and what it is answered with.
+fn nth(n: usize) -> (Method, HttpMethod, StatusCode, Option<u32>) {
+    let methods = [
+        (Method::GET, GET),
+        (Method::POST, POST),
+        (Method::PUT, HttpMethod::HTTP_METHOD_PUT),
+        (Method::DELETE, HttpMethod::HTTP_METHOD_DELETE),
+        (Method::PATCH, HttpMethod::HTTP_METHOD_PATCH),
+        (Method::OPTIONS, HttpMethod::HTTP_METHOD_OPTIONS),
+        (Method::TRACE, HttpMethod::HTTP_METHOD_TRACE),
+        (Method::from_bytes(b"QUERY").unwrap(), HttpMethod::HTTP_METHOD_QUERY),
+        (Method::from_bytes(b"PROPFIND").unwrap(), HttpMethod::HTTP_METHOD_OTHER),
+    ];
+    let statuses = [200, 404, 503, 201, 399, 204, 418];
+    let (method, wire) = methods[n % methods.len()].clone();
+    let grpc = (n % 3 == 1).then(|| u32::try_from(n % 17).unwrap());
+    (method, wire, StatusCode::from_u16(statuses[n % statuses.len()]).unwrap(), grpc)
+}
+
+/// `requests` exchanges of a client and a server of the crate h2, all at once on one connection.
+fn recorded(requests: usize) -> Exchange {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (asked, answered) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<Vec<u8>>>::default());
+    let near = Recorder { inner: near, sent: Arc::clone(&asked) };
+    let far = Recorder { inner: far, sent: Arc::clone(&answered) };
+    runtime.block_on(async {
+        let serving = tokio::spawn(serve(far));
+        let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+        let driving = tokio::spawn(async move { connection.await.unwrap() });
+        let mut responses = Vec::new();
+        for n in 0..requests {
+            let (method, _, _, grpc) = nth(n);
+            let mut request = Request::builder().method(method).uri(format!("http://a/{n}"));
+            if grpc.is_some() {
+                request = request.header("content-type", "application/grpc");
+            }
+            let request = request.header("x-number", n).body(()).unwrap();
+            sender = sender.ready().await.unwrap();
+            let (response, mut body) = sender.send_request(request, false).unwrap();
+            body.send_data(Bytes::from(vec![b'q'; n]), true).unwrap();
+            responses.push(response);
+        }
+        for response in responses {
+            let mut body = response.await.unwrap().into_body();
+            while let Some(data) = body.data().await {
+                body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+            }
+        }
+        drop(sender);
+        driving.await.unwrap();
+        serving.await.unwrap();
+    });
+    let bytes = |of: &Mutex<Vec<u8>>| of.lock().unwrap().clone();
+    let bodies = u64::try_from((0..requests).sum::<usize>()).unwrap();
+    let exchange = http2("recorded of h2", bytes(&asked), bytes(&answered))
+        .bodies(bodies, 2 * u64::try_from(requests).unwrap());
+    (0..requests).map(nth).fold(exchange, |exchange, (_, method, status, grpc)| {
+        let exchange = exchange.request(method, V2, status.as_u16());
+        grpc.into_iter().fold(exchange, Grpc::grpc)
+    })
+}
+
+async fn serve(end: Recorder) {
+    let mut connection = h2::server::handshake(end).await.unwrap();
+    while let Some(accepted) = connection.accept().await {
+        let (request, mut respond) = accepted.unwrap();
+        let n = request.headers()["x-number"].to_str().unwrap().parse().unwrap();
+        let (_, _, status, grpc) = nth(n);
+        let response =
+            Response::builder().status(status).header("server", "test").body(()).unwrap();
+        let mut body = respond.send_response(response, false).unwrap();
+        body.send_data(Bytes::from_static(b"ok"), grpc.is_none()).unwrap();
+        if let Some(status) = grpc {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", status.into());
+            body.send_trailers(trailers).unwrap();
+        }
+    }
+}
