@@ -43,7 +43,12 @@ demo: build ## plumb two throw-away pods, send real traffic, show what was count
 test: ## every test, on real namespaces and the real kernel (root)
 	@.ci/deps build test
 	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
-	cargo test --locked
+	cargo test --locked --workspace
+
+.PHONY: conformance
+conformance: ## check any CNI plugin: make conformance PLUGIN=/opt/cni/bin/ptp CONF=ptp.json (root)
+	cargo build --locked -p cni-conformance
+	$(sudo) $(target_dir)/$(triple)/debug/cni-conformance --plugin $(PLUGIN) --conf $(CONF)
 
 .PHONY: torture-kill
 torture-kill: ## kill calls at every system call, and fail every one, where `make test` tries a sample (root)
@@ -58,16 +63,16 @@ kernels: build ## boot the oldest supported kernel, and others, under qemu; say 
 .PHONY: lint
 lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
 	@.ci/deps build lint
-	cargo fmt --check
+	cargo fmt --all --check
 	clang-format --dry-run -Werror $(bpf_sources)
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --locked check licenses bans sources
 
 .PHONY: fmt
 fmt: ## format the Rust and the C
 	@.ci/deps lint
-	cargo fmt
+	cargo fmt --all
 	clang-format -i $(bpf_sources)
 
 .PHONY: bench

@@ -23,7 +23,6 @@ mod counting;
 mod del;
 mod field;
 mod gc;
-mod ports;
 mod reclaim;
 mod reply;
 mod request;

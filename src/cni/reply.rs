@@ -155,7 +155,6 @@ mod tests {
             mac: Some("02:00:00:00:00:01".parse().unwrap()),
             addresses: &lease.addresses,
             routes: &lease.routes,
-            ports: &[],
         });
         result(version, &plan.unwrap(), Path::new("/run/netns/x"), &lease)
     }

@@ -10,7 +10,6 @@
 )]
 
 mod add;
-mod answer;
 mod bad_input;
 mod chained;
 mod check;
@@ -25,6 +24,4 @@ mod net_nft;
 mod node;
 mod overlap;
 mod plugin;
-mod ports;
-mod ports_owned;
 mod status;
