@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attachment::Attachment,
     error::{Context, Error, Kind, Result},
-    spec::{Address, Route},
+    spec::{Address, Route, capability::PortMapping},
     state::{self, ATTACHMENTS, Dir},
     telemetry::Attached,
 };
@@ -95,6 +95,9 @@ pub struct Plumbing {
     pub masquerade: Vec<IpNetwork>,
     /// Set where another IPAM plugin gave the addresses and has to be told of the end.
     pub delegate: Option<Delegated>,
+    /// The node's ports that lead to the pod.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
 }
 
 /// An IPAM plugin, and the configuration that its ADD was called with.

@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub mod capability;
+
 /// The spec versions that weir speaks, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {

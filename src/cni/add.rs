@@ -9,7 +9,7 @@ use super::{
     chain,
     config::Config,
     counting::Counting,
-    reclaim, reply, teardown,
+    ports, reclaim, reply, teardown,
     wanted::{Ipam, Wanted},
 };
 use crate::{
@@ -48,6 +48,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
         routes: Vec::new(),
         masquerade: Vec::new(),
         delegate: None,
+        ports: wanted.ports.clone(),
     };
     let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
     let done = attempt.lease(&wanted, dns).and_then(|lease| {
@@ -180,6 +181,7 @@ impl Attempt<'_> {
             mac: wanted.mac,
             addresses: &self.plumbing.addresses,
             routes: &self.plumbing.routes,
+            ports: &self.plumbing.ports,
         })?;
         let mut undo = Undo::new();
         let pair = net::create(&plan, netns, &mut undo)?;
@@ -189,6 +191,7 @@ impl Attempt<'_> {
         self.count(counting, pair.links.host_ifindex)?;
         pair.connect()?;
         nft::masquerade_ensure(&self.plumbing.masquerade)?;
+        ports::expose(self.call, self.attachment, &self.plumbing)?;
         Ok(plan)
     }
 

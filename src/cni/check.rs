@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::Path};
 
-use super::{Call, chain, counting::Counting, field::Field};
+use super::{Call, chain, counting::Counting, field::Field, ports};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
@@ -64,6 +64,7 @@ fn plumbed(
         mac,
         addresses: &plumbing.addresses,
         routes: &plumbing.routes,
+        ports: &plumbing.ports,
     })?;
     net::compare(&plan, netns, record.host_ifindex)?;
     match &plumbing.delegate {
@@ -78,6 +79,7 @@ fn plumbed(
     if !plumbing.masquerade.is_empty() {
         nft::masquerade_check(&plumbing.masquerade)?;
     }
+    ports::check(attachment, plumbing)?;
     match (&record.telemetry, record.host_ifindex) {
         (Some(attached), Some(index)) => telemetry::verify(&record.bpf_dir, index, attached),
         _ => Ok(()),

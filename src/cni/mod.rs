@@ -23,6 +23,7 @@ mod counting;
 mod del;
 mod field;
 mod gc;
+mod ports;
 mod reclaim;
 mod reply;
 mod request;

@@ -155,6 +155,7 @@ mod tests {
             mac: Some("02:00:00:00:00:01".parse().unwrap()),
             addresses: &lease.addresses,
             routes: &lease.routes,
+            ports: &[],
         });
         result(version, &plan.unwrap(), Path::new("/run/netns/x"), &lease)
     }

@@ -1,8 +1,8 @@
 //! The end of an attachment, from its record: the one way down for DEL, GC, and a failed ADD.
 //!
-//! The order is: link (and with it addresses, routes, neighbours, filters), telemetry, addresses,
-//! record. An address is given up only when its link is gone, so that no successor meets a stale
-//! route; the record only when all is gone, so that what failed can be tried again. Failures are
+//! The order is: host ports, link (and with it addresses, routes, neighbours, filters), telemetry,
+//! addresses, record. An address is given up only when its link is gone and no host port leads to it,
+//! so that no successor meets a stale route; the record only when all is gone, so that what failed can be tried again. Failures are
 //! gathered: for some runtimes the first DEL is the only one.
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     telemetry,
 };
 
-use super::{Call, wanted};
+use super::{Call, ports, wanted};
 
 /// What went wrong so far, while the work went on.
 #[derive(Debug, Default)]
@@ -46,6 +46,10 @@ impl Failures {
 pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result<()> {
     let mut failures = Failures::default();
     let ours = record.plumbing.as_ref();
+    let unmapped = match ours {
+        Some(plumbing) => failures.note(ports::withdraw(attachment, plumbing)),
+        None => true,
+    };
     let link_gone = match ours {
         Some(_) => {
             let mark = Mark::new(&record.network, attachment);
@@ -59,6 +63,7 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
     }
     if let Some(plumbing) = ours
         && link_gone
+        && unmapped
     {
         failures.note(match &plumbing.delegate {
             Some(delegated) => tell(call, attachment, record, delegated),
@@ -87,6 +92,7 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Res
     let stray = remove_stray(&call.config.name, attachment);
     let link_gone = stray.is_ok();
     if unreadable || !matches!(stray, Ok(false)) {
+        failures.note(ports::evict(attachment));
         failures.note(uncount(call, attachment));
     }
     failures.note(stray.map(drop));

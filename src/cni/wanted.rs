@@ -6,12 +6,13 @@ use super::{
     args::{self, Args},
     config::Config,
     field::Field,
+    ports,
 };
 use crate::{
     error::{Error, Kind, Result},
     ipam::range::{self, Range, RangeSet},
     net::Mac,
-    spec::{self, Dns, Route},
+    spec::{self, Dns, Route, capability::PortMapping},
 };
 
 /// A pod's network as the configuration wants it.
@@ -29,6 +30,8 @@ pub struct Wanted {
     pub mac: Option<Mac>,
     /// The addresses that were asked for.
     pub requested: Vec<IpAddr>,
+    /// The node's ports that are to lead to the pod.
+    pub ports: Vec<PortMapping>,
 }
 
 /// Where addresses come from.
@@ -57,6 +60,7 @@ impl Wanted {
         let runtime = root.get("runtimeConfig").map(Field::object).transpose()?;
         let by_hand = root.get("args").and_then(|args| args.get("cni"));
         refuse_unsupported(runtime.as_ref())?;
+        let ports = ports::parse(runtime.as_ref())?;
         // CONVENTIONS.md: what the runtime was told beats what the user's args say, beats CNI_ARGS.
         let asked = |key: &str| {
             let of_runtime = runtime.as_ref().and_then(|runtime| runtime.get_any_case(key));
@@ -78,6 +82,7 @@ impl Wanted {
             dns: dns(&root)?,
             mac,
             requested,
+            ports,
         })
     }
 }
@@ -101,14 +106,7 @@ pub fn delegate(root: &Field<'_>) -> Result<Option<String>> {
 
 /// Capabilities that would be lost without a word.
 fn refuse_unsupported(runtime: Option<&Field<'_>>) -> Result<()> {
-    let given = |key: &str| runtime.and_then(|runtime| runtime.get_any_case(key));
-    if let Some(ports) = given("portMappings")
-        && !ports.list()?.is_empty()
-    {
-        let why = "this version has no port mappings; put the portmap plugin behind weir";
-        return Err(ports.wrong(why));
-    }
-    if let Some(bandwidth) = given("bandwidth") {
+    if let Some(bandwidth) = runtime.and_then(|runtime| runtime.get_any_case("bandwidth")) {
         let bandwidth = bandwidth.object()?;
         let limits = ["ingressRate", "egressRate"].map(|key| bandwidth.get_any_case(key));
         if limits.into_iter().flatten().any(|rate| rate.value().as_u64() != Some(0)) {
@@ -249,7 +247,10 @@ mod tests {
             (json!({"runtimeConfig": []}), "runtimeConfig is []"),
             (json!({"runtimeConfig": {"MAC": "x"}}), "runtimeConfig.mac is \"x\""),
             (json!({"runtimeConfig": {"ips": ["x"]}}), "runtimeConfig.ips[0] is \"x\""),
-            (json!({"runtimeConfig": {"PortMappings": [{"HostPort": 80}]}}), "portMappings"),
+            (
+                json!({"runtimeConfig": {"PortMappings": [{"HostPort": 80}]}}),
+                "portMappings[0] is {",
+            ),
             (json!({"runtimeConfig": {"bandwidth": {"IngressRate": 1}}}), "bandwidth"),
             (json!({"dns": {"search": "x"}, "ipam": {"ranges": ranges()}}), "dns is"),
         ] {

@@ -183,6 +183,7 @@ fn lead_to_pod(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
         .chain(address::of_host(plan, index))
         .chain(address::introduce(&plan.host_neighbours, index))
         .chain(route::to_pod(plan, index))
+        .chain(route::loopback(plan, index))
         .collect();
     let Err(refusal) = host.exchange(asks) else { return Ok(()) };
     if refusal.errno != Errno::EEXIST {

@@ -4,6 +4,8 @@
 //! what the plan needs must be there. Links and routes are asked for one by one, so that a thousand
 //! pods on the node don't make a check slower.
 
+use std::net::Ipv6Addr;
+
 use super::{
     address,
     link::{self, Link},
@@ -129,6 +131,13 @@ fn host_routes(plan: &Plan, host: &mut Netlink, link: &Link) -> Result<()> {
                 return difference(format!("route to {dst} on the node leads away from the pod"));
             }
             Some(_) => {}
+        }
+    }
+    if plan.loopback_v6 {
+        let ip = Ipv6Addr::LOCALHOST.into();
+        let route = route::matching_from(host, ip, link.index)?;
+        if !route.is_some_and(|route| route.local && route.links.contains(&link.index)) {
+            return difference(format!("local route to ::1 through {} is missing", link.name));
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ pub mod address;
 pub mod apply;
 pub mod claim;
 pub mod compare;
+pub mod conntrack;
 pub mod link;
 pub mod mac;
 pub mod mtu;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
-    spec::{Address, Route},
+    spec::{Address, Route, capability::PortMapping},
 };
 
 /// The pod's IPv4 gateway: link-local (RFC 3927), so it can't clash with anything routed.
@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub addresses: &'a [Address],
     /// The pod's routes beyond the one to its gateway.
     pub routes: &'a [Route],
+    /// The node's ports that lead to the pod.
+    pub ports: &'a [PortMapping],
 }
 
 /// A permanent neighbour entry: who would otherwise have to be asked for by ARP or ND.
@@ -83,6 +85,9 @@ pub struct Plan {
     pub pod_routes: Vec<Route>,
     /// The node's routes to the pod, one for each address.
     pub host_routes: Vec<IpNetwork>,
+    /// Whether the node takes packets for ::1 from the host side: answers to what it sent from there
+    /// to a host port.
+    pub loopback_v6: bool,
     /// Settings of the node and of the host side, in the host's namespace.
     pub sysctls: Vec<Sysctl>,
 }
@@ -92,13 +97,15 @@ impl Plan {
     ///
     /// # Errors
     /// [`Kind::Config`]: a route's next hop that a routed pod can't have, a route of a family in
-    /// which the pod has no address, an MTU too small for IPv6, or a MAC that no interface can own.
+    /// which the pod has no address, or a host port of one, an MTU too small for IPv6, or a MAC that no
+    /// interface can own.
     pub fn new(request: &Request<'_>) -> Result<Self> {
         let pod_mac = request.mac.unwrap_or_else(|| names::pod_mac(request.attachment));
         let mark = Mark::new(request.network, request.attachment);
         let addresses: Vec<_> = request.addresses.iter().map(Address::ip).collect();
         let families = Families::of(&addresses);
         check_link(request.mtu, pod_mac, families)?;
+        check_ports(request.ports, families)?;
 
         Ok(Self {
             pod_ifname: request.attachment.ifname().to_owned(),
@@ -113,7 +120,8 @@ impl Plan {
             host_neighbours: addresses.iter().map(|&ip| Neighbour { ip, mac: pod_mac }).collect(),
             pod_routes: pod_routes(request, families)?,
             host_routes: addresses.iter().map(|&ip| IpNetwork::from(ip)).collect(),
-            sysctls: sysctls(&mark.host_ifname, families),
+            loopback_v6: families.v6 && on_loopback(request.ports, false),
+            sysctls: sysctls(&mark.host_ifname, families, request.ports),
             mark,
             addresses,
         })
@@ -161,6 +169,18 @@ fn check_link(mtu: u32, mac: Mac, families: Families) -> Result<()> {
         return Err(Error::new(Kind::Config, format!("mac {mac} can't be an interface's address")));
     }
     Ok(())
+}
+
+/// A mapping for any address of a family that the pod lacks is left out; one for a certain address
+/// would be lost without a word.
+fn check_ports(ports: &[PortMapping], families: Families) -> Result<()> {
+    match ports.iter().find(|port| port.address().is_some_and(|ip| !families.has(ip))) {
+        Some(port) => {
+            let msg = format!("host port {port}: the pod has no address of that family");
+            Err(Error::new(Kind::Config, msg))
+        }
+        None => Ok(()),
+    }
 }
 
 /// RFC 4291, appendix A: the interface identifier made from a MAC.
@@ -217,7 +237,13 @@ fn check_route(route: &Route, addresses: &[Address], families: Families) -> Resu
     Err(Error::new(Kind::Config, msg))
 }
 
-fn sysctls(host_ifname: &str, families: Families) -> Vec<Sysctl> {
+/// Whether one of the mappings can be reached through a loopback address of that family.
+fn on_loopback(ports: &[PortMapping], v4: bool) -> bool {
+    let mut ports = ports.iter().filter(|port| port.is_of(v4));
+    ports.any(|port| port.address().is_none_or(|ip| ip.is_loopback()))
+}
+
+fn sysctls(host_ifname: &str, families: Families, ports: &[PortMapping]) -> Vec<Sysctl> {
     let mut sysctls = Vec::new();
     // As the reference plugins do: without forwarding no packet gets past the node. The kernel
     // stops heeding router advertisements with IPv6 forwarding unless accept_ra is 2.
@@ -230,12 +256,18 @@ fn sysctls(host_ifname: &str, families: Families) -> Vec<Sysctl> {
     // A pod must not talk its node into a default route by a forged router advertisement
     // (CVE-2020-10749), whichever families it was given.
     sysctls.push(Sysctl::own(format!("ipv6/conf/{host_ifname}/accept_ra"), "0"));
+    // What the node sends from 127.0.0.1 to a host port leaves by this interface with another source,
+    // and comes back to it. The table's guard keeps the pod from speaking to 127.0.0.1 by itself.
+    if families.v4 && on_loopback(ports, true) {
+        sysctls.push(Sysctl::own(format!("ipv4/conf/{host_ifname}/route_localnet"), "1"));
+    }
     sysctls
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::capability::Protocol;
 
     fn v4() -> Address {
         let address = "10.88.0.5/24".parse().unwrap();
@@ -260,6 +292,7 @@ mod tests {
             mac: None,
             addresses,
             routes,
+            ports: &[],
         };
         change(&mut request);
         Plan::new(&request)
@@ -303,6 +336,7 @@ mod tests {
                 {"dst": "::/0", "gw": "fe80::1"},
             ],
             "host_routes": ["10.88.0.5/32", "fd00:88::5/128"],
+            "loopback_v6": false,
             "sysctls": [
                 {"key": "ipv4/ip_forward", "value": "1", "shared": true},
                 {"key": "ipv6/conf/all/forwarding", "value": "1", "shared": true},
@@ -325,6 +359,39 @@ mod tests {
             keys,
             ["ipv4/ip_forward", &format!("ipv6/conf/{}/accept_ra", plan.mark.host_ifname)]
         );
+    }
+
+    #[test]
+    fn only_a_port_that_the_loopback_leads_to_opens_it() {
+        let opened = |host_ip: Option<&str>| {
+            let port = PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+                host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            };
+            let ports = [port];
+            let attachment = Attachment::new("c1", "eth0").unwrap();
+            let request = Request {
+                network: "podnet",
+                attachment: &attachment,
+                mtu: 1500,
+                mac: None,
+                addresses: &[v4(), v6()],
+                routes: &[],
+                ports: &ports,
+            };
+            let plan = Plan::new(&request).unwrap();
+            let localnet = plan.sysctls.iter().any(|sysctl| sysctl.key.ends_with("route_localnet"));
+            (localnet, plan.loopback_v6)
+        };
+        assert_eq!(opened(None), (true, true));
+        assert_eq!(opened(Some("0.0.0.0")), (true, false));
+        assert_eq!(opened(Some("127.0.0.1")), (true, false));
+        assert_eq!(opened(Some("::")), (false, true));
+        assert_eq!(opened(Some("::1")), (false, true));
+        assert_eq!(opened(Some("192.0.2.1")), (false, false));
+        assert_eq!(opened(Some("2001:db8::1")), (false, false));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Routes of the pod and to the pod.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
@@ -21,6 +21,10 @@ use crate::{error::Result, spec::Route};
 
 /// Linux rtnetlink.h, `RT_TABLE_MAIN`.
 const MAIN: u32 = 254;
+/// The same, `RT_TABLE_LOCAL`.
+const LOCAL: u8 = 255;
+/// A metric above that of any route of the kernel's own.
+const LOOPBACK_METRIC: u32 = 4096;
 
 /// A route as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +74,27 @@ pub fn to_pod(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkM
             NLM_F_CREATE | NLM_F_EXCL,
         )
     })
+}
+
+/// The request, in the host's namespace, that makes packets to ::1 the node's own also where they come
+/// through the host side of that index: answers to what was sent from ::1 and translated on its way.
+///
+/// The kernel takes ::1 on no wire, and looks it up for the link that a packet came by (what
+/// `route_localnet` is for IPv4). The node's own packets to ::1 keep the way through the loopback, whose
+/// metric is lower.
+pub fn loopback(plan: &Plan, index: u32) -> Option<Ask<RouteNetlinkMessage>> {
+    if !plan.loopback_v6 {
+        return None;
+    }
+    let mut message = message(&Route::to(IpAddr::from(Ipv6Addr::LOCALHOST).into()), index);
+    message.header.table = LOCAL;
+    message.header.kind = RouteType::Local;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Table(_)));
+    message.attributes.push(RouteAttribute::Priority(LOOPBACK_METRIC));
+    let what = format!("add local route to ::1 through {}", plan.mark.host_ifname);
+    // Every pod with host ports has one.
+    let append = NLM_F_CREATE | NLM_F_APPEND;
+    Some(Ask::new(what, RouteNetlinkMessage::NewRoute(message), append))
 }
 
 fn message(route: &Route, index: u32) -> RouteMessage {
@@ -127,12 +152,25 @@ pub fn all(socket: &mut Netlink, v4: bool) -> Result<Vec<Installed>> {
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel); that no route leads there is no error.
 pub fn matching(socket: &mut Netlink, ip: IpAddr) -> Result<Option<Installed>> {
+    look_up(socket, ip, None)
+}
+
+/// The routing entry for a packet to `ip` that came in through the link of that index, likewise.
+///
+/// # Errors
+/// As [`matching`].
+pub fn matching_from(socket: &mut Netlink, ip: IpAddr, index: u32) -> Result<Option<Installed>> {
+    look_up(socket, ip, Some(index))
+}
+
+fn look_up(socket: &mut Netlink, ip: IpAddr, iif: Option<u32>) -> Result<Option<Installed>> {
     let mut message = RouteMessage::default();
     let dst = IpNetwork::from(ip);
     message.header.address_family = family(ip);
     message.header.destination_prefix_length = dst.prefix();
     message.header.flags = RouteFlags::FibMatch;
     message.attributes.push(RouteAttribute::Destination(ip.into()));
+    message.attributes.extend(iif.map(RouteAttribute::Iif));
     let message = RouteNetlinkMessage::GetRoute(message);
     match socket.exchange(vec![Ask::new(format!("look up the route to {ip}"), message, 0)]) {
         Ok(replies) => Ok(replies.into_iter().find_map(in_reply)),

@@ -10,6 +10,7 @@
 )]
 
 mod add;
+mod answer;
 mod bad_input;
 mod chained;
 mod check;
@@ -24,4 +25,6 @@ mod net_nft;
 mod node;
 mod overlap;
 mod plugin;
+mod ports;
+mod ports_owned;
 mod status;

@@ -32,6 +32,7 @@ pub fn plan(id: &str, last: u8, ipv6: bool) -> Plan {
         mac: None,
         addresses: &addresses,
         routes: &routes,
+        ports: &[],
     };
     Plan::new(&request).unwrap()
 }
@@ -353,6 +354,7 @@ fn what_a_route_asks_for_reaches_the_kernel() {
         mac: "02:00:00:00:00:05".parse().ok(),
         addresses: &[address],
         routes: &[route],
+        ports: &[],
     };
     let plan = Plan::new(&request).unwrap();
     let links = add(&node, &pod, &plan).unwrap();

@@ -1,127 +1,66 @@
-//! Masquerade: one nftables table for the node, into which a network only puts its subnets.
+//! The one nftables table of the node, `inet weir`: masquerade and host ports.
 //!
-//! A packet from a network in the table to anywhere outside them all gets the node's address. A
-//! network without `ipMasq` is not in the table, so it is outside: what comes to its pods from those
-//! of a masqueraded network has the node's address, what they send there keeps their own. The rules are
-//! constant and look the addresses up in sets, so a pod costs nothing, a network one set element,
-//! and a DEL deletes nothing (a process that deletes an element takes an RCU grace period to finish).
+//! Its rules are constant and look addresses up in sets and maps, so a pod costs at most a few elements,
+//! added in some microseconds whether the table has one or thousands. A pod without host ports has
+//! nothing in it, and so its DEL deletes nothing there (a process that deletes an element takes an RCU
+//! grace period to finish).
 //!
-//! An ADD sends the elements it needs: a few microseconds whether they are there already or not. Only
-//! when the kernel answers that there is no such table it sends the whole table, in one transaction
-//! that fails if another ADD was faster. Talks netlink: to execute `nft` costs as much as two ADDs.
+//! An ADD sends the elements it needs. Only when the kernel answers that there is no such set or map
+//! does it send all of its part of the table, in one transaction that fails if another ADD was faster.
+//! Talks netlink: to execute `nft` costs as much as two ADDs.
 
-pub mod interval;
-mod schema;
+mod batch;
+mod expression;
+mod family;
+pub mod hostport;
+pub mod masquerade;
 
-use ipnetwork::IpNetwork;
-use netlink_packet_netfilter::{
-    NetfilterMessage, NetfilterMessageInner, nftables::NfTablesMessage,
-};
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use self::{
-    interval::{Interval, Intervals},
-    schema::{CHAIN, Family, UserData},
-};
+pub use masquerade::{masquerade_check, masquerade_ensure};
+
 use super::netlink::{Netlink, Refusal};
 use crate::error::{Error, Kind, Result};
+use batch::{Message, UserData};
 
 /// How often a change is tried again that lost against another process.
 const ATTEMPTS: u32 = 8;
 
-/// Masquerades what leaves `subnets` for the outside of all networks in the table.
-///
-/// # Errors
-/// [`Kind::Kernel`] when the kernel refuses, for example for lack of nf_tables.
-pub fn masquerade_ensure(subnets: &[IpNetwork]) -> Result<()> {
-    if subnets.is_empty() {
-        return Ok(());
-    }
-    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
-    let mut last = None;
-    for attempt in 0..ATTEMPTS {
-        let Err(refusal) = socket.exchange(schema::add_elements(subnets)) else { return Ok(()) };
-        let mended = match refusal.errno {
-            // The first to need the table makes it; should it be there but lack its sets or chain
-            // (somebody deleted them), it is put right without asking for exclusiveness.
-            Errno::ENOENT => socket.exchange(schema::create(subnets, attempt == 0)),
-            // An interval set takes no overlapping elements.
-            Errno::EEXIST | Errno::ENOTEMPTY => widen(&mut socket, subnets),
-            Errno::EOPNOTSUPP => return Err(lacking(&refusal)),
-            _ => return Err(refusal.into()),
-        };
-        match mended {
-            Ok(_) => return Ok(()),
-            Err(refusal) => match refusal.errno {
-                Errno::EEXIST | Errno::ENOENT | Errno::ENOTEMPTY | Errno::EBUSY => {
-                    last = Some(refusal);
-                }
-                _ => return Err(refusal.into()),
-            },
-        }
-    }
-    let lost = || Error::new(Kind::Kernel, "can't add to nftables table inet weir");
-    Err(last.map_or_else(lost, Error::from))
+/// Whether a refusal says that another process changed the table meanwhile.
+fn lost_a_race(refusal: &Refusal) -> bool {
+    matches!(refusal.errno, Errno::EEXIST | Errno::ENOENT | Errno::ENOTEMPTY | Errno::EBUSY)
 }
 
-fn lacking(refusal: &Refusal) -> Error {
+/// The error of a kernel without nf_tables. `mend` says how to do without.
+fn lacking(refusal: &Refusal, need: &str, mend: &str) -> Error {
     let msg =
-        "ipMasq needs nf_tables, which this kernel lacks: load the module or set ipMasq to false";
+        format!("{need} needs nf_tables, which this kernel lacks: load the module, or {mend}");
     Error::new(Kind::Kernel, msg).details(refusal)
 }
 
-/// Adds subnets to sets that hold overlapping ones: what a wider one covers is left alone, what the
-/// new one covers is replaced by it in the same transaction.
-fn widen(socket: &mut Netlink, subnets: &[IpNetwork]) -> Result<Vec<NetfilterMessage>, Refusal> {
-    let mut changes = Vec::new();
-    for family in Family::BOTH {
-        let present = read_set(socket, family)?;
-        let wanted = subnets.iter().filter(|subnet| family.has(subnet)).map(Interval::from);
-        changes.push((family, present.widened_by(wanted)));
-    }
-    socket.exchange(schema::change_elements(&changes))
+/// The comments of all rules of the table.
+fn rule_comments(socket: &mut Netlink) -> Result<Vec<UserData>, Refusal> {
+    socket.dump("list nftables rules", &batch::get_rules())
 }
 
-/// Compares the table with what [`masquerade_ensure`] leaves.
-///
-/// # Errors
-/// [`Kind::Difference`] naming what is missing, [`Kind::Kernel`] when the kernel can't be asked.
-pub fn masquerade_check(subnets: &[IpNetwork]) -> Result<()> {
-    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
-    let missing = |what: String| Error::new(Kind::Difference, format!("{what} is missing"));
-    let absent = |refusal: Refusal, what: String| match refusal.errno {
-        Errno::ENOENT => missing(what),
-        _ => refusal.into(),
-    };
-    for family in Family::BOTH {
-        let mut wanted = subnets.iter().filter(|subnet| family.has(subnet)).peekable();
-        if wanted.peek().is_none() {
-            continue;
+/// Has elements added; the part of the table that they need is made where it is missing.
+fn add_or_create(
+    socket: &mut Netlink,
+    add: impl Fn() -> Vec<Message>,
+    create: impl Fn(bool) -> Vec<Message>,
+) -> Result<(), Refusal> {
+    let mut attempt = 0;
+    loop {
+        let Err(refusal) = socket.exchange(add()) else { return Ok(()) };
+        if refusal.errno != Errno::ENOENT || attempt == ATTEMPTS {
+            return Err(refusal);
         }
-        let set = family.set();
-        let present = read_set(&mut socket, family)
-            .map_err(|refusal| absent(refusal, format!("nftables set inet weir {set}")))?;
-        if let Some(subnet) = wanted.find(|&subnet| !present.cover(Interval::from(subnet))) {
-            return Err(missing(format!("{subnet} in nftables set inet weir {set}")));
-        }
-        let rule = format!("the masquerade rule of {set} in nftables chain inet weir {CHAIN}");
-        let rules: Vec<UserData> = socket
-            .dump("list nftables rules", &schema::get_rules())
-            .map_err(|refusal| absent(refusal, rule.clone()))?;
-        if !rules.iter().any(|data| data.is_of(family)) {
-            return Err(missing(rule));
+        // The first to need them makes them; should they be there in part (somebody deleted the
+        // rest), they are put right without asking for exclusiveness.
+        match socket.exchange(create(attempt == 0)) {
+            Ok(_) => return Ok(()),
+            Err(refusal) if lost_a_race(&refusal) => attempt += 1,
+            Err(refusal) => return Err(refusal),
         }
     }
-    Ok(())
-}
-
-fn read_set(socket: &mut Netlink, family: Family) -> Result<Intervals, Refusal> {
-    let replies: Vec<NetfilterMessage> =
-        socket.dump("list nftables set elements", &schema::get_elements(family))?;
-    let elements = replies.into_iter().filter_map(|reply| match reply.inner {
-        NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)) => Some(message),
-        _ => None,
-    });
-    Ok(Intervals::new(elements.flat_map(schema::edges), family.bits()))
 }

@@ -1,0 +1,235 @@
+//! The capability `portMappings`: read, given to the pod, compared, taken away.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{Call, field::Field, reclaim, teardown};
+use crate::{
+    attachment::Attachment,
+    error::{Error, Kind, Result},
+    net::{
+        conntrack, link, names,
+        nft::hostport::{self, Refused},
+    },
+    record::{self, Entry, Plumbing},
+    spec::capability::{PortMapping, Protocol},
+    state,
+};
+
+/// The most mappings of one pod.
+const MAX_PORTS: usize = 4096;
+/// How many dead owners an ADD takes ports from before it gives up.
+const MAX_DEAD: usize = 64;
+
+/// Reads `runtimeConfig.portMappings`; none where there is no such key.
+///
+/// # Errors
+/// [`Kind::Config`] naming key and value.
+pub fn parse(runtime: Option<&Field<'_>>) -> Result<Vec<PortMapping>> {
+    let Some(list) = runtime.and_then(|runtime| runtime.get_any_case("portMappings")) else {
+        return Ok(Vec::new());
+    };
+    let fields = list.list()?;
+    if fields.len() > MAX_PORTS {
+        return Err(list.wrong(format!("must be {MAX_PORTS} mappings at most")));
+    }
+    // What a mapping is for, and the port that it leads to.
+    let mut ports = BTreeMap::new();
+    for field in &fields {
+        let port = mapping(field)?;
+        let key = (port.host_ip, port.protocol, port.host_port);
+        let earlier = ports.insert(key, port.container_port);
+        if earlier.is_some_and(|earlier| earlier != port.container_port) {
+            return Err(field.wrong("an earlier mapping leads the same port elsewhere"));
+        }
+    }
+    let mapping = |((host_ip, protocol, host_port), container_port)| PortMapping {
+        host_port,
+        container_port,
+        protocol,
+        host_ip,
+    };
+    Ok(ports.into_iter().map(mapping).collect())
+}
+
+fn mapping(field: &Field<'_>) -> Result<PortMapping> {
+    let number = |key: &str| {
+        let missing = || field.wrong(format!("has no {key}"));
+        let port = field.get_any_case(key).ok_or_else(missing)?;
+        let number = port.value().as_u64().and_then(|port| u16::try_from(port).ok());
+        number.filter(|&port| port > 0).ok_or_else(|| port.wrong("must be 1 to 65535"))
+    };
+    let protocol = match field.get_any_case("protocol") {
+        Some(name) if !name.text()?.is_empty() => {
+            Protocol::parse(name.text()?).ok_or_else(|| name.wrong("must be tcp, udp or sctp"))?
+        }
+        _ => Protocol::Tcp,
+    };
+    let host_ip = match field.get_any_case("hostIP") {
+        Some(ip) if !ip.text()?.is_empty() => Some(ip.read(str::parse::<IpAddr>)?),
+        _ => None,
+    };
+    Ok(PortMapping {
+        host_port: number("hostPort")?,
+        container_port: number("containerPort")?,
+        protocol,
+        host_ip: host_ip.map(|ip| ip.to_canonical()),
+    })
+}
+
+/// Makes the ports lead to the pod, and flows that were going elsewhere with them. A port that a dead
+/// attachment has is taken from it.
+///
+/// # Errors
+/// [`Kind::Config`]: one of them is taken; the message names by whom. [`Kind::Kernel`].
+pub fn expose(call: &Call, attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
+    let (ports, addresses) = (&plumbing.ports, &plumbing.addresses);
+    if ports.is_empty() {
+        return Ok(());
+    }
+    for _ in 0..MAX_DEAD {
+        match hostport::expose(attachment, ports, addresses) {
+            Ok(()) => {
+                told(conntrack::forget_others(ports, addresses));
+                return Ok(());
+            }
+            Err(Refused::Failed(err)) => return Err(err),
+            Err(Refused::Taken { port, owner: Some(owner) }) if bury(call, attachment, &owner)? => {
+                eprintln!("weir: took {port} from {owner}, which is dead");
+            }
+            Err(Refused::Taken { port, owner }) => return Err(taken(&port, owner.as_ref())),
+        }
+    }
+    let msg = "host ports of too many dead attachments are in the way: run weir reconcile";
+    Err(Error::new(Kind::Kernel, msg))
+}
+
+fn taken(port: &str, owner: Option<&Attachment>) -> Error {
+    let who = owner.map_or("somebody else".into(), Attachment::to_string);
+    let msg = format!("runtimeConfig.portMappings: {port} is taken by {who}");
+    Error::new(Kind::Config, msg)
+}
+
+/// Takes away an owner of ports that is dead; says whether it was. One without a record is, unless its
+/// link is there: its record may be in another state directory.
+fn bury(call: &Call, attachment: &Attachment, owner: &Attachment) -> Result<bool> {
+    if owner == attachment {
+        // Left by an earlier ADD of the same ids, whose record is gone.
+        return hostport::evict(owner).map(|()| true);
+    }
+    match record::find(&call.config.state_dir, owner)? {
+        Entry::Record(record) if reclaim::is_dead(&record, &state::boot_id()?) => {
+            teardown::recorded(call, owner, &record).map(|()| true)
+        }
+        Entry::Absent
+            if link::by_name(&mut link::socket()?, &names::host_ifname(owner))?.is_none() =>
+        {
+            hostport::evict(owner).map(|()| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Compares the kernel with what [`expose`] leaves.
+///
+/// # Errors
+/// [`Kind::Difference`], [`Kind::Kernel`].
+pub fn check(attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
+    if plumbing.ports.is_empty() {
+        return Ok(());
+    }
+    hostport::check(attachment, &plumbing.ports, &plumbing.addresses)
+}
+
+/// Takes the ports away again, and the flows that go through them. A pod without ports pays nothing.
+///
+/// # Errors
+/// [`Kind::Kernel`].
+pub fn withdraw(attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
+    let (ports, addresses) = (&plumbing.ports, &plumbing.addresses);
+    if ports.is_empty() || addresses.is_empty() {
+        return Ok(());
+    }
+    hostport::withdraw(attachment, ports, addresses)?;
+    told(conntrack::forget_mapped(ports, addresses));
+    Ok(())
+}
+
+/// A flow that goes astray for half a minute is no reason to keep a pod from starting or ending.
+fn told(forgotten: Result<()>) {
+    if let Err(err) = forgotten {
+        eprintln!("weir: UDP flows to a host port may go where they went before: {err}");
+    }
+}
+
+/// Takes away whatever ports an attachment has whose record doesn't say which; the flows stay.
+///
+/// # Errors
+/// [`Kind::Kernel`].
+pub fn evict(attachment: &Attachment) -> Result<()> {
+    hostport::evict(attachment)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn shown(list: Value) -> Result<Vec<String>> {
+        let runtime = json!({"portMappings": list});
+        let ports = parse(Some(&Field::root(&runtime)))?.into_iter();
+        Ok(ports.map(|port| format!("{port} to {}", port.container_port)).collect())
+    }
+
+    #[test]
+    fn both_dialects_say_the_same() {
+        let containerd =
+            json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}]);
+        let crio =
+            json!([{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": null}]);
+        let bare = json!([{"hostPort": 8080, "containerPort": 80}]);
+        for list in [containerd, crio, bare] {
+            assert_eq!(shown(list).unwrap(), ["8080/tcp to 80"]);
+        }
+        let address = json!([{"HostPort": 53, "ContainerPort": 5353, "Protocol": "UDP", "HostIP": "::ffff:192.0.2.1"}]);
+        assert_eq!(shown(address).unwrap(), ["53/udp of 192.0.2.1 to 5353"]);
+        assert!(shown(json!(null)).unwrap().is_empty());
+        assert!(parse(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_wrong_mapping_is_named() {
+        let good = json!({"hostPort": 1, "containerPort": 1});
+        for (key, value) in [
+            ("hostPort", json!(0)),
+            ("hostPort", json!(-1)),
+            ("hostPort", json!(65536)),
+            ("hostPort", json!("80")),
+            ("hostPort", json!(null)),
+            ("containerPort", json!(0)),
+            ("containerPort", json!(1.5)),
+            ("protocol", json!("icmp")),
+            ("protocol", json!(6)),
+            ("hostIP", json!("localhost")),
+            ("hostIP", json!("10.0.0.0/8")),
+        ] {
+            let mut wrong = good.clone();
+            wrong[key] = value.clone();
+            let err = shown(json!([good, wrong])).unwrap_err();
+            assert_eq!(err.kind(), Kind::Config);
+            assert!(err.msg().contains(key) && err.msg().contains("portMappings[1]"), "{err}");
+        }
+        for wrong in [json!({}), json!("80"), json!([80]), json!([[]])] {
+            assert_eq!(shown(wrong).unwrap_err().kind(), Kind::Config);
+        }
+    }
+
+    #[test]
+    fn the_same_port_twice_is_one_or_refused() {
+        let one = |container: u16| json!({"hostPort": 80, "containerPort": container});
+        assert_eq!(shown(json!([one(80), one(80)])).unwrap().len(), 1);
+        assert!(shown(json!([one(80), one(81)])).unwrap_err().msg().contains("elsewhere"));
+        let many: Vec<_> = (0..=MAX_PORTS).map(|_| one(1)).collect();
+        assert!(shown(json!(many)).unwrap_err().msg().contains("4096"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Host ports, by real sockets: from outside, the node, its loopback, another pod and the pod itself.
+
+use std::{
+    io::Read,
+    net::{SocketAddr, TcpStream},
+};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    answer::{BRIEFLY, Client, PATIENCE, Server, tcp, udp},
+    node::Space,
+    plugin::{Call, Container, Host, ips},
+};
+
+pub fn map(host: &str, protocol: &str, container: &str) -> Value {
+    json!({
+        "HostPort": host.parse::<u16>().unwrap(), "ContainerPort": container.parse::<u16>().unwrap(),
+        "Protocol": protocol, "HostIP": "",
+    })
+}
+
+pub fn with_ports<'a>(host: &'a Host, container: &Container, ports: &Value) -> Call<'a> {
+    let call = host.call("ADD", Some(container));
+    call.key("runtimeConfig", json!({"portMappings": ports}))
+}
+
+pub fn both(port: &str) -> Value {
+    json!([map(port, "tcp", "80"), map(port, "udp", "80")])
+}
+
+/// All elements of the maps, as `nft` shows them.
+pub fn elements(host: &Host) -> String {
+    let mut text = String::new();
+    for map in ["hostports4", "hostports6", "hostports_at4", "hostports_at6"] {
+        text += &host.node.succeed(&format!("nft list map inet weir {map}"));
+    }
+    for set in ["hairpin4", "hairpin6"] {
+        text += &host.node.succeed(&format!("nft list set inet weir {set}"));
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_port_leads_to_the_pod_from_everywhere() {
+    let host = Host::new("ports");
+    let world = host.node.outside();
+    let (a, b) = (host.container("a"), host.container("b"));
+    let result = with_ports(&host, &a, &both("8080")).succeed();
+    let own = ips(&result);
+    let other = ips(&host.add(&b));
+    host.check(&a, &result).succeed();
+    let _server = Server::new(&a.space, "a");
+
+    let seen = |ip: &str| Some(format!("a sees {ip}"));
+    for ask in [tcp, udp] {
+        for (node, world_ip, pod) in [("10.9.0.1", "10.9.0.2", 0), ("fd09::1", "fd09::2", 1)] {
+            assert_eq!(ask(&world, node, 8080), seen(world_ip), "from outside");
+            assert_eq!(ask(&host.node, node, 8080), seen(node), "from the node");
+            assert_eq!(ask(&b.space, node, 8080), seen(&other[pod]), "from another pod");
+            // Its own address would be its own interface's: the answer would never leave it.
+            let itself = ask(&a.space, node, 8080).expect("the pod reaches itself");
+            assert!(!itself.contains(&own[pod]), "{itself}");
+        }
+        for loopback in ["127.0.0.1", "127.1.2.3", "::1"] {
+            let told = ask(&host.node, loopback, 8080);
+            assert!(told.is_some_and(|text| text.starts_with("a sees ")), "{loopback}");
+        }
+        // Others that listen on the same port elsewhere are left alone.
+        assert_eq!(ask(&a.space, &own[0], 80), seen(&own[0]));
+    }
+    assert_eq!(tcp(&a.space, "10.9.0.2", 8080), None, "another host's port is not the node's");
+
+    host.del(&a);
+    assert!(!elements(&host).contains("elements"), "{}", elements(&host));
+    assert_eq!(tcp(&host.node, "127.0.0.1", 8080), None);
+}
+
+#[test]
+fn a_port_of_one_address_is_of_no_other() {
+    let host = Host::new("hostip");
+    let world = host.node.outside();
+    let (a, b) = (host.container("a"), host.container("b"));
+    let ports = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"},
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"},
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "2001:db8::1"},
+        {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "::"},
+        // Not the node's: nobody's way there may be caught.
+        {"hostPort": 8082, "containerPort": 80, "protocol": "tcp", "hostIP": "10.9.0.2"},
+    ]);
+    let result = with_ports(&host, &a, &ports).succeed();
+    host.check(&a, &result).succeed();
+    let _server = Server::new(&a.space, "a");
+    world.succeed("ip route add 192.0.2.1 via 10.9.0.1");
+    world.succeed("ip route add 2001:db8::1 via fd09::1");
+
+    for (from, ip, port, answers) in [
+        (&*host.node, "127.0.0.1", 8080, true),
+        (&host.node, "192.0.2.1", 8080, true),
+        (&host.node, "10.9.0.1", 8080, false),
+        (&world, "192.0.2.1", 8080, true),
+        (&world, "2001:db8::1", 8080, true),
+        (&world, "10.9.0.1", 8080, false),
+        (&world, "fd09::1", 8080, false),
+        (&world, "fd09::1", 8081, true),
+        (&host.node, "::1", 8081, true),
+        (&world, "10.9.0.1", 8081, false),
+        (&host.node, "10.9.0.2", 8082, false),
+        (&a.space, "10.9.0.2", 8082, false),
+    ] {
+        assert_eq!(tcp(from, ip, port).is_some(), answers, "{ip} port {port}");
+    }
+    // Any address is anybody's that has none of its own.
+    with_ports(&host, &b, &both("8080")).succeed();
+    let _other = Server::new(&b.space, "b");
+    assert!(tcp(&world, "10.9.0.1", 8080).unwrap().starts_with('b'));
+    assert!(tcp(&world, "192.0.2.1", 8080).unwrap().starts_with('a'));
+}
+
+#[test]
+fn neither_a_pod_nor_a_neighbour_gets_at_the_nodes_loopback() {
+    let host = Host::new("loopback");
+    let world = host.node.outside();
+    let (a, b) = (host.container("a"), host.container("b"));
+    with_ports(&host, &a, &both("8080")).succeed();
+    let loopback_alone = json!([{"hostPort": 9090, "containerPort": 80, "hostIP": "127.0.0.1"}]);
+    with_ports(&host, &b, &loopback_alone).succeed();
+    let _servers = (Server::new(&a.space, "a"), Server::new(&b.space, "b"));
+    let _node = Server::new(&host.node, "node");
+    assert!(tcp(&host.node, "127.0.0.1", 80).is_some());
+    assert!(tcp(&host.node, "127.0.0.1", 9090).is_some());
+
+    // A pod, and a host on the same network, that know the trick (CVE-2020-8558).
+    let reached = |space: &Space, port: u16| {
+        let at = SocketAddr::new([127, 0, 0, 1].into(), port);
+        space.run(|| TcpStream::connect_timeout(&at, BRIEFLY)).is_ok()
+    };
+    for (space, device, gateway) in
+        [(&a.space, "eth0", "169.254.1.1"), (&world, "out1", "10.9.0.1")]
+    {
+        space.succeed(&format!("sysctl -qw net.ipv4.conf.{device}.route_localnet=1"));
+        space.succeed("ip addr del 127.0.0.1/8 dev lo");
+        space.succeed(&format!("ip route add 127.0.0.0/8 via {gateway} dev {device}"));
+        for port in [80, 8080, 9090] {
+            assert!(!reached(space, port), "{device} reached port {port}");
+        }
+    }
+    // That it is the table which keeps them out shows when its rules go.
+    host.node.succeed("nft flush chain inet weir hostports_guard");
+    assert!(reached(&a.space, 80));
+    host.node.succeed("nft flush chain inet weir hostports_in");
+    let rule = "dnat ip to ip daddr . meta l4proto . th dport map @hostports_at4";
+    host.node.succeed(&format!("nft add rule inet weir hostports_in {rule}"));
+    assert!(reached(&world, 9090));
+}
+
+#[test]
+fn a_client_that_goes_on_sending_reaches_the_next_pod() {
+    let host = Host::new("udp");
+    let world = host.node.outside();
+    let [a, b, c] = ["a", "b", "c"].map(|id| host.container(id));
+    // Before the first host port of a node its kernel need not track anything.
+    with_ports(&host, &c, &both("1")).succeed();
+    let (v4, v6) = (Client::new(&world, "10.9.0.1", 5353), Client::new(&world, "fd09::1", 5353));
+    // To a port of the same number on another host, whose flow is nobody's business.
+    let bystander = Client::new(&host.node, "10.9.0.2", 5353);
+    let elsewhere = Server::new(&world, "world");
+    bystander.ask(BRIEFLY);
+    let flows = || host.node.succeed("cat /proc/net/nf_conntrack");
+    let kept = "dst=10.9.0.2 sport";
+
+    // Before anybody has the port: the kernel remembers that it leads to nobody.
+    assert_eq!((v4.ask(BRIEFLY), v6.ask(BRIEFLY)), (None, None));
+    assert!(flows().contains("src=10.9.0.2 dst=10.9.0.1"), "{}", flows());
+    for (container, name) in [(&a, "a"), (&b, "b")] {
+        with_ports(&host, container, &json!([map("5353", "udp", "80")])).succeed();
+        let _server = Server::new(&container.space, name);
+        for (client, seen) in [(&v4, "10.9.0.2"), (&v6, "fd09::2")] {
+            // The first may only collect the refusal of the one before it.
+            let told = client.ask(BRIEFLY).or_else(|| client.ask(PATIENCE));
+            assert_eq!(told, Some(format!("{name} sees {seen}")));
+        }
+        host.del(container);
+        assert!(!flows().contains("dport=5353 src=10.88"), "{}", flows());
+    }
+    assert_eq!(flows().matches(kept).count(), 1, "{}", flows());
+    drop(elsewhere);
+}
+
+#[test]
+fn sctp_is_translated() {
+    let host = Host::new("sctp");
+    let world = host.node.outside();
+    let a = host.container("a");
+    with_ports(&host, &a, &json!([map("9899", "SCTP", "9900")])).succeed();
+    // As raw packets: a kernel that translates SCTP need not have sockets of it.
+    let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))).unwrap();
+    let (arrived, sender) = (a.space.run(raw), world.run(raw));
+    arrived.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = SocketAddr::from(([10, 9, 0, 1], 0));
+    sender.send_to(&sctp_init(5000, 9899), &to.into()).unwrap();
+    let mut packet = [0; 128];
+    let length = (&arrived).read(&mut packet).unwrap();
+    let sctp = &packet[20..length];
+    assert_eq!(sctp[..4], [5000_u16.to_be_bytes(), 9900_u16.to_be_bytes()].concat());
+    let mut unsummed = sctp.to_vec();
+    unsummed[8..12].fill(0);
+    assert_eq!(sctp[8..12], crc32c(&unsummed).to_le_bytes(), "the checksum is of what arrived");
+}
+
+/// RFC 9260, sections 3.1 and 3.3.2: an INIT with its checksum.
+fn sctp_init(source: u16, destination: u16) -> Vec<u8> {
+    let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20]);
+    packet.extend(7_u32.to_be_bytes());
+    packet.extend(65_536_u32.to_be_bytes());
+    packet.extend([0, 1, 0, 1]);
+    packet.extend(1_u32.to_be_bytes());
+    let sum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&sum);
+    packet
+}
+
+/// RFC 9260, appendix A.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
