@@ -3,7 +3,6 @@
  * The programs. They only count: every path returns TC_ACT_UNSPEC (as tcx: TCX_NEXT), so whatever
  * is attached behind them decides about the packet as if they were not there.
  */
-#include "dns.h"
 #include "sweep.h"
 
 #define NEXT -1
@@ -20,6 +19,7 @@ struct {
 	enum http_error http_error;
 	enum tcp_result tcp_result;
 	enum l7_protocol l7_protocol;
+	enum tls_version tls_version;
 	enum counter_kind counter_kind;
 	enum histogram_kind histogram_kind;
 	enum attach_mode attach_mode;
