@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The maps that outlive every process. All are preallocated: a packet never waits for memory. */
+/* The maps that outlive every process. All that a packet adds to are preallocated: it never waits
+ * for memory. */
 #ifndef WEIR_MAPS_H
 #define WEIR_MAPS_H
 
@@ -82,6 +83,15 @@ struct {
 	__type(key, struct dns_key);
 	__type(value, struct dns_query);
 } dns_pending SEC(".maps");
+
+/* What passes the interfaces of pods with a limit, by direction. No packet adds an element. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_LIMITS);
+	__type(key, struct limit_key);
+	__type(value, struct limit);
+} limits SEC(".maps");
 
 /* Per CPU, so that counting a failure never contends. */
 struct {

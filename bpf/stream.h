@@ -6,10 +6,8 @@
 #ifndef WEIR_STREAM_H
 #define WEIR_STREAM_H
 
-#include "dns_tcp.h"
 #include "http1.h"
 #include "http2.h"
-#include "tls.h"
 
 /* Messages and lines per skb; a 64 kB skb of the shortest chunks has 22,000. */
 #define STEPS_MAX 32768
@@ -43,18 +41,12 @@ static __always_inline int first_bytes(struct step *s)
 		return 0;
 	if (s->responses)
 		return greeting(s);
-	first = s->half->line_len ? s->half->line[0] : s->cur->window[0];
-	if (first == TLS_HANDSHAKE) {
-		tls_client(s);
-		return s->conn->protocol == L7_TLS;
-	}
-	if (first < DNS_TCP_LONGEST && dns_port(&s->cur->packet.key)) {
-		s->conn->protocol = L7_DNS;
+	if (s->half->line_len)
 		return 1;
-	}
-	if (s->half->line_len || is_tchar(first) || first == '\r' || first == '\n')
+	first = s->cur->window[0];
+	if (is_tchar(first) || first == '\r' || first == '\n')
 		return 1;
-	decide(s->conn, L7_UNKNOWN);
+	decide(s->conn, first == 0x16 ? L7_TLS : L7_UNKNOWN); /* RFC 8446, 5.1: handshake */
 	return 0;
 }
 
@@ -90,14 +82,10 @@ static __always_inline void pass_gap(struct step *s, __u32 dir)
 		s->cur->body += gap;
 	if (h->remain)
 		return;
-	if (s->conn->protocol == L7_HTTP2) {
-		if (!http2_select(s, dir))
-			http2_passed(s);
-	} else if (s->conn->protocol == L7_HTTP1) {
+	if (s->conn->protocol != L7_HTTP2)
 		http1_body_end(s);
-	} else {
-		h->state = h->then;
-	}
+	else if (!http2_select(s, dir))
+		http2_passed(s);
 }
 
 /*
@@ -120,14 +108,8 @@ __noinline int read_stream(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 		return 0;
 	if (conn->protocol <= L7_HTTP1)
 		http1_read(&s);
-	if (conn->opaque)
-		return 0;
-	if (conn->protocol == L7_HTTP2)
+	if (conn->protocol == L7_HTTP2 && !conn->opaque)
 		http2_read(&s, dir);
-	else if (conn->protocol == L7_TLS)
-		bpf_loop(STEPS_MAX, tls_step, &s, 0);
-	else if (conn->protocol == L7_DNS)
-		bpf_loop(STEPS_MAX, dns_step, &s, 0);
 	return 0;
 }
 

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The programs. They only count: every path returns TC_ACT_UNSPEC (as tcx: TCX_NEXT), so whatever
- * is attached behind them decides about the packet as if they were not there.
+ * The programs. Those that count only count: every path returns TC_ACT_UNSPEC (as tcx: TCX_NEXT),
+ * so whatever is attached behind them decides about the packet as if they were not there. The two
+ * that limit are attached to pods with a limit alone.
  */
+#include "dns.h"
+#include "limit.h"
 #include "sweep.h"
 
 #define NEXT -1
+#define DROP 2 /* TC_ACT_SHOT */
 
 /* The skeleton emits only types that a map or a global reaches. */
 struct {
@@ -19,7 +23,6 @@ struct {
 	enum http_error http_error;
 	enum tcp_result tcp_result;
 	enum l7_protocol l7_protocol;
-	enum tls_version tls_version;
 	enum counter_kind counter_kind;
 	enum histogram_kind histogram_kind;
 	enum attach_mode attach_mode;
@@ -94,6 +97,18 @@ int weir_to_pod(struct __sk_buff *skb)
 {
 	packet(skb, DIRECTION_RX);
 	return NEXT;
+}
+
+SEC("tc")
+int weir_limit_from(struct __sk_buff *skb)
+{
+	return is_over_limit(skb, DIRECTION_TX) ? DROP : NEXT;
+}
+
+SEC("tc")
+int weir_limit_to(struct __sk_buff *skb)
+{
+	return is_over_limit(skb, DIRECTION_RX) ? DROP : NEXT;
 }
 
 /* Run by BPF_PROG_TEST_RUN, which keeps softirqs off as the packet path does. */

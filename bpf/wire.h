@@ -61,16 +61,6 @@ enum l7_protocol {
 	L7_HTTP1,
 	L7_HTTP2,
 	L7_TLS,
-	L7_DNS,
-};
-
-/* What a ServerHello chose (RFC 8446, 4.2.1). */
-enum tls_version {
-	TLS_VERSION_OTHER = 0,
-	TLS_VERSION_1_0,
-	TLS_VERSION_1_1,
-	TLS_VERSION_1_2,
-	TLS_VERSION_1_3,
 };
 
 /*
@@ -95,7 +85,6 @@ enum counter_kind {
 	COUNTER_TCP_RETRANSMITS,    /* a direction, role 0: segments */
 	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
 	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN */
-	COUNTER_TLS_HANDSHAKES,	    /* a tls_version */
 	COUNTER_KIND_MAX,
 };
 
@@ -178,6 +167,18 @@ struct attachment {
 	char ifname[IFNAME_LEN];
 };
 
+/* A limit on what passes an interface in one direction. */
+struct limit_key {
+	__u32 ifindex;
+	__u32 direction;
+};
+
+struct limit {
+	__u64 rate;	/* bits a second; 0 is none */
+	__u64 ahead_ns; /* how far what passes may be ahead of the rate */
+	__u64 next_ns;	/* the kernel's: when what has passed would be through */
+};
+
 enum attach_mode { ATTACH_NONE = 0, ATTACH_CLSACT = 1, ATTACH_TCX = 2 };
 
 /* Per-CPU self-statistics; the index into the stats map. */
@@ -209,6 +210,7 @@ enum stat {
 };
 
 #define MAX_PODS 1024
+#define MAX_LIMITS (2 * MAX_PODS)
 #define MAX_CONNS 32768
 #define MAX_COUNTERS 32768
 #define MAX_HISTOGRAMS 4096

@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attachment::Attachment,
     error::{Context, Error, Kind, Result},
-    spec::{Address, Route, capability::PortMapping},
+    spec::{
+        Address, Route,
+        capability::{Bandwidth, PortMapping},
+    },
     state::{self, ATTACHMENTS, Dir},
     telemetry::Attached,
 };
@@ -55,9 +58,6 @@ pub struct Record {
     pub telemetry: Option<Attached>,
     /// The pod's network; none where another plugin made it and weir only counts.
     pub plumbing: Option<Plumbing>,
-    /// The addresses that such another plugin gave, to be shown; none of ours to release.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others_addresses: Vec<IpAddr>,
 }
 
 /// A pod's Kubernetes names.
@@ -101,6 +101,12 @@ pub struct Plumbing {
     /// The node's ports that lead to the pod.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// What the pod's traffic is limited to.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+    /// Whether the programs that limit are hooked to the host side.
+    #[serde(default)]
+    pub guarded: bool,
 }
 
 /// An IPAM plugin, and the configuration that its ADD was called with.
@@ -144,7 +150,6 @@ impl Record {
             bpf_dir: PathBuf::new(),
             telemetry: None,
             plumbing: None,
-            others_addresses: Vec::new(),
         })
     }
 
@@ -156,7 +161,7 @@ impl Record {
         Attachment::new(&self.container_id, &self.ifname)
     }
 
-    /// The addresses that weir gave the pod, or had given.
+    /// The pod's addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.plumbing.iter().flat_map(|plumbing| plumbing.addresses.iter().map(Address::ip))
     }

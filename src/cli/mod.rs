@@ -4,10 +4,7 @@ use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::{
-    cni::{BPF_DIR, STATE_DIR},
-    error::Result,
-};
+use crate::error::Result;
 
 mod agent;
 mod demo;
@@ -41,10 +38,10 @@ enum Command {
 #[derive(Debug, Args)]
 struct Places {
     /// Directory of the attachment records
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    #[arg(long, value_name = "DIR", default_value = "/run/weir")]
     state_dir: PathBuf,
     /// Directory of the pinned programs and maps, on a bpffs
-    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weir")]
     bpf_dir: PathBuf,
 }
 

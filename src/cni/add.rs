@@ -25,6 +25,7 @@ use crate::{
     net::{self, Claims, Netns, Plan, Undo, names, nft},
     record::{Delegated, NetnsRef, Plumbing, PodName, Record},
     spec::{Address, Dns, Route},
+    telemetry::limit,
 };
 
 /// Makes the attachment and answers with its result.
@@ -49,6 +50,8 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
         masquerade: Vec::new(),
         delegate: None,
         ports: wanted.ports.clone(),
+        bandwidth: wanted.bandwidth,
+        guarded: false,
     };
     let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
     let done = attempt.lease(&wanted, dns).and_then(|lease| {
@@ -182,6 +185,7 @@ impl Attempt<'_> {
             addresses: &self.plumbing.addresses,
             routes: &self.plumbing.routes,
             ports: &self.plumbing.ports,
+            bandwidth: self.plumbing.bandwidth,
         })?;
         let mut undo = Undo::new();
         let pair = net::create(&plan, netns, &mut undo)?;
@@ -189,6 +193,7 @@ impl Attempt<'_> {
         undo.disarm();
         self.record.host_ifindex = Some(pair.links.host_ifindex);
         self.count(counting, pair.links.host_ifindex)?;
+        self.limit(pair.links.host_ifindex)?;
         pair.connect()?;
         nft::masquerade_ensure(&self.plumbing.masquerade)?;
         ports::expose(self.call, self.attachment, &self.plumbing)?;
@@ -203,6 +208,23 @@ impl Attempt<'_> {
             self.record.telemetry = attached;
             self.save()
         })
+    }
+
+    /// Puts the buckets of the pod's limit on the same hook. Where that fails its queues hold it, and a
+    /// pod that may change its own network could do without; stderr says so.
+    fn limit(&mut self, host_ifindex: u32) -> Result<()> {
+        let bandwidth = self.plumbing.bandwidth;
+        if !bandwidth.is_limited() {
+            return Ok(());
+        }
+        self.plumbing.guarded = true;
+        self.save()?;
+        let bpf_dir = &self.call.config.bpf_dir;
+        let Err(err) = limit::attach(bpf_dir, host_ifindex, &bandwidth) else { return Ok(()) };
+        eprintln!("weir: the pod is held to its bandwidth by queues alone: {err}");
+        limit::forget(bpf_dir, host_ifindex)?;
+        self.plumbing.guarded = false;
+        self.save()
     }
 
     fn roll_back(&mut self) {
@@ -230,10 +252,7 @@ fn spare(plugin: &str, lease: &Lease) -> Result<()> {
 
 /// Name resolution that replaces what an IPAM plugin says: the configuration's own, else the
 /// resolver file's.
-///
-/// # Errors
-/// Those of reading that file.
-pub fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
+fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
     match (&wanted.dns, &wanted.ipam) {
         (Some(dns), _) => Ok(Some(dns.clone())),
         (None, Ipam::Pool { resolv_conf: Some(file), .. }) => resolv::read(file).map(Some),

@@ -65,6 +65,7 @@ fn plumbed(
         addresses: &plumbing.addresses,
         routes: &plumbing.routes,
         ports: &plumbing.ports,
+        bandwidth: plumbing.bandwidth,
     })?;
     net::compare(&plan, netns, record.host_ifindex)?;
     match &plumbing.delegate {
@@ -80,6 +81,9 @@ fn plumbed(
         nft::masquerade_check(&plumbing.masquerade)?;
     }
     ports::check(attachment, plumbing)?;
+    if let (true, Some(index)) = (plumbing.guarded, record.host_ifindex) {
+        telemetry::limit::verify(&record.bpf_dir, index, &plumbing.bandwidth)?;
+    }
     match (&record.telemetry, record.host_ifindex) {
         (Some(attached), Some(index)) => telemetry::verify(&record.bpf_dir, index, attached),
         _ => Ok(()),

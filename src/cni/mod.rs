@@ -16,6 +16,7 @@ use crate::{error::Result, spec::Version};
 
 mod add;
 mod args;
+mod bandwidth;
 mod chain;
 mod check;
 mod config;
@@ -24,15 +25,12 @@ mod del;
 mod field;
 mod gc;
 mod ports;
-pub mod preview;
 mod reclaim;
 mod reply;
 mod request;
 mod status;
 mod teardown;
 mod wanted;
-
-pub use config::{BPF_DIR, STATE_DIR};
 
 use config::Config;
 use request::{Command, Request};

@@ -156,6 +156,7 @@ mod tests {
             addresses: &lease.addresses,
             routes: &lease.routes,
             ports: &[],
+            bandwidth: crate::spec::capability::Bandwidth::default(),
         });
         result(version, &plan.unwrap(), Path::new("/run/netns/x"), &lease)
     }

@@ -14,7 +14,7 @@ use crate::{
     },
     net::{self, Mark, link},
     record::{self, Delegated, Record},
-    telemetry,
+    state, telemetry,
 };
 
 use super::{Call, ports, wanted};
@@ -61,6 +61,7 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
         let link_stays = ours.is_none() && still_there(record);
         failures.note(telemetry::detach(&record.bpf_dir, index, attached, link_stays));
     }
+    failures.note(unlimit(record));
     if let Some(plumbing) = ours
         && link_gone
         && unmapped
@@ -109,6 +110,17 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Res
     failures.into_result()
 }
 
+/// Forgets the pod's limit. After a reboot the maps are new, and the index may be another's.
+fn unlimit(record: &Record) -> Result<()> {
+    let guarded = record.plumbing.as_ref().is_some_and(|plumbing| plumbing.guarded);
+    match record.host_ifindex.filter(|_| guarded) {
+        Some(index) if record.boot_id == state::boot_id()? => {
+            telemetry::limit::forget(&record.bpf_dir, index)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the foreign link of a chained attachment is still the one that we hooked to.
 fn still_there(record: &Record) -> bool {
     let look = || -> Result<bool> {
@@ -153,6 +165,7 @@ fn uncount(call: &Call, attachment: &Attachment) -> Result<()> {
     for (index, attached) in found {
         let link_stays = link::by_index(&mut link::socket()?, index)?.is_some();
         telemetry::detach(bpf_dir, index, &attached, link_stays)?;
+        telemetry::limit::forget(bpf_dir, index)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     args::{self, Args},
+    bandwidth,
     config::Config,
     field::Field,
     ports,
@@ -12,7 +13,10 @@ use crate::{
     error::{Error, Kind, Result},
     ipam::range::{self, Range, RangeSet},
     net::Mac,
-    spec::{self, Dns, Route, capability::PortMapping},
+    spec::{
+        self, Dns, Route,
+        capability::{Bandwidth, PortMapping},
+    },
 };
 
 /// A pod's network as the configuration wants it.
@@ -32,6 +36,8 @@ pub struct Wanted {
     pub requested: Vec<IpAddr>,
     /// The node's ports that are to lead to the pod.
     pub ports: Vec<PortMapping>,
+    /// What the pod's traffic is to be limited to.
+    pub bandwidth: Bandwidth,
 }
 
 /// Where addresses come from.
@@ -59,8 +65,8 @@ impl Wanted {
         let root = config.root();
         let runtime = root.get("runtimeConfig").map(Field::object).transpose()?;
         let by_hand = root.get("args").and_then(|args| args.get("cni"));
-        refuse_unsupported(runtime.as_ref())?;
         let ports = ports::parse(runtime.as_ref())?;
+        let bandwidth = bandwidth::parse(runtime.as_ref())?;
         // CONVENTIONS.md: what the runtime was told beats what the user's args say, beats CNI_ARGS.
         let asked = |key: &str| {
             let of_runtime = runtime.as_ref().and_then(|runtime| runtime.get_any_case(key));
@@ -83,6 +89,7 @@ impl Wanted {
             mac,
             requested,
             ports,
+            bandwidth,
         })
     }
 }
@@ -102,19 +109,6 @@ pub fn delegate(root: &Field<'_>) -> Result<Option<String>> {
         return Err(kind.wrong("must be the name of a plugin"));
     }
     Ok((name != "weir").then(|| name.to_owned()))
-}
-
-/// Capabilities that would be lost without a word.
-fn refuse_unsupported(runtime: Option<&Field<'_>>) -> Result<()> {
-    if let Some(bandwidth) = runtime.and_then(|runtime| runtime.get_any_case("bandwidth")) {
-        let bandwidth = bandwidth.object()?;
-        let limits = ["ingressRate", "egressRate"].map(|key| bandwidth.get_any_case(key));
-        if limits.into_iter().flatten().any(|rate| rate.value().as_u64() != Some(0)) {
-            let why = "this version shapes no traffic; put the bandwidth plugin behind weir";
-            return Err(bandwidth.wrong(why));
-        }
-    }
-    Ok(())
 }
 
 fn mtu(root: &Field<'_>) -> Result<Option<u32>> {
@@ -251,7 +245,10 @@ mod tests {
                 json!({"runtimeConfig": {"PortMappings": [{"HostPort": 80}]}}),
                 "portMappings[0] is {",
             ),
-            (json!({"runtimeConfig": {"bandwidth": {"IngressRate": 1}}}), "bandwidth"),
+            (
+                json!({"runtimeConfig": {"bandwidth": {"IngressRate": 1}}}),
+                "bandwidth.ingressRate is 1",
+            ),
             (json!({"dns": {"search": "x"}, "ipam": {"ranges": ranges()}}), "dns is"),
         ] {
             let msg = refusal(keys.clone());

@@ -13,7 +13,7 @@ use super::{
     netlink::{Ask, Netlink, Refusal},
     netns::Netns,
     plan::Plan,
-    route,
+    qdisc, route,
     sysctl::{self, Sysctl},
     undo::Undo,
 };
@@ -74,7 +74,10 @@ impl Pair<'_> {
         own.into_iter().try_for_each(Sysctl::set)?;
         // The end that comes up second can send at once, the first only when a worker of the kernel
         // has seen its carrier: what the node sent until then would be counted and dropped.
-        self.pod.exchange(link::raise_in_pod(plan))?;
+        let held = plan.bandwidth.egress.as_ref();
+        let held =
+            held.map(|limit| qdisc::hold(&plan.pod_ifname, links.pod_ifindex, plan.mtu, limit));
+        self.pod.exchange(held.into_iter().chain(link::raise_in_pod(plan)).collect())?;
         lead_to_pod(plan, &mut self.host, links.host_ifindex)?;
         furnish(plan, self.netns, &mut self.pod, links.pod_ifindex)?;
         node.into_iter().try_for_each(Sysctl::set)?;
@@ -178,8 +181,11 @@ fn ipv6_disabled(refusal: &Refusal, plan: &Plan) -> bool {
 
 /// Brings the node's end up, with its address, its neighbours, and the routes to the pod.
 fn lead_to_pod(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
-    let asks: Vec<Ask<RouteNetlinkMessage>> = link::raise(plan)
+    let held = plan.bandwidth.ingress.as_ref();
+    let held = held.map(|limit| qdisc::hold(&plan.mark.host_ifname, index, plan.mtu, limit));
+    let asks: Vec<Ask<RouteNetlinkMessage>> = held
         .into_iter()
+        .chain(link::raise(plan))
         .chain(address::of_host(plan, index))
         .chain(address::introduce(&plan.host_neighbours, index))
         .chain(route::to_pod(plan, index))

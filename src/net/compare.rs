@@ -12,7 +12,7 @@ use super::{
     netlink::Netlink,
     netns::Netns,
     plan::{Neighbour, Plan},
-    route,
+    qdisc, route,
     sysctl::Sysctl,
 };
 use crate::error::{Error, Kind, Result};
@@ -33,6 +33,12 @@ pub fn compare(plan: &Plan, netns: &Netns, host_ifindex: Option<u32>) -> Result<
     host_routes(plan, &mut host, &host_link)?;
     neighbours(&plan.pod_neighbours, &mut pod, &pod_link, "the pod")?;
     neighbours(&plan.host_neighbours, &mut host, &host_link, "the node")?;
+    if let Some(limit) = &plan.bandwidth.ingress {
+        qdisc::check(&mut host, &host_link.name, host_link.index, limit)?;
+    }
+    if let Some(limit) = &plan.bandwidth.egress {
+        qdisc::check(&mut pod, &pod_link.name, pod_link.index, limit)?;
+    }
     plan.sysctls.iter().try_for_each(Sysctl::check)
 }
 

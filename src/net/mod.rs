@@ -24,6 +24,7 @@ pub mod netns;
 pub mod nft;
 pub mod peer;
 pub mod plan;
+pub mod qdisc;
 pub mod route;
 pub mod sysctl;
 pub mod undo;

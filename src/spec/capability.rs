@@ -78,3 +78,68 @@ impl fmt::Display for PortMapping {
         }
     }
 }
+
+/// What a pod's traffic is limited to, by direction as the pod sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bandwidth {
+    /// To the pod.
+    pub ingress: Option<Limit>,
+    /// From the pod.
+    pub egress: Option<Limit>,
+}
+
+impl Bandwidth {
+    /// Whether anything is limited.
+    pub fn is_limited(&self) -> bool {
+        self.ingress.is_some() || self.egress.is_some()
+    }
+}
+
+/// The limit of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Limit {
+    /// The rate in bits a second, Ethernet headers included.
+    pub rate: u64,
+    /// How much may pass at once after a pause, in bytes.
+    pub burst: u32,
+}
+
+impl Limit {
+    /// The least and the most, in bits a second: what Kubernetes takes.
+    pub const RATES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
+    /// No packet takes more, with the headers of all segments that it stands for.
+    const LONGEST_PACKET: u64 = 72 << 10;
+    /// How long a packet waits at most, in milliseconds, beyond what the burst lets pass.
+    const LATENCY_MS: u64 = 25;
+    /// What the burst is worth where none was asked for, in milliseconds.
+    const BURST_MS: u64 = 20;
+
+    /// A limit with the burst that goes well with it: packets of all sizes pass whole, and a second's
+    /// worth of traffic is hardly exceeded.
+    pub fn of(rate: u64) -> Self {
+        let burst = bytes(rate, Self::BURST_MS).max(Self::LONGEST_PACKET);
+        Self { rate, burst: u32::try_from(burst).unwrap_or(u32::MAX) }
+    }
+
+    /// The rate in bytes a second.
+    pub fn bytes_per_second(&self) -> u64 {
+        self.rate / 8
+    }
+
+    /// How many bytes may be ahead of the rate: the burst, and what waits.
+    pub fn ahead(&self) -> u64 {
+        u64::from(self.burst) + bytes(self.rate, Self::LATENCY_MS)
+    }
+
+    /// How many bytes a queue must take that gets no more than is [`ahead`](Self::ahead) when the last
+    /// packet comes.
+    pub fn queue(&self) -> u32 {
+        u32::try_from(self.ahead() + Self::LONGEST_PACKET).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a rate in bits a second is worth in so many milliseconds, in bytes.
+fn bytes(rate: u64, milliseconds: u64) -> u64 {
+    rate / 8 / 1000 * milliseconds
+}

@@ -1,4 +1,4 @@
-//! Two filters of our own on a clsact qdisc.
+//! Filters of our own on a clsact qdisc: two that count and, for a pod with a limit, two that limit.
 //!
 //! Priority and handle are ours alone, so that a filter can be replaced atomically and found again,
 //! and others' filters on the same hook are never touched. The qdisc is not removed: it costs
@@ -13,8 +13,17 @@ use libbpf_rs::{ErrorKind, Program, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook
 
 use super::{sys, wire::Direction};
 
-/// Behind anything that decides about packets: we only count.
-const PRIORITY: u32 = 49_152;
+/// Which of our filters, by its place among all on the hook: smaller numbers run first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// Drops what is too much before it is counted.
+    LimitFirst = 49_151,
+    /// Counts; behind anything of others that decides about packets.
+    Count = 49_152,
+    /// Drops what is too much when it has been counted.
+    LimitLast = 49_153,
+}
+
 /// "weir" in ASCII.
 const HANDLE: u32 = 0x7765_6972;
 
@@ -23,22 +32,22 @@ fn attach_point(direction: Direction) -> TcAttachPoint {
     if direction == Direction::DIRECTION_TX { TC_INGRESS } else { TC_EGRESS }
 }
 
-fn hook(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> TcHook {
+fn hook(program: BorrowedFd<'_>, ifindex: i32, direction: Direction, filter: Filter) -> TcHook {
     let mut hook = TcHook::new(program);
     hook.ifindex(ifindex)
         .attach_point(attach_point(direction))
-        .priority(PRIORITY)
+        .priority(filter as u32)
         .handle(HANDLE)
         .replace(true);
     hook
 }
 
 /// The same where libbpf sends no program, but wants a descriptor all the same.
-fn bare_hook(ifindex: i32, direction: Direction) -> TcHook {
-    hook(io::stdin().as_fd(), ifindex, direction)
+fn bare_hook(ifindex: i32, direction: Direction, filter: Filter) -> TcHook {
+    hook(io::stdin().as_fd(), ifindex, direction, filter)
 }
 
-/// Adds the qdisc, if it is not there, and a filter in each direction.
+/// Adds the qdisc, if it is not there, and a counting filter in each direction.
 ///
 /// # Errors
 /// The kernel's; [`ErrorKind::Unsupported`] where an `ingress` qdisc sits in the place: both filters
@@ -46,7 +55,7 @@ fn bare_hook(ifindex: i32, direction: Direction) -> TcHook {
 pub fn attach(programs: &[(Direction, OwnedFd)], ifindex: i32) -> libbpf_rs::Result<()> {
     let new = sys::clsact_create(ifindex)?;
     for (direction, program) in programs {
-        hook(program.as_fd(), ifindex, *direction).attach()?;
+        hook(program.as_fd(), ifindex, *direction, Filter::Count).attach()?;
     }
     if new || programs.iter().all(|(side, program)| holds(program.as_fd(), ifindex, *side)) {
         return Ok(());
@@ -57,15 +66,29 @@ pub fn attach(programs: &[(Direction, OwnedFd)], ifindex: i32) -> libbpf_rs::Res
     Err(io::Error::new(io::ErrorKind::Unsupported, "an ingress qdisc holds clsact's place").into())
 }
 
-/// Whether our filter of one direction runs this very program.
-pub fn holds(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> bool {
-    let own = Program::id_from_fd(program).ok();
-    own.is_some() && query(ifindex, direction).is_ok_and(|found| found == own)
+/// Adds the qdisc, if it is not there, and one filter.
+///
+/// # Errors
+/// The kernel's.
+pub fn add(
+    program: BorrowedFd<'_>,
+    ifindex: i32,
+    direction: Direction,
+    filter: Filter,
+) -> libbpf_rs::Result<()> {
+    sys::clsact_create(ifindex)?;
+    hook(program, ifindex, direction, filter).attach().map(drop)
 }
 
-/// Removes our filter of one direction; one that is gone, or whose qdisc or device is, is no error.
+/// Whether our counting filter of one direction runs this very program.
+pub fn holds(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> bool {
+    let own = Program::id_from_fd(program).ok();
+    own.is_some() && query(ifindex, direction, Filter::Count).is_ok_and(|found| found == own)
+}
+
+/// Removes our counting filter of one direction; one that is gone, or whose qdisc or device is, is no error.
 pub fn detach(ifindex: i32, direction: Direction) -> libbpf_rs::Result<()> {
-    match bare_hook(ifindex, direction).detach() {
+    match bare_hook(ifindex, direction, Filter::Count).detach() {
         Err(err) if !is_absence(&err) => Err(err),
         _ => Ok(()),
     }
@@ -78,8 +101,8 @@ fn is_absence(err: &libbpf_rs::Error) -> bool {
 }
 
 /// The id of the program behind our filter of one direction; `None` without one.
-pub fn query(ifindex: i32, direction: Direction) -> libbpf_rs::Result<Option<u32>> {
-    match bare_hook(ifindex, direction).query() {
+pub fn query(ifindex: i32, direction: Direction, filter: Filter) -> libbpf_rs::Result<Option<u32>> {
+    match bare_hook(ifindex, direction, filter).query() {
         Ok(id) => Ok(Some(id)),
         Err(err) if is_absence(&err) => Ok(None),
         Err(err) => Err(err),

@@ -159,7 +159,7 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     let index = signed(ifindex)?;
     for (direction, program) in &pins.programs {
         let present = match attached.mode {
-            Mode::Clsact => clsact::query(index, *direction)
+            Mode::Clsact => clsact::query(index, *direction, clsact::Filter::Count)
                 .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
                 .is_some_and(|found| {
                     Program::id_from_fd(program.as_fd()).is_ok_and(|own| own == found)

@@ -148,6 +148,7 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         http2_streams,
         held,
         dns_pending,
+        limits,
         stats,
         ..
     } = &mut skel.maps;
@@ -162,13 +163,16 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         http2_streams,
         held,
         dns_pending,
+        limits,
         stats,
     ] {
         let path = dir.join(map.name());
         map.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
     }
-    let WeirProgs { weir_from_pod, weir_to_pod, weir_sweep, .. } = &mut skel.progs;
-    for program in [weir_from_pod, weir_to_pod, weir_sweep] {
+    let WeirProgs {
+        weir_from_pod, weir_to_pod, weir_limit_from, weir_limit_to, weir_sweep, ..
+    } = &mut skel.progs;
+    for program in [weir_from_pod, weir_to_pod, weir_limit_from, weir_limit_to, weir_sweep] {
         let path = dir.join(program.name());
         program.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
     }

@@ -12,6 +12,7 @@ use crate::error::Result;
 mod clsact;
 pub mod histogram;
 mod hook;
+pub mod limit;
 mod load;
 pub mod pin;
 pub mod reader;

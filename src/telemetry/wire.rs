@@ -24,8 +24,8 @@ pub use skeleton::types::{
     family as Family, histogram as Histogram, histogram_key as HistogramKey,
     histogram_kind as HistogramKind, http_error as HttpError, http_method as HttpMethod,
     http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
-    net_counter as NetCounter, pod_traffic as PodTraffic, role as Role, stat as Stat,
-    tcp_result as TcpResult, tls_version as TlsVersion, transport as Transport,
+    limit as RawLimit, limit_key as LimitKey, net_counter as NetCounter, pod_traffic as PodTraffic,
+    role as Role, stat as Stat, tcp_result as TcpResult, transport as Transport,
 };
 pub(super) use skeleton::{WeirMaps, WeirProgs, WeirSkelBuilder};
 
@@ -51,6 +51,8 @@ wire! {
     Histogram = 936,
     PodTraffic = 72,
     RawAttachment = 680,
+    LimitKey = 8,
+    RawLimit = 24,
 }
 
 /// The bytes of `value`, as a map key or value.

@@ -15,13 +15,13 @@ use crate::{
 };
 
 /// A host with a bpffs of its own.
-struct Counted {
-    host: Host,
-    bpffs: PathBuf,
+pub struct Counted {
+    pub host: Host,
+    pub bpffs: PathBuf,
 }
 
 impl Counted {
-    fn new(label: &str) -> Self {
+    pub fn new(label: &str) -> Self {
         let host = Host::new(label);
         let bpffs = host.state_dir().with_file_name("bpffs");
         fs::create_dir(&bpffs).unwrap();
@@ -30,13 +30,13 @@ impl Counted {
     }
 
     /// A call with counting required, by the hook `attach`.
-    fn call(&self, verb: &str, container: Option<&Container>, attach: &str) -> Call<'_> {
+    pub fn call(&self, verb: &str, container: Option<&Container>, attach: &str) -> Call<'_> {
         let call = self.host.call(verb, container);
         let call = call.key("telemetry", json!({"required": true, "attach": attach}));
         call.key("bpfDir", json!(self.bpffs.join("weir")))
     }
 
-    fn check(&self, container: &Container, attach: &str, result: &Value) -> Call<'_> {
+    pub fn check(&self, container: &Container, attach: &str, result: &Value) -> Call<'_> {
         self.call("CHECK", Some(container), attach).key("prevResult", result.clone())
     }
 
@@ -45,7 +45,7 @@ impl Counted {
     }
 
     /// Bytes and packets counted of the only pod, sent and received.
-    fn network(&self) -> [[u64; 2]; 2] {
+    pub fn network(&self) -> [[u64; 2]; 2] {
         let snapshot = self.snapshot();
         let pod = snapshot.pods.values().next().unwrap();
         [Direction::DIRECTION_TX, Direction::DIRECTION_RX].map(|direction| {
@@ -207,7 +207,7 @@ fn the_very_first_packets_are_counted() {
 }
 
 /// Bytes and packets that the kernel shows of the container's interface, sent and received.
-fn shown(container: &Container) -> [[u64; 2]; 2] {
+pub fn shown(container: &Container) -> [[u64; 2]; 2] {
     let stats = container.space.ip("-s link show eth0")[0]["stats64"].clone();
     ["tx", "rx"].map(|side| ["bytes", "packets"].map(|what| stats[side][what].as_u64().unwrap()))
 }

@@ -12,6 +12,7 @@
 mod add;
 mod answer;
 mod bad_input;
+mod bandwidth;
 mod chained;
 mod check;
 mod counted;

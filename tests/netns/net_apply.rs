@@ -7,7 +7,7 @@ use weir::{
     attachment::Attachment,
     error::{Error, Kind},
     net::{self, Links, Mark, Netns, Plan, Request, Undo},
-    spec::{Address, Route},
+    spec::{Address, Route, capability::Bandwidth},
 };
 
 use crate::node::{Node, Space, talk};
@@ -33,6 +33,7 @@ pub fn plan(id: &str, last: u8, ipv6: bool) -> Plan {
         addresses: &addresses,
         routes: &routes,
         ports: &[],
+        bandwidth: Bandwidth::default(),
     };
     Plan::new(&request).unwrap()
 }
@@ -355,6 +356,7 @@ fn what_a_route_asks_for_reaches_the_kernel() {
         addresses: &[address],
         routes: &[route],
         ports: &[],
+        bandwidth: Bandwidth::default(),
     };
     let plan = Plan::new(&request).unwrap();
     let links = add(&node, &pod, &plan).unwrap();

@@ -1,0 +1,207 @@
+//! Bandwidth limits, by what really passes: TCP at several rates, floods, and a pod that would rather
+//! have none.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::{MapCore, MapHandle};
+use serde_json::{Value, json};
+use weir::telemetry::pin;
+
+use crate::{
+    counted::{Counted, shown},
+    node::Space,
+    plugin::{Call, Container, Host, ips},
+};
+
+/// What a runtime sends as burst where a pod has none (containerd).
+const NO_BURST: u64 = u32::MAX as u64;
+const MBIT: u64 = 1_000_000;
+
+/// Both directions at the same rate.
+fn both(rate: u64) -> Value {
+    json!({"IngressRate": rate, "IngressBurst": NO_BURST, "EgressRate": rate, "EgressBurst": NO_BURST})
+}
+
+fn limited<'a>(call: Call<'a>, bandwidth: &Value) -> Call<'a> {
+    call.key("runtimeConfig", json!({"bandwidth": bandwidth}))
+}
+
+/// Sends as fast as TCP can for a time; the bits a second that arrived in its second part.
+fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
+    const WARM: Duration = Duration::from_millis(700);
+    const MEASURED: Duration = Duration::from_millis(2_000);
+    let listener = to.run(|| TcpListener::bind(SocketAddr::new(ip, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buffer = vec![0; 1 << 18];
+        let begun = Instant::now();
+        while begun.elapsed() < WARM {
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+        }
+        let (from, mut bytes) = (Instant::now(), 0);
+        while from.elapsed() < MEASURED {
+            bytes += stream.read(&mut buffer).unwrap();
+        }
+        u32::try_from(bytes).unwrap() as f64 * 8.0 / from.elapsed().as_secs_f64()
+    });
+    from.run(|| {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        let chunk = vec![0; 1 << 17];
+        // Until the receiver has had enough.
+        while stream.write_all(&chunk).is_ok() {}
+    });
+    receiver.join().unwrap()
+}
+
+/// Sends datagrams at a rate, in bits a second of what is on the link.
+fn flood(from: &Space, to: IpAddr, rate: u64, time: Duration) {
+    const PAYLOAD: usize = 1_200;
+    let on_link = u64::try_from(PAYLOAD).unwrap() + 42;
+    from.run(|| {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).unwrap();
+        let begun = Instant::now();
+        let mut sent = 0;
+        while begun.elapsed() < time {
+            let due = begun.elapsed().as_secs_f64() * rate as f64 / 8.0;
+            while (sent as f64) < due {
+                // A full queue of one's own is no surprise here.
+                let _ = socket.send_to(&[0; PAYLOAD], SocketAddr::new(to, 9));
+                sent += on_link;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+fn of_family(result: &Value, v4: bool) -> IpAddr {
+    let mut ips = ips(result).into_iter().map(|ip| ip.parse::<IpAddr>().unwrap());
+    ips.find(|ip| ip.is_ipv4() == v4).unwrap()
+}
+
+/// Elements of the map of limits.
+fn entries(counted: &Counted) -> usize {
+    let map: MapHandle = pin::map(&counted.bpffs.join("weir"), "limits").unwrap().unwrap();
+    map.keys().count()
+}
+
+#[test]
+fn both_directions_are_held_within_a_tenth() {
+    let counted = Counted::new("bandwidth");
+    let host = &counted.host;
+    let b = host.container("b");
+    let other = counted.call("ADD", Some(&b), "auto").succeed();
+    for (rate, v4) in [(10 * MBIT, true), (100 * MBIT, false), (100 * MBIT, true)] {
+        let a = host.container("a");
+        let result = limited(counted.call("ADD", Some(&a), "auto"), &both(rate)).succeed();
+        counted.check(&a, "auto", &result).succeed();
+        let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, v4));
+        let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, v4));
+        for (direction, is) in [("to", to_pod), ("from", from_pod)] {
+            let share = is / rate as f64;
+            assert!((0.9..1.02).contains(&share), "{direction} the pod at {rate}: {share}");
+        }
+        counted.call("DEL", Some(&a), "auto").succeed();
+        assert_eq!(entries(&counted), 0);
+    }
+}
+
+#[test]
+fn one_direction_alone_leaves_the_other_free() {
+    let host = Host::new("one-way");
+    let b = host.container("b");
+    let other = host.add(&b);
+    let a = host.container("a");
+    // Without a bpffs there are the queues alone, which is told.
+    let bandwidth = json!({"ingressRate": 20 * MBIT});
+    let call = limited(host.call("ADD", Some(&a)), &bandwidth);
+    let answer = call.answer();
+    assert!(answer.stderr.contains("queues alone"), "{}", answer.stderr);
+    let result: Value = serde_json::from_str(&answer.stdout).unwrap();
+    host.check(&a, &result).succeed();
+    let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, true)) / (20 * MBIT) as f64;
+    let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, true)) / (20 * MBIT) as f64;
+    assert!((0.9..1.02).contains(&to_pod), "{to_pod}");
+    assert!(from_pod > 5.0, "{from_pod}");
+    host.del(&a);
+}
+
+#[test]
+fn what_is_counted_is_what_the_pod_gets_and_sends() {
+    const RATE: u64 = 10 * MBIT;
+    let counted = Counted::new("exact");
+    let host = &counted.host;
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let result = limited(counted.call("ADD", Some(&a), "auto"), &both(RATE)).succeed();
+    let other = host.add(&b);
+    for v4 in [true, false] {
+        // Three times as much as may pass: most of it is dropped somewhere.
+        flood(&b.space, of_family(&result, v4), 3 * RATE, Duration::from_millis(500));
+        flood(&a.space, of_family(&other, v4), 3 * RATE, Duration::from_millis(500));
+        tcp_rate(&b.space, &a.space, of_family(&result, v4));
+    }
+    let equal = (0..100).any(|_| {
+        // Packets are not compared: of one with many segments each is counted, and shown is one.
+        let bytes = |of: [[u64; 2]; 2]| of.map(|[bytes, _]| bytes);
+        let same = bytes(counted.network()) == bytes(shown(&a));
+        same || {
+            thread::sleep(Duration::from_millis(50));
+            false
+        }
+    });
+    assert!(equal, "counted {:?}, shown {:?}", counted.network(), shown(&a));
+    let link = result["interfaces"][0]["name"].as_str().unwrap();
+    let queue = host.node.succeed(&format!("tc -s qdisc show dev {link} root"));
+    assert!(queue.contains("qdisc tbf 1:") && queue.contains("dropped 0,"), "{queue}");
+}
+
+#[test]
+fn a_pod_that_takes_its_queue_away_is_held_all_the_same() {
+    const RATE: u64 = 20 * MBIT;
+    let counted = Counted::new("guarded");
+    let host = &counted.host;
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let result = limited(counted.call("ADD", Some(&a), "auto"), &both(RATE)).succeed();
+    let other = host.add(&b);
+    a.space.succeed("tc qdisc del dev eth0 root");
+    let check = counted.check(&a, "auto", &result);
+    let message = check.refused(103);
+    assert!(message.contains("eth0 is not held to a rate"), "{message}");
+
+    let received = |container: &Container| shown(container)[1][0];
+    let (before, time) = (received(&b), Duration::from_secs(2));
+    flood(&a.space, of_family(&other, true), 5 * RATE, time);
+    let share = (received(&b) - before) as f64 * 8.0 / time.as_secs_f64() / RATE as f64;
+    // A tenth above the rate, and what may come at once.
+    assert!((1.0..1.25).contains(&share), "{share}");
+}
+
+#[test]
+fn check_names_what_is_missing() {
+    let counted = Counted::new("bandwidth-check");
+    let host = &counted.host;
+    let link = |result: &Value| result["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    for (harm, named) in [
+        ("tc qdisc del dev LINK root", "is not held to a rate instead of"),
+        ("tc qdisc replace dev LINK root handle 1: tbf rate 1mbit burst 16kb limit 64kb", "125000"),
+        ("tc filter del dev LINK egress pref 49151", "the filter of the limit"),
+        ("tc filter del dev LINK ingress pref 49153", "the filter of the limit"),
+    ] {
+        let a = host.container("a");
+        let result = limited(counted.call("ADD", Some(&a), "auto"), &both(10 * MBIT)).succeed();
+        counted.check(&a, "auto", &result).succeed();
+        host.node.succeed(&harm.replace("LINK", &link(&result)));
+        let message = counted.check(&a, "auto", &result).refused(103);
+        assert!(message.contains(named), "{harm}: {message}");
+        counted.call("DEL", Some(&a), "auto").succeed();
+        assert_eq!(entries(&counted), 0);
+    }
+}
