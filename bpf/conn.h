@@ -28,11 +28,18 @@ enum half_state {
 	HALF_CHUNK_SIZE,
 	HALF_CHUNK_END, /* the line end behind a chunk's data */
 	HALF_TRAILER,
-	HALF_PREFACE, /* HTTP/2: the client's first bytes */
-	HALF_FRAME,   /* in a frame's header */
-	HALF_PAD,     /* before the byte that says how long the padding is */
-	HALF_BLOCK,   /* in a header block */
-	HALF_BODY,    /* `remain` bytes that are never looked at */
+	HALF_HELLO,	/* TLS: in what a ServerHello has before its session id */
+	HALF_CIPHER,	/* … behind it */
+	HALF_EXTENSION, /* in an extension's type and length */
+	HALF_VERSION,	/* in the extension that tells the version */
+	HALF_MESSAGE,	/* DNS: in a message's length and header */
+	HALF_LABEL,	/* before a label of the question */
+	HALF_QUESTION,	/* in the question's type and class */
+	HALF_PREFACE,	/* HTTP/2: the client's first bytes */
+	HALF_FRAME,	/* in a frame's header */
+	HALF_PAD,	/* before the byte that says how long the padding is */
+	HALF_BLOCK,	/* in a header block */
+	HALF_BODY,	/* `remain` bytes that are never looked at */
 	HALF_CHUNK_DATA,
 	HALF_DATA,   /* HTTP/2: a DATA frame's */
 	HALF_SKIP,   /* bytes that are no body either */
@@ -60,7 +67,8 @@ struct half {
 	__u8 has_length;
 	__u8 fin;
 	__u8 method; /* of the current request */
-	__u8 zero[3];
+	__u8 then;   /* the state behind what is skipped */
+	__u8 zero[2];
 	__u32 held; /* segments of this direction in the map held; atomic, owner or not */
 	__u32 zero2;
 	__u8 line[LINE_PREFIX]; /* what an unfinished line began with */
@@ -232,7 +240,9 @@ _Static_assert(sizeof(struct dns_key) == 48, "dns_key is hashed as bytes");
 struct dns_query {
 	__u64 asked_ns; /* monotonic */
 	__u32 pod;
-	__u32 role;
+	__u8 role;
+	__u8 transport;
+	__u16 zero;
 };
 
 #endif

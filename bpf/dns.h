@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* DNS over UDP (RFC 1035): a query waits in a map until its response, or the sweep, takes it out.
+/*
+ * DNS (RFC 1035) over UDP, and what it has in common with DNS over TCP: a query waits in a map
+ * until its response, or the sweep, takes it out.
  */
 #ifndef WEIR_DNS_H
 #define WEIR_DNS_H
@@ -72,16 +74,29 @@ static __always_inline __u16 dns_counted_type(__u16 qtype)
 	}
 }
 
-static __always_inline void dns_count(__u32 pod, __u8 role, __u8 kind, __u8 rcode, __u16 qtype)
+/* Whose message it is, and how it came. */
+struct dns_side {
+	__u32 pod;
+	__u8 role;
+	__u8 transport;
+	__u16 zero;
+};
+
+static __always_inline void dns_count(const struct dns_side *side, __u8 kind, __u8 rcode,
+				      __u16 qtype)
 {
-	counter_add(pod, fields(kind, role, rcode, TRANSPORT_UDP), dns_counted_type(qtype), 1);
+	counter_add(side->pod, fields(kind, side->role, rcode, side->transport),
+		    dns_counted_type(qtype), 1);
 }
 
-static __always_inline void dns_asked(const struct dns_key *key, __u32 pod, __u8 role)
+static __always_inline void dns_asked(const struct dns_key *key, const struct dns_side *side)
 {
-	struct dns_query query = {.asked_ns = bpf_ktime_get_ns(), .pod = pod, .role = role};
+	struct dns_query query = {.asked_ns = bpf_ktime_get_ns(),
+				  .pod = side->pod,
+				  .role = side->role,
+				  .transport = side->transport};
 
-	dns_count(pod, role, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
+	dns_count(side, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
 	if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST)) {
 		stat_add(STAT_DNS_CREATED, 1);
 		return;
@@ -92,7 +107,7 @@ static __always_inline void dns_asked(const struct dns_key *key, __u32 pod, __u8
 	room_wanted = 1;
 }
 
-static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, __u8 role,
+static __always_inline void dns_answered(const struct dns_key *key, const struct dns_side *side,
 					 __u8 rcode)
 {
 	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
@@ -100,12 +115,13 @@ static __always_inline void dns_answered(const struct dns_key *key, __u32 pod, _
 
 	/* Of two responses at once, the one that removes the query answered it. */
 	if (!found || bpf_map_delete_elem(&dns_pending, key)) {
-		dns_count(pod, role, COUNTER_DNS_UNMATCHED, 0, 0);
+		dns_count(side, COUNTER_DNS_UNMATCHED, 0, 0);
 		return;
 	}
 	stat_add(STAT_DNS_REMOVED, 1);
-	dns_count(pod, role, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
-	histogram_add(pod, fields(HISTOGRAM_DNS_LOOKUP, role, 0, 0), bpf_ktime_get_ns() - asked);
+	dns_count(side, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
+	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0),
+		      bpf_ktime_get_ns() - asked);
 }
 
 static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
@@ -117,7 +133,8 @@ static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 
 	int tx = dir == DIRECTION_TX, qtype;
 	/* Port 53 is the server's: on the pod's side, or on the peer's. */
 	int serves = p->key.pod_port == bpf_htons(DNS_PORT);
-	__u8 role = serves ? ROLE_SERVER : ROLE_CLIENT;
+	struct dns_side side = {
+		.pod = pod, .role = serves ? ROLE_SERVER : ROLE_CLIENT, .transport = TRANSPORT_UDP};
 	int response = serves == tx;
 	__u16 flags;
 
@@ -137,12 +154,12 @@ static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 
 	key.id = header.id;
 	key.qtype = bpf_htons(qtype);
 	if (response)
-		dns_answered(&key, pod, role, flags & DNS_RCODE);
+		dns_answered(&key, &side, flags & DNS_RCODE);
 	else
-		dns_asked(&key, pod, role);
+		dns_asked(&key, &side);
 	return;
 malformed:
-	dns_count(pod, role, COUNTER_DNS_MALFORMED, 0, 0);
+	dns_count(&side, COUNTER_DNS_MALFORMED, 0, 0);
 }
 
 static __always_inline void udp(struct __sk_buff *skb, struct packet *p, __u32 pod, __u32 dir)

@@ -45,7 +45,7 @@ static __always_inline void decide(struct conn *conn, __u8 protocol)
 {
 	conn->protocol = protocol;
 	conn->decided = 1;
-	if (protocol != L7_HTTP1 && protocol != L7_HTTP2)
+	if (protocol == L7_UNKNOWN)
 		conn->opaque = OPAQUE_PROTOCOL;
 	role_count(conn, COUNTER_L7_CONNECTIONS, protocol, 1);
 }

@@ -6,8 +6,10 @@
 #ifndef WEIR_STREAM_H
 #define WEIR_STREAM_H
 
+#include "dns_tcp.h"
 #include "http1.h"
 #include "http2.h"
+#include "tls.h"
 
 /* Messages and lines per skb; a 64 kB skb of the shortest chunks has 22,000. */
 #define STEPS_MAX 32768
@@ -41,12 +43,18 @@ static __always_inline int first_bytes(struct step *s)
 		return 0;
 	if (s->responses)
 		return greeting(s);
-	if (s->half->line_len)
+	first = s->half->line_len ? s->half->line[0] : s->cur->window[0];
+	if (first == TLS_HANDSHAKE) {
+		tls_client(s);
+		return s->conn->protocol == L7_TLS;
+	}
+	if (first < DNS_TCP_LONGEST && dns_port(&s->cur->packet.key)) {
+		s->conn->protocol = L7_DNS;
 		return 1;
-	first = s->cur->window[0];
-	if (is_tchar(first) || first == '\r' || first == '\n')
+	}
+	if (s->half->line_len || is_tchar(first) || first == '\r' || first == '\n')
 		return 1;
-	decide(s->conn, first == 0x16 ? L7_TLS : L7_UNKNOWN); /* RFC 8446, 5.1: handshake */
+	decide(s->conn, L7_UNKNOWN);
 	return 0;
 }
 
@@ -82,10 +90,14 @@ static __always_inline void pass_gap(struct step *s, __u32 dir)
 		s->cur->body += gap;
 	if (h->remain)
 		return;
-	if (s->conn->protocol != L7_HTTP2)
+	if (s->conn->protocol == L7_HTTP2) {
+		if (!http2_select(s, dir))
+			http2_passed(s);
+	} else if (s->conn->protocol == L7_HTTP1) {
 		http1_body_end(s);
-	else if (!http2_select(s, dir))
-		http2_passed(s);
+	} else {
+		h->state = h->then;
+	}
 }
 
 /*
@@ -108,8 +120,14 @@ __noinline int read_stream(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 		return 0;
 	if (conn->protocol <= L7_HTTP1)
 		http1_read(&s);
-	if (conn->protocol == L7_HTTP2 && !conn->opaque)
+	if (conn->opaque)
+		return 0;
+	if (conn->protocol == L7_HTTP2)
 		http2_read(&s, dir);
+	else if (conn->protocol == L7_TLS)
+		bpf_loop(STEPS_MAX, tls_step, &s, 0);
+	else if (conn->protocol == L7_DNS)
+		bpf_loop(STEPS_MAX, dns_step, &s, 0);
 	return 0;
 }
 

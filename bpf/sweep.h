@@ -98,7 +98,7 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 {
 	int slice = in_slice();
 	__u32 pod = query->pod;
-	__u8 role = query->role;
+	__u8 role = query->role, transport = query->transport;
 	enum pod_state state;
 
 	if (slice <= 0)
@@ -111,7 +111,7 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 		stat_add(STAT_DNS_REMOVED, 1);
 		if (state == POD_FORGOTTEN)
 			return 0;
-		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, TRANSPORT_UDP), 0, 1);
+		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, transport), 0, 1);
 	}
 	return 0;
 }

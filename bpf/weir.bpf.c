@@ -4,7 +4,6 @@
  * so whatever is attached behind them decides about the packet as if they were not there. The two
  * that limit are attached to pods with a limit alone.
  */
-#include "dns.h"
 #include "limit.h"
 #include "sweep.h"
 
@@ -23,6 +22,7 @@ struct {
 	enum http_error http_error;
 	enum tcp_result tcp_result;
 	enum l7_protocol l7_protocol;
+	enum tls_version tls_version;
 	enum counter_kind counter_kind;
 	enum histogram_kind histogram_kind;
 	enum attach_mode attach_mode;

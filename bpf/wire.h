@@ -61,6 +61,16 @@ enum l7_protocol {
 	L7_HTTP1,
 	L7_HTTP2,
 	L7_TLS,
+	L7_DNS,
+};
+
+/* What a ServerHello chose (RFC 8446, 4.2.1). */
+enum tls_version {
+	TLS_VERSION_OTHER = 0,
+	TLS_VERSION_1_0,
+	TLS_VERSION_1_1,
+	TLS_VERSION_1_2,
+	TLS_VERSION_1_3,
 };
 
 /*
@@ -85,6 +95,7 @@ enum counter_kind {
 	COUNTER_TCP_RETRANSMITS,    /* a direction, role 0: segments */
 	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
 	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN */
+	COUNTER_TLS_HANDSHAKES,	    /* a tls_version */
 	COUNTER_KIND_MAX,
 };
 

@@ -58,6 +58,9 @@ pub struct Record {
     pub telemetry: Option<Attached>,
     /// The pod's network; none where another plugin made it and weir only counts.
     pub plumbing: Option<Plumbing>,
+    /// The addresses that such another plugin gave, to be shown; none of ours to release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others_addresses: Vec<IpAddr>,
 }
 
 /// A pod's Kubernetes names.
@@ -150,6 +153,7 @@ impl Record {
             bpf_dir: PathBuf::new(),
             telemetry: None,
             plumbing: None,
+            others_addresses: Vec::new(),
         })
     }
 
@@ -161,7 +165,7 @@ impl Record {
         Attachment::new(&self.container_id, &self.ifname)
     }
 
-    /// The pod's addresses.
+    /// The addresses that weir gave the pod, or had given.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.plumbing.iter().flat_map(|plumbing| plumbing.addresses.iter().map(Address::ip))
     }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::telemetry::wire::{
     Direction, Family, HttpError, HttpMethod, HttpStatus, HttpVersion, L7Protocol, Role, TcpResult,
-    Transport,
+    TlsVersion, Transport,
 };
 
 /// The value of one label; numbers are kept as numbers, so that a status costs no text of its own.
@@ -132,6 +132,16 @@ names! {
 }
 
 names! {
+    /// The version that a server chose.
+    tls_version, TLS_VERSIONS + "other", else "other", {
+        TlsVersion::TLS_VERSION_1_0.0 => "1.0",
+        TlsVersion::TLS_VERSION_1_1.0 => "1.1",
+        TlsVersion::TLS_VERSION_1_2.0 => "1.2",
+        TlsVersion::TLS_VERSION_1_3.0 => "1.3",
+    }
+}
+
+names! {
     /// What became of an attempt to connect.
     tcp_result, TCP_RESULTS, else UNKNOWN, {
         TcpResult::TCP_RESULT_ESTABLISHED.0 => "established",
@@ -147,6 +157,7 @@ names! {
         L7Protocol::L7_HTTP1.0 => "http1",
         L7Protocol::L7_HTTP2.0 => "http2",
         L7Protocol::L7_TLS.0 => "tls",
+        L7Protocol::L7_DNS.0 => "dns",
         L7Protocol::L7_UNKNOWN.0 => "unknown",
     }
 }

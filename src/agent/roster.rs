@@ -70,7 +70,7 @@ pub struct Member {
     pub attachment: Option<u32>,
     /// Index of the host side, once it is known.
     pub host_ifindex: Option<u32>,
-    /// The pod's addresses, if Weir gave them.
+    /// The pod's addresses, whoever gave them.
     pub addresses: Vec<IpAddr>,
     /// The hook that counts, or is said to.
     pub hook: Option<Mode>,
@@ -134,7 +134,7 @@ fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -
         ifname: record.ifname.clone(),
         attachment: record.telemetry.as_ref().map(|attached| attached.pod),
         host_ifindex: record.host_ifindex,
-        addresses: record.addresses().collect(),
+        addresses: record.addresses().chain(record.others_addresses.iter().copied()).collect(),
         hook: record.telemetry.as_ref().map(|attached| attached.mode),
         created: Duration::from_secs(record.created),
         state,

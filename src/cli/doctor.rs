@@ -4,11 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{Output, Places, print};
+use super::{Output, print};
 use crate::error::{Context, Kind, Result};
 
 mod checks;
+mod conflist;
 mod probes;
+mod ranges;
 mod trial;
 
 /// Says for each thing that Weir needs whether this host has it, and what to do if not.
@@ -16,11 +18,19 @@ mod trial;
 /// Exits 1 if something fails; a warning is about a part of what Weir can do.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    places: Places,
+    /// Directory of the attachment records [default: the configuration's, else /run/weir]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Directory of the pinned programs and maps [default: the configuration's, else
+    /// /sys/fs/bpf/weir]
+    #[arg(long, value_name = "DIR")]
+    bpf_dir: Option<PathBuf>,
     /// Directory in which the runtime looks for network configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
+    /// Directory in which the runtime looks for plugins; may be given several times
+    #[arg(long, value_name = "DIR", default_values = ["/opt/cni/bin", "/usr/lib/cni"])]
+    bin_dir: Vec<PathBuf>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -64,7 +74,7 @@ impl Finding {
 
 /// Prints the diagnosis; the exit status tells whether something fails.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let findings = probes::look(&args.places.state_dir, &args.places.bpf_dir, &args.conf_dir);
+    let findings = probes::look(args);
     print(&match args.output {
         Output::Json => json(&findings)?,
         Output::Text => text(&findings),

@@ -4,7 +4,10 @@ use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::error::Result;
+use crate::{
+    cni::{BPF_DIR, STATE_DIR},
+    error::Result,
+};
 
 mod agent;
 mod demo;
@@ -38,10 +41,10 @@ enum Command {
 #[derive(Debug, Args)]
 struct Places {
     /// Directory of the attachment records
-    #[arg(long, value_name = "DIR", default_value = "/run/weir")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Directory of the pinned programs and maps, on a bpffs
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/weir")]
+    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,8 +14,9 @@ use crate::{
         log,
         roster::{Member, State, join},
     },
+    attachment::Attachment,
     error::{Context, Kind, Result},
-    record,
+    record::{self, Entry},
     telemetry::{Mode, reader::Maps, verify},
 };
 
@@ -46,11 +48,28 @@ pub fn run(args: &Args) -> Result<()> {
             member.state = State::Detached;
         }
     }
+    if let Some(doubt) = doubt(state_dir, &journal, &members) {
+        log::say(&doubt);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     print(&match args.output {
         Output::Json => json(&members)?,
         Output::Text => text(&members, now),
     })
+}
+
+/// What to think of a state dir without a record.
+fn doubt(state_dir: &Path, journal: &[(Attachment, Entry)], members: &[Member]) -> Option<String> {
+    let mend = "if the configuration has another stateDir, give it by --state-dir";
+    let shown = state_dir.display();
+    match members.iter().filter(|member| member.state == State::Unrecorded).count() {
+        _ if !journal.is_empty() => None,
+        0 if state_dir.exists() => None,
+        0 => Some(format!("{shown} does not exist: no pod was started since the boot; {mend}")),
+        pods => {
+            Some(format!("{shown} has no record, and yet pods are counted, {pods} of them; {mend}"))
+        }
+    }
 }
 
 /// An attachment, as a program reads it.
@@ -192,6 +211,19 @@ mod tests {
             "NAMESPACE  POD  IFNAME  ADDRESSES             NETWORK  HOOK  AGE   TELEMETRY\n\
              -          web  eth0    10.88.0.2 fd00:88::2  podnet   tcx   1h2m  deleted 30s ago\n"
         );
+    }
+
+    #[test]
+    fn a_state_dir_without_a_record_is_doubted_where_pods_are_counted() {
+        let dir = std::env::temp_dir();
+        let stray =
+            [member("web", State::Unrecorded), member("old", State::Deleted(Duration::ZERO))];
+        let doubted = |dir: &Path, members: &[Member]| doubt(dir, &[], members);
+        assert!(doubted(&dir, &stray).unwrap().contains("pods are counted, 1 of them"));
+        assert!(doubted(Path::new("/no/such"), &[]).unwrap().contains("/no/such does not exist"));
+        assert_eq!(doubted(&dir, &stray[1..]), None);
+        let one = [(Attachment::new("c1", "eth0").unwrap(), Entry::Absent)];
+        assert_eq!(doubt(&dir, &one, &stray), None);
     }
 
     #[test]

@@ -252,7 +252,10 @@ fn spare(plugin: &str, lease: &Lease) -> Result<()> {
 
 /// Name resolution that replaces what an IPAM plugin says: the configuration's own, else the
 /// resolver file's.
-fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
+///
+/// # Errors
+/// Those of reading that file.
+pub fn dns(wanted: &Wanted) -> Result<Option<Dns>> {
     match (&wanted.dns, &wanted.ipam) {
         (Some(dns), _) => Ok(Some(dns.clone())),
         (None, Ipam::Pool { resolv_conf: Some(file), .. }) => resolv::read(file).map(Some),

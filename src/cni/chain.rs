@@ -1,6 +1,6 @@
 //! Behind another plugin: its interface is counted, nothing else is touched.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     net::{self, Netns, link::Link},
     record::{PodName, Record},
-    telemetry,
+    spec, telemetry,
 };
 
 /// The `prevResult` of a chained call, which is one that lists interfaces; `None` if weir is first.
@@ -48,6 +48,7 @@ pub fn add(
         record.host_ifname.clone_from(&host.name);
         record.host_ifindex = Some(host.index);
     }
+    record.others_addresses = addresses(prev_result.value(), attachment.ifname());
     record.create(&call.config.state_dir)?;
     let done = count(call, attachment, counting, host.as_ref(), &mut record).and_then(|()| {
         reply::write(&reply::passed_on(call.config.version, prev_result.value().clone()))
@@ -112,15 +113,31 @@ fn require_interface(prev_result: &Field<'_>, attachment: &Attachment) -> Result
 
 /// Whether a result has an interface of that name inside a container.
 pub fn is_listed(result: &Value, ifname: &str) -> bool {
+    interface(result, ifname).is_some()
+}
+
+/// The position of the container's interface among those of a result.
+fn interface(result: &Value, ifname: &str) -> Option<usize> {
     let text = |interface: &Value, key: &str| {
         interface.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let interfaces = result.get("interfaces").and_then(Value::as_array);
-    interfaces.is_some_and(|interfaces| {
-        interfaces.iter().any(|interface| {
-            text(interface, "name") == ifname && !text(interface, "sandbox").is_empty()
-        })
+    result.get("interfaces")?.as_array()?.iter().position(|interface| {
+        text(interface, "name") == ifname && !text(interface, "sandbox").is_empty()
     })
+}
+
+/// The addresses of the container's interface by the result of another plugin, as far as they can be
+/// read: they are shown to people, nothing depends on them. One that names no interface is taken for
+/// one of this.
+fn addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
+    let Some(at) = interface(result, ifname) else { return Vec::new() };
+    let ips = result.get("ips").and_then(Value::as_array);
+    let of_interface = |ip: &&Value| match ip.get("interface").and_then(Value::as_u64) {
+        Some(number) => usize::try_from(number) == Ok(at),
+        None => true,
+    };
+    let read = |ip: &Value| Some(spec::cidr(ip.get("address")?.as_str()?).ok()?.ip());
+    ips.into_iter().flatten().filter(of_interface).filter_map(read).collect()
 }
 
 /// The host's end of the container's interface.
@@ -130,4 +147,31 @@ fn host_side(netns: &Netns, ifname: &str) -> Result<Link> {
             format!("interface {ifname} in {netns} is no veth with its other end on the host");
         Error::new(Kind::Telemetry, msg)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_containers_interface() {
+        let result = json!({
+            "interfaces": [{"name": "eth0"}, {"name": "eth0", "sandbox": "/x"}, {"name": "net1", "sandbox": "/x"}],
+            "ips": [
+                {"address": "10.7.0.2/24", "interface": 1}, {"address": "10.8.0.2/24", "interface": 2},
+                {"address": "fd00::2/64"}, {"address": "x"}, {"interface": 1}, 7,
+            ],
+        });
+        let of = |ifname: &str| {
+            let found = addresses(&result, ifname);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            [of("eth0"), of("net1"), of("lo")],
+            ["10.7.0.2 fd00::2", "10.8.0.2 fd00::2", ""]
+        );
+        assert!(addresses(&json!({"ips": 7}), "eth0").is_empty());
+    }
 }

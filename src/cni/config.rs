@@ -18,8 +18,10 @@ use crate::{
 const UNNAMED_VERSION: &str = "0.1.0";
 /// Names become directory names, which end at 255 bytes.
 const MAX_NAME: usize = 200;
-const STATE_DIR: &str = "/run/weir";
-const BPF_DIR: &str = "/sys/fs/bpf/weir";
+/// `stateDir` of a configuration that has none.
+pub const STATE_DIR: &str = "/run/weir";
+/// `bpfDir` of a configuration that has none.
+pub const BPF_DIR: &str = "/sys/fs/bpf/weir";
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]

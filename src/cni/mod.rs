@@ -25,12 +25,15 @@ mod del;
 mod field;
 mod gc;
 mod ports;
+pub mod preview;
 mod reclaim;
 mod reply;
 mod request;
 mod status;
 mod teardown;
 mod wanted;
+
+pub use config::{BPF_DIR, STATE_DIR};
 
 use config::Config;
 use request::{Command, Request};

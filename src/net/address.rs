@@ -95,6 +95,20 @@ pub fn assigned(socket: &mut Netlink, index: u32) -> Result<Vec<Assigned>> {
         .collect())
 }
 
+/// Whether the socket's namespace has an IPv4 address to speak to others from.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn has_v4(socket: &mut Netlink) -> Result<bool> {
+    let mut of_v4 = AddressMessage::default();
+    of_v4.header.family = AddressFamily::Inet;
+    let replies = socket.dump("list addresses", &RouteNetlinkMessage::GetAddress(of_v4))?;
+    Ok(replies.iter().any(|reply| match reply {
+        RouteNetlinkMessage::NewAddress(message) => message.header.scope != AddressScope::Host,
+        _ => false,
+    }))
+}
+
 fn read(message: &AddressMessage) -> Option<Assigned> {
     let mut ip = None;
     let mut flags = AddressFlags::empty();

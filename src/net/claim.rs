@@ -104,6 +104,26 @@ pub fn overlaps(subnets: &[IpNetwork]) -> Result<Vec<Overlap>> {
     Ok(found)
 }
 
+/// Those of the subnets whose addresses, where no pod has them, the node sends on to another router,
+/// and the interface by which it does.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn leaving(subnets: &[IpNetwork]) -> Result<Vec<(IpNetwork, String)>> {
+    let mut socket = link::socket()?;
+    let mut found = Vec::new();
+    for &subnet in subnets {
+        // No pod gets the address of the network itself.
+        let route = route::matching(&mut socket, subnet.network())?;
+        let Some(route) = route.filter(|route| route.unicast && !is_on_link(route)) else {
+            continue;
+        };
+        let link = route.oif.map(|oif| link::by_index(&mut socket, oif)).transpose()?.flatten();
+        found.extend(link.map(|link| (subnet, link.name)));
+    }
+    Ok(found)
+}
+
 /// Whether the node is itself in the network that the route leads to. A default route without a next
 /// hop, as tunnels have it, leads to others' networks.
 fn is_on_link(route: &Installed) -> bool {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use libbpf_rs::{MapCore, MapHandle, libbpf_sys};
+use libbpf_rs::{MapCore, MapHandle, MapType, libbpf_sys};
 use nix::errno::Errno;
 
 use super::wire::{Direction, SkBuff};
@@ -100,7 +100,14 @@ pub fn clsact_create(ifindex: i32) -> io::Result<bool> {
 /// Every key and value of a hash map, each one after the other.
 ///
 /// The map is asked for in one batch of all it may hold, which the kernel fills in a millisecond.
+///
+/// # Errors
+/// The kernel's; `InvalidInput` for a map of another kind, such as somebody else's in the place of ours.
 pub fn read_all(map: &MapHandle) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    // Of a map per CPU the kernel writes more for a value than the map's value size says.
+    if !matches!(map.map_type(), MapType::Hash | MapType::LruHash) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no hash map"));
+    }
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
     let capacity = map.max_entries();
     let mut keys = vec![0_u8; capacity as usize * key_size];
@@ -114,7 +121,7 @@ pub fn read_all(map: &MapHandle) -> io::Result<(Vec<u8>, Vec<u8>)> {
         // Where to go on: a bucket's number, or as long as a key.
         let mut next = vec![0_u8; key_size.max(size_of::<u32>())];
         // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map
-        // (it writes no more), `next` any token; there is no batch before, and `opts` names its size.
+        // (of a hash map it writes no more), `next` any token; there is no batch before, and `opts` names its size.
         let err = unsafe {
             libbpf_sys::bpf_map_lookup_batch(
                 map.as_fd().as_raw_fd(),

@@ -25,7 +25,8 @@ pub use skeleton::types::{
     histogram_kind as HistogramKind, http_error as HttpError, http_method as HttpMethod,
     http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
     limit as RawLimit, limit_key as LimitKey, net_counter as NetCounter, pod_traffic as PodTraffic,
-    role as Role, stat as Stat, tcp_result as TcpResult, transport as Transport,
+    role as Role, stat as Stat, tcp_result as TcpResult, tls_version as TlsVersion,
+    transport as Transport,
 };
 pub(super) use skeleton::{WeirMaps, WeirProgs, WeirSkelBuilder};
 

@@ -13,6 +13,8 @@ pub struct Exchange {
     pub responses: Vec<u8>,
     /// Counter, its a, b and c, and how much.
     counted: Vec<(CounterKind, u32, u32, u16, u64)>,
+    /// The server's; 80 unless it matters.
+    pub port: u16,
     /// Observations by kind of histogram.
     pub observed: Vec<(HistogramKind, u64)>,
 }
@@ -25,13 +27,8 @@ impl Exchange {
         protocol: L7Protocol,
     ) -> Self {
         let (requests, responses) = (requests.into(), responses.into());
-        Self { name, requests, responses, counted: Vec::new(), observed: Vec::new() }.count(
-            CounterKind::COUNTER_L7_CONNECTIONS,
-            protocol.0,
-            0,
-            0,
-            1,
-        )
+        Self { name, requests, responses, port: 80, counted: Vec::new(), observed: Vec::new() }
+            .count(CounterKind::COUNTER_L7_CONNECTIONS, protocol.0, 0, 0, 1)
     }
 
     pub fn count(mut self, kind: CounterKind, a: u32, b: u32, c: u16, n: u64) -> Self {

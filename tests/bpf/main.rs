@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
 
 mod dns;
+mod dns_tcp_cases;
 mod exchange;
 mod frame;
 mod hook;
@@ -13,3 +14,4 @@ mod parallel;
 mod split;
 mod stream;
 mod tcp;
+mod tls_cases;

@@ -6,16 +6,20 @@ use std::{collections::BTreeMap, time::Duration};
 use weir::telemetry::wire::{CounterKind, HistogramKind, Role};
 
 use crate::{
+    dns_tcp_cases,
     exchange::Exchange,
     frame::{ACK, FIN, v4, v6},
     http1_cases, http2_cases,
     kernel::Kernel,
     stream::{Side, Stream},
+    tls_cases,
 };
 
 fn exchanges() -> Vec<Exchange> {
     let mut all = http1_cases::exchanges();
     all.extend(http2_cases::exchanges());
+    all.extend(tls_cases::exchanges());
+    all.extend(dns_tcp_cases::exchanges());
     all
 }
 
@@ -36,8 +40,10 @@ impl Runner {
         let role = if self.runs.is_multiple_of(2) { Role::ROLE_SERVER } else { Role::ROLE_CLIENT };
         let port = u16::try_from(1024 + self.runs % 60_000).unwrap();
         self.runs += 1;
+        let (near, far) =
+            if role == Role::ROLE_SERVER { (exchange.port, port) } else { (port, exchange.port) };
         let (pod, peer) =
-            if self.runs % 4 < 2 { (v4(2, 80), v4(9, port)) } else { (v6(2, 80), v6(9, port)) };
+            if self.runs % 4 < 2 { (v4(2, near), v4(9, far)) } else { (v6(2, near), v6(9, far)) };
         let before = self.kernel.counts();
         let (client, server) = if role == Role::ROLE_SERVER { (peer, pod) } else { (pod, peer) };
         let mut stream = Stream::open(&self.kernel, role, client, server);

@@ -36,6 +36,8 @@ fn the_result_comes_back_and_the_link_stays() {
         assert!(host.leases("podnet").is_empty());
         host.call("ADD", Some(&a)).key("prevResult", result.clone()).refused_without_a_trace(102);
         host.check(&a, &result).succeed();
+        let pods = host.pods();
+        assert_eq!(pods[0]["addresses"], json!(["10.7.0.2"]), "{pods}");
         host.call("DEL", Some(&a)).key("prevResult", result.clone()).succeed();
         host.footprint().assert_is(&before, "afterwards");
         assert_eq!(a.space.links().len(), 2);

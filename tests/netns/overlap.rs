@@ -3,7 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::plugin::{Container, Host, ips};
+use crate::{
+    node::talk,
+    plugin::{Container, Host, ips},
+};
 
 /// The node's own networks, 10.9.0.1/24 and fd09::1/64, as ranges.
 fn over_the_nodes_own(gateway: &str) -> Value {
@@ -112,4 +115,30 @@ fn status_tells_of_the_overlap() {
     assert!(wider.contains("range 10.0.0.0/8 overlaps 10.9.0.0/24"), "{wider}");
     host.add(&host.container("a"));
     assert_eq!(said(host.conf()["ipam"].clone()), "");
+}
+
+#[test]
+fn a_route_to_nowhere_for_the_range_stops_packets_to_nobody_and_no_others() {
+    let host = Host::new("overlap-nowhere");
+    let world = host.node.outside();
+    for range in ["10.88.0.0/24", "fd00:88::/64"] {
+        host.node.succeed(&format!("ip route add unreachable {range} metric 4096"));
+    }
+    let (a, b) = (host.container("a"), host.container("b"));
+    let before = host.footprint();
+    let (of_a, of_b) = (host.add(&a), host.add(&b));
+    host.check(&a, &of_a).succeed();
+    for ip in ips(&of_b) {
+        talk(&a.space, &b.space, ip.parse().unwrap());
+        talk(&host.node, &b.space, ip.parse().unwrap());
+    }
+    world.succeed("ip route add 10.88.0.0/24 via 10.9.0.1");
+    talk(&a.space, &world, "10.9.0.2".parse().unwrap());
+    let nobody = std::net::SocketAddr::from(([10, 88, 0, 77], 80));
+    let wait = std::time::Duration::from_secs(5);
+    let refused = a.space.run(|| std::net::TcpStream::connect_timeout(&nobody, wait)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{refused}");
+    host.del(&a);
+    host.del(&b);
+    host.footprint().assert_is(&before, "afterwards");
 }

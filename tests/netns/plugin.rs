@@ -160,6 +160,15 @@ impl Host {
         Footprint(seen)
     }
 
+    /// What `weir pods` lists.
+    pub fn pods(&self) -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["pods", "-o", "json", "--state-dir"]).arg(self.state_dir());
+        let output = command.arg("--bpf-dir").arg(self.dir.join("bpf")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// The lease files of a network.
     pub fn leases(&self, network: &str) -> Vec<String> {
         let mut files = Vec::new();

@@ -9,12 +9,22 @@ use crate::{
     telemetry::wire::{CounterKind, HistogramKind},
 };
 
+const TLS_VERSION: Label = Label { name: "version", values: labels::TLS_VERSIONS };
 const TCP_RESULT: Label = Label { name: "result", values: labels::TCP_RESULTS };
 const DIRECTION: Label = Label { name: "direction", values: labels::DIRECTIONS };
 const IP_FAMILY: Label = Label { name: "family", values: labels::IP_FAMILIES };
 const L7_PROTOCOL: Label = Label { name: "protocol", values: labels::L7_PROTOCOLS };
 
 pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        name: "weir_tls_handshakes",
+        help: "TLS handshakes by the version that the server chose",
+        labels: &[ROLE, TLS_VERSION],
+        source: Source::Counters(CounterKind::COUNTER_TLS_HANDSHAKES, |key| {
+            values([labels::role(key.role.into()), labels::tls_version(key.a.into())])
+        }),
+        ..POD_FROM_ZERO
+    },
     Family {
         name: "weir_tcp_connections",
         help: "TCP connections by what became of the attempt",

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::Finding;
 use crate::error::{Error, Result};
 
@@ -136,7 +134,8 @@ pub fn conntrack(count: Option<u64>, max: Option<u64>) -> Finding {
     }
 }
 
-/// Judges the two forwarding switches. Pods of one node need them to reach each other, too.
+/// Judges the two forwarding switches, which every ADD sees to. Pods of one node need them to reach
+/// each other, too.
 pub fn forwarding(v4: Option<&str>, v6: Option<&str>) -> Finding {
     let on = |setting: Option<&str>| setting.map(str::trim) == Some("1");
     let off: Vec<_> =
@@ -148,35 +147,22 @@ pub fn forwarding(v4: Option<&str>, v6: Option<&str>) -> Finding {
     if off.is_empty() {
         return Finding::ok("forwarding", "on");
     }
-    let settings: Vec<_> = off.iter().map(|name| format!("{name}=1")).collect();
-    Finding::warn(
-        "forwarding",
-        format!("off: {}", off.join(", ")),
-        format!("sysctl -w {} (and in /etc/sysctl.d)", settings.join(" ")),
-    )
+    let says = format!("off, and turned on by the first ADD that needs it: {}", off.join(", "));
+    Finding::ok("forwarding", says)
 }
 
-/// Judges the network configurations: each with its file's name.
-pub fn conflist(dir: &Path, files: &[(String, String)]) -> Finding {
-    let mut broken = None;
-    for (name, text) in files {
-        match serde_json::from_str::<Value>(text) {
-            Ok(conf) if has_weir(&conf) => {
-                return Finding::ok("conflist", format!("{name} uses weir"));
-            }
-            Ok(_) => {}
-            Err(err) => broken = Some(format!("{name} is not JSON: {err}")),
-        }
-    }
-    let mend = "put a configuration with a plugin of type weir there; examples/ has some";
-    let says = broken.unwrap_or_else(|| format!("none in {} uses weir", dir.display()));
-    Finding::warn("conflist", says, mend)
-}
-
-fn has_weir(conf: &Value) -> bool {
-    let is_weir = |plugin: &Value| plugin.get("type").and_then(Value::as_str) == Some("weir");
-    let listed = conf.get("plugins").and_then(Value::as_array);
-    is_weir(conf) || listed.is_some_and(|plugins| plugins.iter().any(is_weir))
+/// Judges what [`telemetry::probe`](crate::telemetry::probe) gave, by whether pods are to be counted
+/// at all, and whether they must be.
+pub fn bpffs(bpf_dir: &Path, probe: &Result<()>, counted: bool, required: bool) -> Finding {
+    let shown = bpf_dir.display();
+    let err = match probe {
+        _ if !counted => return Finding::ok("bpffs", "not needed: telemetry.enabled is false"),
+        Ok(()) => return Finding::ok("bpffs", format!("{shown} is on a bpffs")),
+        Err(err) => err.to_string(),
+    };
+    let (says, mend) = err.split_once("; ").unwrap_or((&err, "look at its details"));
+    let then = if required { "no pod starts (telemetry.required)" } else { "no pod is counted" };
+    Finding::fail("bpffs", format!("{says}: {then}"), mend)
 }
 
 #[cfg(test)]
@@ -218,13 +204,32 @@ mod tests {
     }
 
     #[test]
-    fn the_switch_that_is_off_is_named_with_its_mend() {
-        assert_eq!(forwarding(Some("1\n"), Some("1\n")).verdict, Verdict::Ok);
-        assert_eq!(forwarding(Some("1\n"), None).verdict, Verdict::Ok);
-        let off = forwarding(Some("0\n"), Some("1\n"));
-        assert_eq!(off.verdict, Verdict::Warn);
-        let mend = "sysctl -w net.ipv4.ip_forward=1 (and in /etc/sysctl.d)";
-        assert_eq!(off.mend.as_deref(), Some(mend));
+    fn a_switch_that_is_off_is_named_but_add_turns_it_on() {
+        let says = |v4, v6| {
+            let finding = forwarding(v4, v6);
+            assert_eq!(finding.verdict, Verdict::Ok);
+            finding.says
+        };
+        assert_eq!(says(Some("1\n"), Some("1\n")), "on");
+        assert_eq!(says(Some("1\n"), None), "on");
+        let off = says(Some("0\n"), Some("1\n"));
+        assert!(off.contains("ip_forward") && !off.contains("ipv6"), "{off}");
+    }
+
+    #[test]
+    fn a_missing_bpffs_is_as_bad_as_the_configuration_makes_it() {
+        let missing = Err(Error::new(Kind::Telemetry, "/x is not on a bpffs; mount one"));
+        let judged = |probe, counted, required| bpffs(Path::new("/x"), probe, counted, required);
+        assert_eq!(judged(&Ok(()), true, true).verdict, Verdict::Ok);
+        assert_eq!(judged(&missing, false, false).verdict, Verdict::Ok);
+        for (required, then) in [(false, "no pod is counted"), (true, "no pod starts")] {
+            let finding = judged(&missing, true, required);
+            assert_eq!(
+                (finding.verdict, finding.mend.as_deref()),
+                (Verdict::Fail, Some("mount one"))
+            );
+            assert!(finding.says.contains(then), "{finding:?}");
+        }
     }
 
     #[test]
@@ -233,20 +238,5 @@ mod tests {
         assert_eq!(conntrack(Some(900), Some(1000)).verdict, Verdict::Warn);
         assert_eq!(conntrack(None, None).verdict, Verdict::Ok);
         assert_eq!(conntrack(Some(u64::MAX), Some(u64::MAX)).verdict, Verdict::Warn);
-    }
-
-    #[test]
-    fn weir_is_found_alone_and_in_a_chain() {
-        let dir = Path::new("/etc/cni/net.d");
-        let file = |text: &str| vec![("10.conflist".to_owned(), text.to_owned())];
-        assert_eq!(conflist(dir, &file(r#"{"type":"weir"}"#)).verdict, Verdict::Ok);
-        let chained = r#"{"plugins":[{"type":"ptp"},{"type":"weir"}]}"#;
-        assert_eq!(conflist(dir, &file(chained)).verdict, Verdict::Ok);
-        let other = conflist(dir, &file(r#"{"plugins":[{"type":"bridge"}]}"#));
-        assert_eq!(
-            (other.verdict, other.says),
-            (Verdict::Warn, "none in /etc/cni/net.d uses weir".into())
-        );
-        assert!(conflist(dir, &file("{")).says.starts_with("10.conflist is not JSON"));
     }
 }

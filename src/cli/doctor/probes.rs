@@ -12,14 +12,17 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Finding, checks, trial};
-use crate::telemetry;
+use super::{Args, Finding, checks, conflist, ranges, trial};
+use crate::{
+    cni::{BPF_DIR, STATE_DIR},
+    telemetry,
+};
 
 /// More than a configuration is; what is bigger is not read to its end.
 const CONF_BYTES: u64 = 1024 * 1024;
 
 /// Looks at everything, in the order of the output.
-pub fn look(state_dir: &Path, bpf_dir: &Path, conf_dir: &Path) -> Vec<Finding> {
+pub fn look(args: &Args) -> Vec<Finding> {
     let release = release();
     let read = |path: &str| fs::read_to_string(path).ok();
     let [hooks, nftables] = match trial::run() {
@@ -27,10 +30,21 @@ pub fn look(state_dir: &Path, bpf_dir: &Path, conf_dir: &Path) -> Vec<Finding> {
         Err(reason) => ["hooks", "nftables"].map(|check| checks::untried(check, &reason)),
     };
     let number = |path: &str| read(path)?.trim().parse().ok();
-    vec![
+    let installed = |plugin: &str| is_installed(&args.bin_dir, plugin);
+    let (conflist, network) =
+        conflist::judge(&args.conf_dir, &configurations(&args.conf_dir), &installed);
+    // What was said by hand, then what ADD will read, then what it takes where nothing is said.
+    let place = |given: &Option<PathBuf>, configured: Option<&PathBuf>, usual: &str| {
+        given.as_ref().or(configured).cloned().unwrap_or_else(|| usual.into())
+    };
+    let state_dir = place(&args.state_dir, network.as_ref().map(|it| &it.state_dir), STATE_DIR);
+    let bpf_dir = place(&args.bpf_dir, network.as_ref().map(|it| &it.bpf_dir), BPF_DIR);
+    let counted = network.as_ref().is_none_or(|network| network.counted);
+    let required = network.as_ref().is_some_and(|network| network.required);
+    let mut findings = vec![
         checks::kernel(&release),
         checks::privileges(&read("/proc/self/status").unwrap_or_default()),
-        bpffs(bpf_dir),
+        checks::bpffs(&bpf_dir, &telemetry::probe(&bpf_dir), counted, required),
         checks::btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
         checks::jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
         hooks,
@@ -43,26 +57,17 @@ pub fn look(state_dir: &Path, bpf_dir: &Path, conf_dir: &Path) -> Vec<Finding> {
             read("/proc/sys/net/ipv4/ip_forward").as_deref(),
             read("/proc/sys/net/ipv6/conf/all/forwarding").as_deref(),
         ),
-        state(state_dir),
-        checks::conflist(conf_dir, &configurations(conf_dir)),
-    ]
+        state(&state_dir),
+        conflist,
+    ];
+    findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
+    findings
 }
 
 fn release() -> String {
     let name = uname();
     let release = name.as_ref().map(|name| name.release().to_string_lossy().into_owned());
     release.unwrap_or_default()
-}
-
-fn bpffs(bpf_dir: &Path) -> Finding {
-    match telemetry::probe(bpf_dir) {
-        Ok(()) => Finding::ok("bpffs", format!("{} is on a bpffs", bpf_dir.display())),
-        Err(err) => {
-            let text = err.to_string();
-            let (says, mend) = text.split_once("; ").unwrap_or((&text, "look at its details"));
-            Finding::fail("bpffs", says, mend)
-        }
-    }
 }
 
 /// The plugin makes the directory, so the nearest one that exists has to be writable.
@@ -90,7 +95,7 @@ fn state(state_dir: &Path) -> Finding {
 }
 
 /// The files that a runtime would read, in the order in which it prefers them.
-fn configurations(dir: &Path) -> Vec<(String, String)> {
+fn configurations(dir: &Path) -> Vec<conflist::File> {
     let mut files: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -101,17 +106,27 @@ fn configurations(dir: &Path) -> Vec<(String, String)> {
         })
         .collect();
     files.sort();
-    files.iter().filter_map(|path| Some((name(path), read_bounded(path)?))).collect()
+    files.iter().map(|path| conflist::File::new(name(path), read_bounded(path))).collect()
 }
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn read_bounded(path: &Path) -> Option<String> {
+fn read_bounded(path: &Path) -> Result<String, String> {
+    let unreadable = |err: std::io::Error| format!("can't be read: {err}");
     // Opening a pipe would wait for a writer.
-    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no regular file".to_owned());
+    }
     let mut text = String::new();
-    fs::File::open(path).ok()?.take(CONF_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
+    let file = fs::File::open(path).map_err(unreadable)?;
+    file.take(CONF_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+fn is_installed(dirs: &[PathBuf], plugin: &str) -> bool {
+    // A name with a slash would lead out of them; the runtimes refuse it.
+    !plugin.contains('/')
+        && dirs.iter().any(|dir| access(&dir.join(plugin), AccessFlags::X_OK).is_ok())
 }
