@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use super::{Output, Places, print, table};
@@ -33,7 +34,9 @@ pub struct Args {
 /// Prints the list. Maps that can't be read are said so on stderr: the records are listed all the same.
 pub fn run(args: &Args) -> Result<()> {
     let Places { state_dir, bpf_dir } = &args.places;
-    let journal = record::list(state_dir)?;
+    let journal = record::list(state_dir).map_err(|err| {
+        if geteuid().is_root() { err } else { err.details("run as root, whose records they are") }
+    })?;
     let snapshot = match Maps::open(bpf_dir).and_then(|maps| maps.snapshot()) {
         Ok(snapshot) => Some(snapshot),
         Err(err) => {

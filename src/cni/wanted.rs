@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     ipam::range::{self, Range, RangeSet},
-    net::Mac,
+    net::{Mac, plan::MTU_RULE},
     spec::{
         self, Dns, Route,
         capability::{Bandwidth, PortMapping},
@@ -113,12 +113,11 @@ pub fn delegate(root: &Field<'_>) -> Result<Option<String>> {
 
 fn mtu(root: &Field<'_>) -> Result<Option<u32>> {
     let Some(field) = root.get("mtu") else { return Ok(None) };
-    // RFC 791: every IPv4 module must be able to forward 68 bytes; a veth takes no more than 65535.
     let number = field.value().as_u64().and_then(|number| u32::try_from(number).ok());
     match number {
         Some(0) => Ok(None),
         Some(mtu @ 68..=65_535) => Ok(Some(mtu)),
-        _ => Err(field.wrong("must be 0, or 68 to 65535 bytes")),
+        _ => Err(field.wrong(MTU_RULE)),
     }
 }
 
@@ -136,7 +135,11 @@ fn dns(root: &Field<'_>) -> Result<Option<Dns>> {
 }
 
 fn ipam(root: &Field<'_>, runtime: Option<&Field<'_>>) -> Result<Ipam> {
-    let missing = || Error::new(Kind::Config, "ipam.ranges is missing: which addresses to give?");
+    let missing = || {
+        let msg = "ipam.ranges is missing: which addresses to give? Only behind another plugin of the \
+                   list, whose prevResult comes with the call, weir needs none";
+        Error::new(Kind::Config, msg)
+    };
     let ipam = root.get("ipam").ok_or_else(missing)?.object()?;
     if let Some(plugin) = delegate(root)? {
         return Ok(Ipam::Delegate(plugin));
@@ -234,7 +237,7 @@ mod tests {
             (json!({"ipam": {"subnet": "10.0.0.0/8", "ranges": ranges()}}), "overlaps"),
             (json!({"ipam": {"ranges": ranges(), "routes": [{"dst": "x"}]}}), "ipam.routes[0]"),
             (json!({"mtu": -1}), "mtu is -1"),
-            (json!({"mtu": 67}), "mtu is 67"),
+            (json!({"mtu": 67}), "mtu is 67: must be 0, or 68"),
             (json!({"mtu": 65536}), "mtu is 65536"),
             (json!({"mtu": "1500"}), "mtu is \"1500\""),
             (json!({"ipMasq": "yes", "ipam": {"ranges": ranges()}}), "ipMasq is \"yes\""),

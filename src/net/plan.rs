@@ -26,6 +26,11 @@ pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The pod's IPv6 gateway: link-local, and no interface identifier made from a MAC equals it.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// What a configured MTU has to be. RFC 791 has every IPv4 module forward 68 bytes, RFC 8200 (section 5)
+/// every link that carries IPv6 carry 1280; a veth takes no more than 65535.
+pub const MTU_RULE: &str =
+    "must be 0, or 68 to 65535 bytes, and no less than 1280 where the pod has an IPv6 address";
+
 /// linux/rtnetlink.h, `RT_SCOPE_LINK`: destinations on the link itself.
 const SCOPE_LINK: u8 = 253;
 
@@ -167,11 +172,9 @@ pub fn gateway_for(ip: IpAddr) -> IpAddr {
 }
 
 fn check_link(mtu: u32, mac: Mac, families: Families) -> Result<()> {
-    // RFC 8200, section 5: every link that carries IPv6 has at least 1280 bytes; IPv4 asks for 68.
     let least = if families.v6 { 1280 } else { 68 };
     if !(least..=65_535).contains(&mtu) {
-        let msg = format!("mtu {mtu} is outside {least} to 65535");
-        return Err(Error::new(Kind::Config, msg));
+        return Err(Error::new(Kind::Config, format!("mtu is {mtu}: {MTU_RULE}")));
     }
     if !mac.is_assignable() {
         return Err(Error::new(Kind::Config, format!("mac {mac} can't be an interface's address")));

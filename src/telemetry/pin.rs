@@ -38,22 +38,26 @@ pub fn link(bpf_dir: &Path, pod: u32, direction: Direction) -> PathBuf {
 /// Opens a pinned map; `None` when there is no pin.
 pub fn map(bpf_dir: &Path, name: &str) -> Result<Option<MapHandle>> {
     let path = dir(bpf_dir).join(name);
-    absent_is_none(MapHandle::from_pinned_path(&path))
-        .context(Kind::Telemetry, || format!("can't open the pinned map {}", path.display()))
+    opened(MapHandle::from_pinned_path(&path), "map", &path)
 }
 
 /// Opens a pinned program; `None` when there is no pin.
 pub fn program(bpf_dir: &Path, name: &str) -> Result<Option<OwnedFd>> {
     let path = dir(bpf_dir).join(name);
-    absent_is_none(Program::fd_from_pinned_path(&path))
-        .context(Kind::Telemetry, || format!("can't open the pinned program {}", path.display()))
+    opened(Program::fd_from_pinned_path(&path), "program", &path)
 }
 
-fn absent_is_none<T>(opened: libbpf_rs::Result<T>) -> libbpf_rs::Result<Option<T>> {
+fn opened<T>(opened: libbpf_rs::Result<T>, what: &str, path: &Path) -> Result<Option<T>> {
+    let failed = |mend: &str| format!("can't open the pinned {what} {}{mend}", path.display());
     match opened {
         Ok(pin) => Ok(Some(pin)),
-        Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => Ok(None),
-        Err(err) => Err(err),
+        Err(err) => match err.kind() {
+            libbpf_rs::ErrorKind::NotFound => Ok(None),
+            libbpf_rs::ErrorKind::PermissionDenied if !nix::unistd::geteuid().is_root() => {
+                Err(err).context(Kind::Telemetry, || failed("; run as root"))
+            }
+            _ => Err(err).context(Kind::Telemetry, || failed("")),
+        },
     }
 }
 

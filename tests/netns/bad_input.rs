@@ -73,7 +73,7 @@ fn what_only_the_plan_can_refuse_is_code_7() {
     let host = Host::new("unplannable");
     let a = host.container("a");
     for (key, value, named) in [
-        ("mtu", json!(1279), "1279"),
+        ("mtu", json!(1279), "mtu is 1279: must be 0, or 68 to 65535 bytes, and no less than 1280"),
         ("runtimeConfig", json!({"mac": "01:00:00:00:00:01"}), "01:00:00:00:00:01"),
         ("runtimeConfig", json!({"ips": ["192.0.2.1"]}), "192.0.2.1"),
         ("runtimeConfig", json!({"ips": ["10.88.0.1"]}), "10.88.0.1"),

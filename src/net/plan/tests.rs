@@ -158,7 +158,7 @@ fn what_no_routed_pod_can_have_is_refused() {
     let local = Route { scope: Some(253), ..default() };
     assert!(said(plan(&[v4()], &[local], |_| {})).contains("of scope 253"));
     assert!(said(plan(&[v4()], &default_routes(), |_| {})).contains("route to ::/0"));
-    assert!(said(plan(&[v6()], &[], |request| request.mtu = 1279)).contains("mtu 1279"));
+    assert!(said(plan(&[v6()], &[], |request| request.mtu = 1279)).contains("mtu is 1279"));
     let group = Mac([1, 0, 0, 0, 0, 1]);
     let plan = plan(&[v4()], &[], |request| request.mac = Some(group));
     assert!(said(plan).contains("mac 01:00:00:00:00:01"));
