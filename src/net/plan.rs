@@ -108,7 +108,7 @@ impl Plan {
     /// Decides what must exist.
     ///
     /// # Errors
-    /// [`Kind::Config`]: a route's next hop that a routed pod can't have, a route of a family in
+    /// [`Kind::Config`]: an address that no pod can have, a route's next hop that a routed pod can't have, a route of a family in
     /// which the pod has no address, or a host port of one, an MTU too small for IPv6, or a MAC that no
     /// interface can own.
     pub fn new(request: &Request<'_>) -> Result<Self> {
@@ -116,6 +116,7 @@ impl Plan {
         let mark = Mark::new(request.network, request.attachment);
         let addresses: Vec<_> = request.addresses.iter().map(Address::ip).collect();
         let families = Families::of(&addresses);
+        check_addresses(&addresses)?;
         check_link(request.mtu, pod_mac, families)?;
         check_ports(request.ports, families)?;
 
@@ -169,6 +170,22 @@ impl Families {
 /// The gateway of an address's family.
 pub fn gateway_for(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { GATEWAY_V4.into() } else { GATEWAY_V6.into() }
+}
+
+/// An allocator's configuration, or another IPAM plugin, may give anything.
+fn check_addresses(addresses: &[IpAddr]) -> Result<()> {
+    for (at, &ip) in addresses.iter().enumerate() {
+        let special = ip.is_loopback() || ip.is_multicast() || ip.is_unspecified();
+        let why = if special || ip == IpAddr::V4(Ipv4Addr::BROADCAST) || ip == gateway_for(ip) {
+            "can't be a pod's"
+        } else if addresses[..at].contains(&ip) {
+            "was given twice"
+        } else {
+            continue;
+        };
+        return Err(Error::new(Kind::Config, format!("address {ip} {why}")));
+    }
+    Ok(())
 }
 
 fn check_link(mtu: u32, mac: Mac, families: Families) -> Result<()> {

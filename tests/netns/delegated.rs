@@ -126,3 +126,144 @@ fn one_that_hangs_holds_status_for_two_seconds() {
     assert!(message.contains("sleeper"), "{message}");
     assert!((2..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
+
+/// Puts an executable into the test's directory of plugins; that.
+fn script(host: &Host, name: &str, text: &str) -> PathBuf {
+    let dir = scratch(host, "plugins");
+    fs::write(dir.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+#[test]
+fn static_addresses_routes_and_dns_are_the_pods() {
+    let host = Host::new("static");
+    let a = host.container("a");
+    let ipam = json!({
+        "type": "static",
+        "addresses": [
+            {"address": "10.66.0.7/24", "gateway": "10.66.0.1"},
+            {"address": "fd00:66::7/64", "gateway": "fd00:66::1"},
+        ],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "203.0.113.0/24", "gw": "10.66.0.1"}],
+        "dns": {"nameservers": ["192.0.2.53"], "search": ["a.example"]},
+    });
+    for version in ["0.3.1", "0.4.0", "1.0.0"] {
+        let before = host.footprint();
+        let call =
+            |verb: &str| host.call(verb, Some(&a)).key("ipam", ipam.clone()).version(version);
+        let reply = call("ADD").succeed();
+        assert_eq!(ips(&reply), ["10.66.0.7", "fd00:66::7"]);
+        assert_eq!(reply["ips"][1]["gateway"], "fd00:66::1");
+        assert_eq!(reply["dns"], json!({"nameservers": ["192.0.2.53"], "search": ["a.example"]}));
+        assert!(a.space.succeed("ip route").contains("203.0.113.0/24"));
+        for ip in ips(&reply) {
+            talk(&host.node, &a.space, ip.parse().unwrap());
+        }
+        if version != "0.3.1" {
+            call("CHECK").key("prevResult", reply).succeed();
+        }
+        call("DEL").variable("CNI_NETNS", "").succeed();
+        host.footprint().assert_is(&before, version);
+    }
+}
+
+#[test]
+fn the_runtimes_wish_reaches_another_plugin_too() {
+    let host = Host::new("wish");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let call = |verb: &str, container| {
+        host.call(verb, Some(container)).key("ipam", host_local(&host)).version("1.0.0")
+    };
+    let wish = json!({"ips": ["10.77.0.50"]});
+    let reply = call("ADD", &a).key("runtimeConfig", wish.clone()).succeed();
+    assert_eq!(ips(&reply)[0], "10.77.0.50");
+    // host-local's own code and words for one that is taken.
+    let message = call("ADD", &b).key("runtimeConfig", wish).refused_without_a_trace(999);
+    assert!(message.contains("10.77.0.50"), "{message}");
+    let second = call("ADD", &b).variable("CNI_ARGS", "IgnoreUnknown=1;IP=10.77.0.60").succeed();
+    assert_eq!(ips(&second)[0], "10.77.0.60");
+}
+
+#[test]
+fn a_reservation_that_is_lost_or_a_pool_that_is_empty_is_its_plugins_word() {
+    let host = Host::new("word");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let mut small = host_local(&host);
+    small["ranges"] = json!([[{"subnet": "10.77.0.0/30"}]]);
+    small["routes"] = json!([]);
+    let call = |verb: &str, container| {
+        host.call(verb, Some(container)).key("ipam", small.clone()).version("1.0.0")
+    };
+    let reply = call("ADD", &a).succeed();
+    call("ADD", &b).refused_without_a_trace(999);
+    call("CHECK", &a).key("prevResult", reply.clone()).succeed();
+    fs::remove_file(scratch(&host, "host-local").join("podnet/10.77.0.2")).unwrap();
+    call("CHECK", &a).key("prevResult", reply).refused_without_a_trace(999);
+    call("DEL", &a).succeed();
+    call("ADD", &b).succeed();
+}
+
+#[test]
+fn one_that_is_missing_at_del_is_waited_for_by_the_next() {
+    let host = Host::new("missing");
+    let a = host.container("a");
+    let before = host.footprint();
+    let call =
+        |verb: &str| host.call(verb, Some(&a)).key("ipam", host_local(&host)).version("1.0.0");
+    let message = call("ADD").variable("CNI_PATH", "/nowhere").refused_without_a_trace(7);
+    assert!(message.contains("host-local") && message.contains("/nowhere"), "{message}");
+    call("ADD").succeed();
+    let message = call("DEL").variable("CNI_PATH", "/nowhere").refused(7);
+    assert!(message.contains("host-local"), "{message}");
+    // All but the address is gone, and the record leads to that.
+    assert_eq!(
+        (host.node.links(), a.space.links()),
+        (vec!["lo".to_owned()], vec!["lo".to_owned()])
+    );
+    assert!(host.record(&a).exists());
+    call("DEL").succeed();
+    assert!(reserved(&host).is_empty());
+    fs::remove_dir_all(scratch(&host, "host-local")).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn an_answer_that_can_not_be_used_is_given_back() {
+    let host = Host::new("unusable");
+    let _world = host.node.outside();
+    host.node.succeed("ip route add 10.66.0.9/32 dev out0");
+    let a = host.container("a");
+    let calls = scratch(&host, "plugins").join("calls");
+    for (answer, code) in [
+        // What the node has itself, needs, or routes elsewhere, and what no interface can have.
+        (r#"{"ips":[{"address":"192.0.2.1/24"}]}"#, 7),
+        (r#"{"ips":[{"address":"10.9.0.2/24"}]}"#, 7),
+        (r#"{"ips":[{"address":"10.66.0.9/24"}]}"#, 105),
+        (r#"{"ips":[{"address":"10.66.0.5/24"},{"address":"10.66.0.5/24"}]}"#, 7),
+        (r#"{"ips":[{"address":"127.0.0.1/8"}]}"#, 7),
+        (r#"{"ips":[{"address":"224.0.0.5/24"}]}"#, 7),
+        (r#"{"ips":[{"address":"0.0.0.0/0"}]}"#, 7),
+        (r#"{"ips":[{"address":"169.254.1.1/16"}]}"#, 7),
+        (r#"{"ips":[{"address":"::1/128"}]}"#, 7),
+        (r#"{"ips":[{"address":"fe80::1/64"}]}"#, 7),
+        (r#"{"ips":[{"address":"10.66.0.5/24"}],"routes":[{"dst":"::/0"}]}"#, 7),
+    ] {
+        let text = format!(
+            "cat > /dev/null; echo $CNI_COMMAND >> {}; [ $CNI_COMMAND = DEL ] || echo '{answer}'",
+            calls.display()
+        );
+        let path = script(&host, "odd", &text);
+        let call = host.call("ADD", Some(&a)).key("ipam", json!({"type": "odd"}));
+        let answered = call.variable("CNI_PATH", path.to_str().unwrap()).answer();
+        assert!(
+            answered.stdout.contains(&format!("\"code\":{code},")),
+            "{answer}: {}",
+            answered.stdout
+        );
+        assert_eq!(fs::read_to_string(&calls).unwrap(), "ADD\nDEL\n", "{answer}");
+        fs::remove_file(&calls).unwrap();
+        assert!(!host.record(&a).exists());
+        assert_eq!(a.space.links(), ["lo"]);
+    }
+}

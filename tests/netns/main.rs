@@ -10,6 +10,7 @@
 )]
 
 mod add;
+mod allocator;
 mod answer;
 mod bad_input;
 mod bandwidth;
