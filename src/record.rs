@@ -3,11 +3,16 @@
 //! Whatever a killed call left behind, the record says where to look for it: DEL, GC and an ADD in
 //! need of an address finish the work from here, whichever configuration they came with. It is
 //! found by (container id, interface name) alone.
+//!
+//! An ADD writes it twice: before it makes anything, as one under way, and when all is made. It holds
+//! the record's lock meanwhile, which ends with the process: a record under way that nobody holds is
+//! that of an ADD that was killed.
 
 use std::{
+    fs::File,
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ipnetwork::IpNetwork;
@@ -20,7 +25,7 @@ use crate::{
         Address, Route,
         capability::{Bandwidth, PortMapping},
     },
-    state::{self, ATTACHMENTS, Dir},
+    state::{self, ATTACHMENTS, Dir, Lock, Share},
     telemetry::Attached,
 };
 
@@ -28,12 +33,21 @@ use crate::{
 const FORMAT: u32 = 1;
 /// No record of ours comes near: the longest part is a configuration of at most 1 MiB.
 const MAX_BYTES: u64 = 4 << 20;
+/// A reconciliation keeps ADDs from beginning for some milliseconds; who waits this long meets a stuck
+/// one.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one ADD made, or was about to make when it was killed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     format: u32,
+    /// Whether its ADD has not made everything yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub under_way: bool,
+    /// Whether it is under way, and its ADD is dead.
+    #[serde(skip)]
+    pub abandoned: bool,
     /// The boot that the kernel objects belong to.
     pub boot_id: String,
     /// When ADD was called, in seconds since the Unix epoch.
@@ -54,7 +68,7 @@ pub struct Record {
     pub host_ifindex: Option<u32>,
     /// Where the pin directory of the telemetry is.
     pub bpf_dir: PathBuf,
-    /// How the traffic is counted; none while it isn't.
+    /// How the traffic is counted, or is to be; none if it isn't.
     pub telemetry: Option<Attached>,
     /// The pod's network; none where another plugin made it and weir only counts.
     pub plumbing: Option<Plumbing>,
@@ -141,6 +155,8 @@ impl Record {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             format: FORMAT,
+            under_way: true,
+            abandoned: false,
             boot_id: state::boot_id()?,
             created: since_epoch.as_secs(),
             network: network.to_owned(),
@@ -174,29 +190,55 @@ impl Record {
     ///
     /// # Errors
     /// [`Kind::NameTaken`]: the attachment has a record already, which stays as it is;
-    /// [`Kind::Io`].
-    pub fn create(&self, state_dir: &Path) -> Result<()> {
+    /// [`Kind::TryAgain`], [`Kind::Io`].
+    pub fn begin(&self, state_dir: &Path) -> Result<Begun> {
         let attachment = self.attachment()?;
         let dir = state::create(state_dir, &[ATTACHMENTS])?;
-        if dir.create_file(&attachment.file_name(), &self.encode()?)? {
-            return Ok(());
-        }
-        let msg = format!("{attachment} is attached already; it needs a DEL before another ADD");
-        Err(Error::new(Kind::NameTaken, msg))
-    }
-
-    /// Writes it again with what is known by now.
-    ///
-    /// # Errors
-    /// [`Kind::Io`].
-    pub fn update(&self, state_dir: &Path) -> Result<()> {
-        let dir = state::create(state_dir, &[ATTACHMENTS])?;
-        dir.replace_file(&self.attachment()?.file_name(), &self.encode()?)
+        dir.hold(Share::Many, PATIENCE)?;
+        let Some(alive) = dir.create_file(&attachment.file_name(), &self.encode()?)? else {
+            let msg =
+                format!("{attachment} is attached already; it needs a DEL before another ADD");
+            return Err(Error::new(Kind::NameTaken, msg));
+        };
+        Ok(Begun { dir, alive })
     }
 
     fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).context(Kind::Io, || "can't encode a record".into())
     }
+}
+
+/// An ADD that has begun: while this lives its record is not abandoned, and no
+/// [pause](pause_adds) begins.
+#[derive(Debug)]
+pub struct Begun {
+    dir: Dir,
+    alive: Lock,
+}
+
+impl Begun {
+    /// Writes the record again with what is known by now.
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn update(&mut self, record: &Record) -> Result<()> {
+        let name = record.attachment()?.file_name();
+        self.alive = self.dir.replace_file(&name, &record.encode()?)?;
+        Ok(())
+    }
+}
+
+/// Keeps any ADD from beginning, and waits for those that have begun, until the answer is dropped;
+/// `None` if there never was one.
+///
+/// # Errors
+/// [`Kind::TryAgain`]: ADDs were under way all the time; [`Kind::Io`].
+pub fn pause_adds(state_dir: &Path, patience: Duration) -> Result<Option<Dir>> {
+    let dir = state::open(state_dir, &[ATTACHMENTS])?;
+    if let Some(dir) = &dir {
+        dir.hold(Share::Alone, patience)?;
+    }
+    Ok(dir)
 }
 
 /// Looks an attachment up.
@@ -231,10 +273,13 @@ pub fn list(state_dir: &Path) -> Result<Vec<(Attachment, Entry)>> {
 }
 
 fn read(dir: &Dir, attachment: &Attachment) -> Entry {
-    match dir.read(&attachment.file_name(), MAX_BYTES) {
+    match dir.read_open(&attachment.file_name(), MAX_BYTES) {
         Ok(None) => Entry::Absent,
-        Ok(Some(bytes)) => match decode(&bytes, attachment) {
-            Ok(record) => Entry::Record(Box::new(record)),
+        Ok(Some((bytes, file))) => match decode(&bytes, attachment) {
+            Ok(mut record) => {
+                record.abandoned = record.under_way && is_free(&file);
+                Entry::Record(Box::new(record))
+            }
             Err(why) => {
                 let msg = format!("the record of {attachment} is unreadable");
                 Entry::Unreadable(Error::new(Kind::Io, msg).details(why))
@@ -242,6 +287,12 @@ fn read(dir: &Dir, attachment: &Attachment) -> Entry {
         },
         Err(err) => Entry::Unreadable(err),
     }
+}
+
+/// Whether nobody holds the lock. Asked for as one that many may have, so that those who ask at once
+/// don't take each other for the holder; closing the file gives it back.
+fn is_free(file: &File) -> bool {
+    file.try_lock_shared().is_ok()
 }
 
 fn decode(bytes: &[u8], attachment: &Attachment) -> Result<Record, String> {
@@ -290,12 +341,13 @@ mod tests {
         let attachment = record.attachment().unwrap();
         assert!(matches!(find(&dir.0, &attachment).unwrap(), Entry::Absent));
 
-        record.create(&dir.0).unwrap();
-        let refused = record.create(&dir.0).unwrap_err();
+        let mut begun = record.begin(&dir.0).unwrap();
+        let refused = record.begin(&dir.0).unwrap_err();
         assert_eq!(refused.kind(), Kind::NameTaken);
 
         record.host_ifindex = Some(7);
-        record.update(&dir.0).unwrap();
+        record.under_way = false;
+        begun.update(&record).unwrap();
         let Entry::Record(found) = find(&dir.0, &attachment).unwrap() else { panic!("no record") };
         assert_eq!(*found, record);
 
@@ -309,7 +361,7 @@ mod tests {
     fn what_is_no_record_is_unreadable_and_stops_nobody() {
         let dir = Scratch::new("unreadable");
         let good = record("eth0");
-        good.create(&dir.0).unwrap();
+        drop(good.begin(&dir.0).unwrap());
         let below = dir.0.join(ATTACHMENTS);
         fs::copy(below.join("c1@eth0"), below.join("c2@eth0")).unwrap();
         fs::write(below.join("c1@eth1"), "").unwrap();
@@ -325,6 +377,32 @@ mod tests {
             let readable = matches!(entry, Entry::Record(_));
             assert_eq!(readable, attachment.file_name() == "c1@eth0", "{attachment}");
         }
+    }
+
+    #[test]
+    fn an_add_that_is_dead_is_told_from_one_under_way() {
+        let dir = Scratch::new("abandoned");
+        let mut record = record("eth0");
+        let attachment = record.attachment().unwrap();
+        let state = || {
+            let Entry::Record(found) = find(&dir.0, &attachment).unwrap() else { panic!() };
+            (found.under_way, found.abandoned)
+        };
+        let mut begun = record.begin(&dir.0).unwrap();
+        assert_eq!(state(), (true, false));
+        begun.update(&record).unwrap();
+        assert_eq!((state(), state()), ((true, false), (true, false)));
+        assert_eq!(pause_adds(&dir.0, Duration::ZERO).unwrap_err().kind(), Kind::TryAgain);
+        drop(begun);
+        assert_eq!((state(), state()), ((true, true), (true, true)));
+        assert!(pause_adds(&dir.0, Duration::ZERO).unwrap().is_some());
+
+        remove(&dir.0, &attachment).unwrap();
+        let mut begun = record.begin(&dir.0).unwrap();
+        record.under_way = false;
+        begun.update(&record).unwrap();
+        drop(begun);
+        assert_eq!(state(), (false, false));
     }
 
     #[test]

@@ -28,7 +28,8 @@ struct Path80 {
 impl Path80 {
     fn open(bpf_dir: &Path) -> Result<Self> {
         let identity = Identity { pod: "bench".into(), ..Default::default() };
-        telemetry::attach(bpf_dir, Choice::Clsact, LOOPBACK, &identity, |_| Ok(()))?;
+        let intent = telemetry::intend(Choice::Clsact);
+        telemetry::attach(bpf_dir, Choice::Clsact, LOOPBACK, &identity, intent, |_| Ok(()))?;
         let program = |name| pin::program(bpf_dir, name)?.ok_or_else(|| absent(name));
         let (enter, leave) = (program("weir_to_pod")?, program("weir_from_pod")?);
         let path = Self { enter, leave, client: v4(9, 40000), server: v4(2, 80) };

@@ -25,7 +25,7 @@ pub enum State {
     Lost,
     /// Journal and maps agree that it is, but the hook is not on the interface any more.
     Detached,
-    /// The maps can't be read.
+    /// The maps can't be read, or its ADD is not done yet.
     Unknown,
     /// DEL was here (time since the Unix epoch); the totals are kept for the grace time.
     Deleted(Duration),
@@ -119,7 +119,7 @@ fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -
     let counted = record.telemetry.as_ref().and_then(|attached| unseen.remove(&attached.pod));
     let state = match (&record.telemetry, counted) {
         (None, _) => State::Uncounted,
-        (Some(_), _) if !readable => State::Unknown,
+        (Some(_), _) if !readable || record.under_way => State::Unknown,
         (Some(_), None) => State::Lost,
         (Some(_), Some(Pod { deleted: Some(at), .. })) => State::Deleted(*at),
         (Some(_), Some(_)) => State::Counted,

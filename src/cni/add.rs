@@ -23,7 +23,7 @@ use crate::{
         resolv,
     },
     net::{self, Claims, Netns, Plan, Undo, names, nft},
-    record::{Delegated, NetnsRef, Plumbing, PodName, Record},
+    record::{Begun, Delegated, NetnsRef, Plumbing, PodName, Record},
     spec::{Address, Dns, Route},
     telemetry::limit,
 };
@@ -42,6 +42,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
 
     let mut record = begin_record(&call.config, attachment, &netns, args.pod)?;
     record.host_ifname = names::host_ifname(attachment);
+    record.telemetry = counting.intend();
     let plumbing = Plumbing {
         mtu,
         mac: wanted.mac.map(|mac| mac.to_string()),
@@ -53,7 +54,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
         bandwidth: wanted.bandwidth,
         guarded: false,
     };
-    let mut attempt = Attempt { call, attachment, record, plumbing, journaled: false };
+    let mut attempt = Attempt { call, attachment, record, plumbing, begun: None };
     let done = attempt.lease(&wanted, dns).and_then(|lease| {
         let plan = attempt.plumb(&wanted, &netns, &counting)?;
         reply::write(&reply::result(call.config.version, &plan, path, &lease))
@@ -86,41 +87,53 @@ struct Attempt<'a> {
     record: Record,
     plumbing: Plumbing,
     /// Before that nothing exists that would be ours: a record found in the way is another ADD's.
-    journaled: bool,
+    begun: Option<Begun>,
 }
 
 impl Attempt<'_> {
     /// Writes the record for the first time.
     fn begin(&mut self) -> Result<()> {
         self.record.plumbing = Some(self.plumbing.clone());
-        self.record.create(&self.call.config.state_dir)?;
-        self.journaled = true;
+        self.begun = Some(self.record.begin(&self.call.config.state_dir)?);
         Ok(())
     }
 
     /// Writes the record again.
     fn save(&mut self) -> Result<()> {
         self.record.plumbing = Some(self.plumbing.clone());
-        self.record.update(&self.call.config.state_dir)
+        self.begun.as_mut().map_or(Ok(()), |begun| begun.update(&self.record))
     }
 
     /// Gets the addresses, after the record that will lead to them.
     fn lease(&mut self, wanted: &Wanted, dns: Option<Dns>) -> Result<Lease> {
-        let mut lease = match &wanted.ipam {
+        let mut lease = match self.lease_once(wanted) {
+            // The record in the way is that of an ADD which was killed.
+            Err(err)
+                if err.kind() == Kind::NameTaken
+                    && reclaim::finish_killed(self.call, self.attachment)? =>
+            {
+                self.lease_once(wanted)?
+            }
+            leased => leased?,
+        };
+        if let Some(dns) = dns {
+            lease.dns = dns;
+        }
+        Ok(lease)
+    }
+
+    fn lease_once(&mut self, wanted: &Wanted) -> Result<Lease> {
+        match &wanted.ipam {
             Ipam::Pool { sets, routes, .. } => {
                 self.plumbing.routes.clone_from(routes);
                 if wanted.masquerade {
                     // What leaves all of them is masqueraded, wherever the pod's own address is from.
                     self.plumbing.masquerade = range::subnets(sets);
                 }
-                self.lease_from_pool(wanted, sets, routes)?
+                self.lease_from_pool(wanted, sets, routes)
             }
-            Ipam::Delegate(plugin) => self.lease_from_plugin(wanted, plugin)?,
-        };
-        if let Some(dns) = dns {
-            lease.dns = dns;
+            Ipam::Delegate(plugin) => self.lease_from_plugin(wanted, plugin),
         }
-        Ok(lease)
     }
 
     fn lease_from_pool(
@@ -197,17 +210,21 @@ impl Attempt<'_> {
         pair.connect()?;
         nft::masquerade_ensure(&self.plumbing.masquerade)?;
         ports::expose(self.call, self.attachment, &self.plumbing)?;
+        self.record.under_way = false;
+        self.save()?;
         Ok(plan)
     }
 
-    /// Hooks the pod to the programs, and writes down what it was hooked to.
+    /// Hooks the pod to the programs.
     fn count(&mut self, counting: &Counting, host_ifindex: u32) -> Result<()> {
         let (call, attachment) = (self.call, self.attachment);
-        let pod = self.record.pod.clone();
-        counting.attach(&call.config, attachment, &pod, host_ifindex, |attached| {
-            self.record.telemetry = attached;
-            self.save()
-        })
+        let (pod, intent) = (self.record.pod.clone(), self.record.telemetry);
+        self.record.telemetry =
+            counting.attach(&call.config, attachment, &pod, host_ifindex, intent, |attached| {
+                self.record.telemetry = Some(attached);
+                self.save()
+            })?;
+        Ok(())
     }
 
     /// Puts the buckets of the pod's limit on the same hook. Where that fails its queues hold it, and a
@@ -228,7 +245,7 @@ impl Attempt<'_> {
     }
 
     fn roll_back(&mut self) {
-        if !self.journaled {
+        if self.begun.is_none() {
             return;
         }
         self.record.plumbing = Some(self.plumbing.clone());

@@ -4,12 +4,14 @@ use std::{net::IpAddr, path::Path};
 
 use serde_json::Value;
 
-use super::{Call, add, config::Config, counting::Counting, field::Field, reply, teardown};
+use super::{
+    Call, add, config::Config, counting::Counting, field::Field, reclaim, reply, teardown,
+};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
     net::{self, Netns, link::Link},
-    record::{PodName, Record},
+    record::{Begun, PodName, Record},
     spec, telemetry,
 };
 
@@ -47,10 +49,11 @@ pub fn add(
     if let Some(host) = &host {
         record.host_ifname.clone_from(&host.name);
         record.host_ifindex = Some(host.index);
+        record.telemetry = counting.intend();
     }
     record.others_addresses = addresses(prev_result.value(), attachment.ifname());
-    record.create(&call.config.state_dir)?;
-    let done = count(call, attachment, counting, host.as_ref(), &mut record).and_then(|()| {
+    let mut begun = reclaim::begin(call, attachment, &record)?;
+    let done = count(call, attachment, counting, &mut record, &mut begun).and_then(|()| {
         reply::write(&reply::passed_on(call.config.version, prev_result.value().clone()))
     });
     done.inspect_err(|_| {
@@ -64,15 +67,19 @@ fn count(
     call: &Call,
     attachment: &Attachment,
     counting: &Counting,
-    host: Option<&Link>,
     record: &mut Record,
+    begun: &mut Begun,
 ) -> Result<()> {
-    let Some(host) = host else { return Ok(()) };
-    let pod = record.pod.clone();
-    counting.attach(&call.config, attachment, &pod, host.index, |attached| {
-        record.telemetry = attached;
-        record.update(&call.config.state_dir)
-    })
+    if let Some(index) = record.host_ifindex {
+        let (pod, intent) = (record.pod.clone(), record.telemetry);
+        record.telemetry =
+            counting.attach(&call.config, attachment, &pod, index, intent, |attached| {
+                record.telemetry = Some(attached);
+                begun.update(record)
+            })?;
+    }
+    record.under_way = false;
+    begun.update(record)
 }
 
 /// Compares the hooks with what ADD left; the network is another plugin's to check.

@@ -33,11 +33,15 @@ impl Counting {
         })
     }
 
-    /// Hooks the programs to a host-side interface. Where that fails and is not required, the pod
-    /// goes uncounted, and stderr says so.
+    /// How the pod is to be counted, if it is: for the record, before anything is made.
+    pub fn intend(&self) -> Option<Attached> {
+        self.enabled.then(|| telemetry::intend(self.choice))
+    }
+
+    /// Hooks the programs to a host-side interface; says how the pod is counted. Where that fails and
+    /// is not required, the pod goes uncounted, and stderr says so.
     ///
-    /// `journal` writes down what there is to take away again: before anything is hooked, and once
-    /// more, with nothing, where the pod goes uncounted.
+    /// `journal` writes down what there is to take away again where it is not what was intended.
     ///
     /// # Errors
     /// [`Kind::Telemetry`], if counting is required; what `journal` says.
@@ -47,11 +51,10 @@ impl Counting {
         attachment: &Attachment,
         pod: &PodName,
         host_ifindex: u32,
-        mut journal: impl FnMut(Option<Attached>) -> Result<()>,
-    ) -> Result<()> {
-        if !self.enabled {
-            return journal(None);
-        }
+        intent: Option<Attached>,
+        journal: impl FnMut(Attached) -> Result<()>,
+    ) -> Result<Option<Attached>> {
+        let Some(intent) = intent else { return Ok(None) };
         let name = if pod.name.is_empty() { attachment.container_id() } else { &pod.name };
         let identity = Identity {
             namespace: pod.namespace.clone(),
@@ -60,14 +63,8 @@ impl Counting {
             container_id: attachment.container_id().to_owned(),
             ifname: attachment.ifname().to_owned(),
         };
-        let hooked =
-            telemetry::attach(&config.bpf_dir, self.choice, host_ifindex, &identity, |attached| {
-                journal(Some(attached))
-            });
-        match self.tolerate(hooked)? {
-            Some(_) => Ok(()),
-            None => journal(None),
-        }
+        let (bpf_dir, choice) = (&config.bpf_dir, self.choice);
+        self.tolerate(telemetry::attach(bpf_dir, choice, host_ifindex, &identity, intent, journal))
     }
 
     /// Makes a failure to count an uncounted pod, unless counting is required.

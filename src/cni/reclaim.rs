@@ -1,23 +1,24 @@
 //! Attachments that are provably dead: their runtime was killed, or the node, and no DEL will come.
 //!
-//! Proof is another boot, or a network namespace that is gone together with the host-side link. A
-//! vanished path alone proves nothing: a process can hold a namespace whose path is gone, and then
-//! the link lives.
+//! Proof is another boot, an ADD that was killed before it was done, or a network namespace that is
+//! gone together with the host-side link. A vanished path alone proves nothing: a process can hold a
+//! namespace whose path is gone, and then the link lives.
 
 use std::{fs, os::unix::fs::MetadataExt};
 
 use super::{Call, teardown};
 use crate::{
     attachment::Attachment,
-    error::Result,
+    error::{Kind, Result},
     net::{NetnsId, link},
-    record::{self, Entry, Record},
+    record::{self, Begun, Entry, Record},
     state,
 };
 
 /// Whether nothing of the attachment can be alive. When in doubt, it lives.
 pub fn is_dead(record: &Record, boot_id: &str) -> bool {
-    record.boot_id != boot_id || (netns_gone(record) && link_gone(record).unwrap_or(false))
+    let gone = || netns_gone(record) && link_gone(record).unwrap_or(false);
+    record.boot_id != boot_id || record.abandoned || (!record.under_way && gone())
 }
 
 fn netns_gone(record: &Record) -> bool {
@@ -52,6 +53,31 @@ pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
         _ => None,
     });
     Ok(dead.collect())
+}
+
+/// Takes away what an ADD of this attachment left that was killed; says whether there was such.
+///
+/// # Errors
+/// As [`teardown::recorded`].
+pub fn finish_killed(call: &Call, attachment: &Attachment) -> Result<bool> {
+    match record::find(&call.config.state_dir, attachment)? {
+        Entry::Record(record) if record.abandoned => {
+            teardown::recorded(call, attachment, &record).map(|()| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Begins an attachment, in place of one that was killed when it had begun.
+///
+/// # Errors
+/// As [`Record::begin`].
+pub fn begin(call: &Call, attachment: &Attachment, record: &Record) -> Result<Begun> {
+    let begin = || record.begin(&call.config.state_dir);
+    begin().or_else(|err| match err.kind() {
+        Kind::NameTaken if finish_killed(call, attachment)? => begin(),
+        _ => Err(err),
+    })
 }
 
 /// Takes the dead attachments of the call's network away.

@@ -57,9 +57,10 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
         }
         None => true,
     };
-    if let (Some(attached), Some(index)) = (&record.telemetry, record.host_ifindex) {
-        let link_stays = ours.is_none() && still_there(record);
-        failures.note(telemetry::detach(&record.bpf_dir, index, attached, link_stays));
+    if let Some(attached) = &record.telemetry {
+        let stays = record.host_ifindex.filter(|_| ours.is_none() && still_there(record));
+        let (bpf_dir, id) = (&record.bpf_dir, attachment.container_id());
+        failures.note(telemetry::detach(bpf_dir, id, attached, stays));
     }
     failures.note(unlimit(record));
     if let Some(plumbing) = ours
@@ -161,10 +162,10 @@ fn remove_stray(network: &str, attachment: &Attachment) -> Result<bool> {
 /// is another plugin's, to which we are chained.
 fn uncount(call: &Call, attachment: &Attachment) -> Result<()> {
     let bpf_dir = &call.config.bpf_dir;
-    let found = telemetry::find(bpf_dir, attachment.container_id(), attachment.ifname())?;
-    for (index, attached) in found {
-        let link_stays = link::by_index(&mut link::socket()?, index)?.is_some();
-        telemetry::detach(bpf_dir, index, &attached, link_stays)?;
+    let id = attachment.container_id();
+    for (index, attached) in telemetry::find(bpf_dir, id, attachment.ifname())? {
+        let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
+        telemetry::detach(bpf_dir, id, &attached, stays)?;
         telemetry::limit::forget(bpf_dir, index)?;
     }
     Ok(())

@@ -6,10 +6,7 @@
 use std::{
     fs::{DirBuilder, File, TryLockError},
     io::{ErrorKind, Read, Write},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::DirBuilderExt,
-    },
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -33,12 +30,22 @@ const LOCK_WAIT_MAX: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
-    fd: OwnedFd,
+    fd: File,
 }
 
-/// A file locked for this process alone; closing it, when dropped, unlocks it.
+/// A file locked for this process alone; closing it, when dropped, unlocks it, and so does the end of
+/// the process, however it comes.
 #[derive(Debug)]
 pub struct Lock(File);
+
+/// With whom a lock is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// With all who take it so.
+    Many,
+    /// With nobody.
+    Alone,
+}
 
 impl Dir {
     /// Opens a directory; `None` if it doesn't exist.
@@ -70,7 +77,7 @@ impl Dir {
     fn open_at(at: impl std::os::fd::AsFd, name: &Path, path: PathBuf) -> Result<Option<Self>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(at, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { path, fd })),
+            Ok(fd) => Ok(Some(Self { path, fd: fd.into() })),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(failed("open the directory", &path, errno)),
         }
@@ -83,6 +90,11 @@ impl Dir {
 
     /// Reads a file of at most `limit` bytes; `None` if it doesn't exist.
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.read_open(name, limit)?.map(|(bytes, _)| bytes))
+    }
+
+    /// As [`read`](Self::read), and the file itself, open.
+    pub fn read_open(&self, name: &str, limit: u64) -> Result<Option<(Vec<u8>, File)>> {
         // Without O_NONBLOCK a FIFO in the file's place would hang the call.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.fd, name, flags, Mode::empty()) {
@@ -91,37 +103,37 @@ impl Dir {
             Err(errno) => return Err(self.failed("open", name, errno)),
         };
         let mut bytes = Vec::with_capacity(1024);
-        let read = file.take(limit + 1).read_to_end(&mut bytes);
+        let read = (&file).take(limit + 1).read_to_end(&mut bytes);
         read.map_err(|err| self.failed("read", name, err))?;
         if bytes.len() as u64 > limit {
             return Err(self.failed("read", name, format!("it is longer than {limit} bytes")));
         }
-        Ok(Some(bytes))
+        Ok(Some((bytes, file)))
     }
 
-    /// Makes a file with all its content at once; `false`, and no change, if the name is taken.
+    /// Makes a file with all its content at once, locked; `None`, and no change, if the name is taken.
     ///
     /// Until the whole is there the file has no name, so that a call that is killed leaves none.
-    pub fn create_file(&self, name: &str, bytes: &[u8]) -> Result<bool> {
-        let made = match self.unnamed(name, bytes)? {
-            Some(file) => {
-                // As open(2) has it under O_TMPFILE; by the descriptor alone it would take a capability.
-                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                linkat(AT_FDCWD, path.as_str(), &self.fd, name, AtFlags::AT_SYMLINK_FOLLOW)
+    pub fn create_file(&self, name: &str, bytes: &[u8]) -> Result<Option<Lock>> {
+        let (file, made) = if let Some(file) = self.unnamed(name, bytes)? {
+            self.lock_new(name, &file)?;
+            // As open(2) has it under O_TMPFILE; by the descriptor alone it would take a capability.
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let flags = AtFlags::AT_SYMLINK_FOLLOW;
+            let made = linkat(AT_FDCWD, path.as_str(), &self.fd, name, flags);
+            (file, made)
+        } else {
+            let (temp, file) = self.write_temp(name, bytes)?;
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            let made = renameat2(&self.fd, temp.as_str(), &self.fd, name, flags);
+            if made.is_err() {
+                self.remove(&temp)?;
             }
-            None => {
-                let temp = self.write_temp(name, bytes)?;
-                let flags = RenameFlags::RENAME_NOREPLACE;
-                let renamed = renameat2(&self.fd, temp.as_str(), &self.fd, name, flags);
-                if renamed.is_err() {
-                    self.remove(&temp)?;
-                }
-                renamed
-            }
+            (file, made)
         };
         match made {
-            Ok(()) => Ok(true),
-            Err(Errno::EEXIST) => Ok(false),
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(Errno::EEXIST) => Ok(None),
             Err(errno) => Err(self.failed("make", name, errno)),
         }
     }
@@ -143,20 +155,21 @@ impl Dir {
     pub fn probe(&self) -> Result<()> {
         const NAME: &str = "probe";
         if self.unnamed(NAME, b"weir")?.is_none() {
-            let temp = self.write_temp(NAME, b"weir")?;
+            let (temp, _) = self.write_temp(NAME, b"weir")?;
             self.remove(&temp)?;
         }
         Ok(())
     }
 
-    /// Gives a file new content; a reader sees the old or the new, never a part.
-    pub fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let temp = self.write_temp(name, bytes)?;
+    /// Gives a file new content, locked; a reader sees the old or the new, never a part.
+    pub fn replace_file(&self, name: &str, bytes: &[u8]) -> Result<Lock> {
+        let (temp, file) = self.write_temp(name, bytes)?;
         let renamed = renameat2(&self.fd, temp.as_str(), &self.fd, name, RenameFlags::empty());
         renamed.map_err(|errno| {
             let _ = self.remove(&temp);
             self.failed("write", name, errno)
-        })
+        })?;
+        Ok(Lock(file))
     }
 
     /// Removes a file and what a killed write of it left; `false` if there was no such file.
@@ -165,7 +178,8 @@ impl Dir {
         self.remove(name)
     }
 
-    fn write_temp(&self, name: &str, bytes: &[u8]) -> Result<String> {
+    /// Writes a file of a temporary name, locked.
+    fn write_temp(&self, name: &str, bytes: &[u8]) -> Result<(String, File)> {
         let temp = temp_name(name);
         let flags = OFlag::O_WRONLY
             | OFlag::O_CREAT
@@ -173,14 +187,26 @@ impl Dir {
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
         let written = openat(&self.fd, temp.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
-            .map_err(std::io::Error::from)
-            .and_then(|fd| File::from(fd).write_all(bytes));
-        if let Err(err) = written {
-            // A half-written temporary (ENOSPC) is of no use to anyone.
-            let _ = self.remove(&temp);
-            return Err(self.failed("write", name, err));
+            .map(File::from)
+            .map_err(|errno| self.failed("write", name, errno))
+            .and_then(|mut file| {
+                file.write_all(bytes).map_err(|err| self.failed("write", name, err))?;
+                self.lock_new(name, &file)?;
+                Ok(file)
+            });
+        match written {
+            Ok(file) => Ok((temp, file)),
+            Err(err) => {
+                // A half-written temporary (ENOSPC) is of no use to anyone.
+                let _ = self.remove(&temp);
+                Err(err)
+            }
         }
-        Ok(temp)
+    }
+
+    /// Locks a file that nobody else knows yet.
+    fn lock_new(&self, name: &str, file: &File) -> Result<()> {
+        file.try_lock().map_err(|err| self.failed("lock", name, err))
     }
 
     /// Removes exactly this name; `false` if it was not there.
@@ -246,28 +272,45 @@ impl Dir {
         let file = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map(File::from)
             .map_err(|errno| self.failed("open", name, errno))?;
-        let end = Instant::now() + bound;
-        let mut wait = LOCK_WAIT_MIN;
-        loop {
-            // A blocking flock() could only be bounded by a signal.
-            match file.try_lock() {
-                Ok(()) => return Ok(Lock(file)),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(err)) if err.kind() == ErrorKind::Interrupted => {}
-                Err(TryLockError::Error(err)) => return Err(self.failed("lock", name, err)),
-            }
-            if Instant::now() >= end {
-                let path = self.path.join(name);
-                let msg = format!("{} is locked by another call for {bound:?}", path.display());
-                return Err(Error::new(Kind::TryAgain, msg));
-            }
-            thread::sleep(wait);
-            wait = (wait * 2).min(LOCK_WAIT_MAX);
-        }
+        acquire(&file, Share::Alone, bound, || self.path.join(name))?;
+        Ok(Lock(file))
+    }
+
+    /// Takes the lock of the directory itself until this is dropped.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn hold(&self, share: Share, bound: Duration) -> Result<()> {
+        acquire(&self.fd, share, bound, || self.path.clone())
     }
 
     fn failed(&self, what: &str, name: &str, why: impl std::fmt::Display) -> Error {
         failed(what, &self.path.join(name), why)
+    }
+}
+
+/// Takes a lock, waiting no longer than `bound`.
+fn acquire(file: &File, share: Share, bound: Duration, path: impl Fn() -> PathBuf) -> Result<()> {
+    let end = Instant::now() + bound;
+    let mut wait = LOCK_WAIT_MIN;
+    loop {
+        // A blocking flock() could only be bounded by a signal.
+        let taken = match share {
+            Share::Many => file.try_lock_shared(),
+            Share::Alone => file.try_lock(),
+        };
+        match taken {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(err)) if err.kind() == ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(err)) => return Err(failed("lock", &path(), err)),
+        }
+        if Instant::now() >= end {
+            let msg = format!("{} is locked by another call for {bound:?}", path().display());
+            return Err(Error::new(Kind::TryAgain, msg));
+        }
+        thread::sleep(wait);
+        wait = (wait * 2).min(LOCK_WAIT_MAX);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Context, Kind, Result};
 
 mod dir;
 
-pub use dir::{Dir, Lock};
+pub use dir::{Dir, Lock, Share};
 
 /// The directory of the records.
 pub const ATTACHMENTS: &str = "attachments";

@@ -52,12 +52,19 @@ impl Pins {
     }
 }
 
+/// See [`super::intend`].
+pub fn intend(choice: Choice) -> Attached {
+    let mode = if choice == Choice::Tcx { Mode::Tcx } else { Mode::Clsact };
+    Attached { pod: proposal(0), mode }
+}
+
 /// See [`super::attach`].
 pub fn attach(
     bpf_dir: &Path,
     choice: Choice,
     ifindex: u32,
     identity: &Identity,
+    mut intent: Attached,
     mut journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
     libbpf_rs::set_print(None);
@@ -70,11 +77,18 @@ pub fn attach(
     };
     let target = Target { bpf_dir, pins: &pins, ifindex, index: signed(ifindex)? };
     let mode = mode(choice, target.index);
-    match target.attach(mode, identity, &mut journal) {
+    if mode != intent.mode {
+        intent.mode = mode;
+        journal(intent)?;
+    }
+    match target.attach(intent, identity, &mut journal) {
         // A clsact qdisc has no place beside an ingress one; tcx has.
-        Err(err) if choice == Choice::Auto && mode == Mode::Clsact => target
-            .attach(Mode::Tcx, identity, &mut journal)
-            .map_err(|also| err.details(format_args!("by tcx: {also}"))),
+        Err(err) if choice == Choice::Auto && mode == Mode::Clsact => {
+            intent.mode = Mode::Tcx;
+            journal(intent)?;
+            let done = target.attach(intent, identity, &mut journal);
+            done.map_err(|also| err.details(format_args!("by tcx: {also}")))
+        }
         done => done,
     }
 }
@@ -91,12 +105,12 @@ impl Target<'_> {
     /// Registers the pod, then hooks it; on failure neither is left.
     fn attach(
         &self,
-        mode: Mode,
+        intent: Attached,
         identity: &Identity,
         journal: &mut impl FnMut(Attached) -> Result<()>,
     ) -> Result<Attached> {
-        let pod = register(self.bpf_dir, self.pins, self.ifindex, mode, identity, journal)?;
-        let attached = Attached { pod, mode };
+        let attached = self.register(intent, identity, journal)?;
+        let Attached { pod, mode } = attached;
         let hooked = match mode {
             Mode::Clsact => clsact::attach(&self.pins.programs, self.index)
                 .context(Kind::Telemetry, || refused("filters", self.ifindex)),
@@ -106,12 +120,50 @@ impl Target<'_> {
         };
         hooked.map(|()| attached).map_err(|err| {
             let undone = [
-                unhook(self.bpf_dir, self.ifindex, &attached, true),
+                unhook(self.bpf_dir, Some(self.ifindex), &attached),
                 forget(self.pins, self.ifindex, pod),
             ];
             let failed = undone.into_iter().filter_map(Result::err);
             failed.fold(err, |err, also| err.details(also))
         })
+    }
+
+    /// Enters the pod into both maps under a fresh id: the intended one, unless that is taken.
+    fn register(
+        &self,
+        intent: Attached,
+        identity: &Identity,
+        journal: &mut impl FnMut(Attached) -> Result<()>,
+    ) -> Result<Attached> {
+        let (pins, ifindex) = (self.pins, self.ifindex);
+        let value = RawAttachment {
+            created_ns: nanoseconds(now()),
+            deleted_ns: 0,
+            ifindex,
+            mode: match intent.mode {
+                Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
+                Mode::Tcx => AttachMode::ATTACH_TCX.0,
+            },
+            pod_namespace: field(&identity.namespace),
+            pod_name: field(&identity.pod),
+            pod_uid: field(&identity.uid),
+            container_id: field(&identity.container_id),
+            ifname: field(&identity.ifname),
+        };
+        let attached = claim_id(self.bpf_dir, pins, &value, intent, journal)?;
+        let traffic = PodTraffic { pod: attached.pod, ..Default::default() };
+        let cpus = libbpf_rs::num_possible_cpus()
+            .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+        let values = vec![bytes_of(&traffic).to_vec(); cpus];
+        let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
+        let entered = entered.context(Kind::Telemetry, || {
+            format!("can't enter interface {ifindex} in the map pods")
+        });
+        if let Err(err) = entered {
+            forget(pins, ifindex, attached.pod)?;
+            return Err(err);
+        }
+        Ok(attached)
     }
 
     fn attach_tcx(&self, pod: u32) -> std::io::Result<()> {
@@ -123,30 +175,47 @@ impl Target<'_> {
 }
 
 /// See [`super::detach`].
-pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
+pub fn detach(
+    bpf_dir: &Path,
+    container_id: &str,
+    attached: &Attached,
+    stays: Option<u32>,
+) -> Result<()> {
     libbpf_rs::set_print(None);
     let pins = Pins::open(bpf_dir);
+    let entry = match &pins {
+        Ok(Some(pins)) => registered(pins, attached.pod),
+        _ => Ok(None),
+    };
+    // A call that was killed may have journaled an id that was another pod's already.
+    if matches!(&entry, Ok(Some(entry)) if entry.container_id != field(container_id)) {
+        return Ok(());
+    }
     // A filter on an interface that has been given to another pod since is that pod's.
-    let passed_on = match &pins {
-        Ok(Some(pins)) => owner(pins, ifindex)?.is_some_and(|owner| owner != attached.pod),
+    let passed_on = match (&pins, stays) {
+        (Ok(Some(pins)), Some(ifindex)) => {
+            owner(pins, ifindex)?.is_some_and(|owner| owner != attached.pod)
+        }
         _ => false,
     };
     // Also without pins: those of another version of Weir may hold the maps.
-    unhook(bpf_dir, ifindex, attached, link_stays && !passed_on)?;
-    let Some(pins) = pins? else { return Ok(()) };
-    let key = bytes_of(&attached.pod);
-    let found = pins.attachments.lookup(key, MapFlags::ANY).context(Kind::Telemetry, gone)?;
-    let Some(mut value) = found.and_then(|bytes| from_bytes::<RawAttachment>(&bytes)) else {
-        return Ok(());
-    };
-    // A call that was killed may have journaled an id that it never came to enter.
-    if value.deleted_ns == 0 && value.ifindex == ifindex {
-        value.deleted_ns = nanoseconds(now());
-        pins.attachments
-            .update(key, bytes_of(&value), MapFlags::EXIST)
-            .context(Kind::Telemetry, gone)?;
+    unhook(bpf_dir, stays.filter(|_| !passed_on), attached)?;
+    match (pins?, entry?) {
+        (Some(pins), Some(mut entry)) if entry.deleted_ns == 0 => {
+            entry.deleted_ns = nanoseconds(now());
+            let key = bytes_of(&attached.pod);
+            let marked = pins.attachments.update(key, bytes_of(&entry), MapFlags::EXIST);
+            marked.context(Kind::Telemetry, gone)
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The entry of an id in the map `attachments`.
+fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>> {
+    let found = pins.attachments.lookup(bytes_of(&pod), MapFlags::ANY);
+    let found = found.context(Kind::Telemetry, || "can't read the map attachments".into())?;
+    Ok(found.and_then(|bytes| from_bytes(&bytes)))
 }
 
 /// See [`super::verify`].
@@ -226,73 +295,35 @@ fn mode(choice: Choice, ifindex: i32) -> Mode {
     }
 }
 
-/// Enters the pod into both maps under a fresh id, which it returns.
-fn register(
-    bpf_dir: &Path,
-    pins: &Pins,
-    ifindex: u32,
-    mode: Mode,
-    identity: &Identity,
-    mut journal: impl FnMut(Attached) -> Result<()>,
-) -> Result<u32> {
-    let value = RawAttachment {
-        created_ns: nanoseconds(now()),
-        deleted_ns: 0,
-        ifindex,
-        mode: match mode {
-            Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
-            Mode::Tcx => AttachMode::ATTACH_TCX.0,
-        },
-        pod_namespace: field(&identity.namespace),
-        pod_name: field(&identity.pod),
-        pod_uid: field(&identity.uid),
-        container_id: field(&identity.container_id),
-        ifname: field(&identity.ifname),
-    };
-    let pod = claim_id(bpf_dir, pins, &value, |pod| journal(Attached { pod, mode }))?;
-    let traffic = PodTraffic { pod, ..Default::default() };
-    let cpus = libbpf_rs::num_possible_cpus()
-        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
-    let entered = pins
-        .pods
-        .update_percpu(bytes_of(&ifindex), &vec![bytes_of(&traffic).to_vec(); cpus], MapFlags::ANY)
-        .context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"));
-    if let Err(err) = entered {
-        forget(pins, ifindex, pod)?;
-        return Err(err);
-    }
-    Ok(pod)
-}
-
 /// Takes an id nobody has: the kernel's NOEXIST decides, chance only proposes.
 fn claim_id(
     bpf_dir: &Path,
     pins: &Pins,
     value: &RawAttachment,
-    mut journal: impl FnMut(u32) -> Result<()>,
-) -> Result<u32> {
+    mut claim: Attached,
+    journal: &mut impl FnMut(Attached) -> Result<()>,
+) -> Result<Attached> {
     let mut swept = false;
-    for attempt in 0..16 {
-        let pod = proposal(attempt);
-        journal(pod)?;
-        match pins.attachments.update(bytes_of(&pod), bytes_of(value), MapFlags::NO_EXIST) {
-            Ok(()) => return Ok(pod),
-            Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
+    for attempt in 1..16 {
+        let (key, value) = (bytes_of(&claim.pod), bytes_of(value));
+        match pins.attachments.update(key, value, MapFlags::NO_EXIST) {
+            Ok(()) => return Ok(claim),
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => {
+                claim.pod = proposal(attempt);
+                journal(claim)?;
+            }
             // Full: pods that ended make room at once, whether an agent read them or not.
             Err(_) if !swept => {
                 swept = true;
                 reader::Maps::open(bpf_dir)?.purge(Duration::ZERO)?;
             }
             Err(err) => {
-                return Err(Error::new(
-                    Kind::Telemetry,
-                    "the map attachments takes no further pod",
-                )
-                .details(err));
+                let msg = "the map attachments takes no further pod";
+                return Err(Error::new(Kind::Telemetry, msg).details(err));
             }
         }
     }
-    Err(Error::new(Kind::Telemetry, "found no free attachment id in 16 tries"))
+    Err(Error::new(Kind::Telemetry, "found no free attachment id in 15 tries"))
 }
 
 /// An id to try; never 0: that key means "no pod". Mixed (by splitmix64's finisher) from the time and
@@ -305,14 +336,17 @@ fn proposal(attempt: u32) -> u32 {
     u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(1).max(1)
 }
 
-/// Takes both hooks off, the second also where the first can't be.
-fn unhook(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
-    let off = |direction| match attached.mode {
-        Mode::Clsact if link_stays => clsact::detach(signed(ifindex)?, direction)
+/// Takes both hooks off, the second also where the first can't be; filters where the link stays.
+fn unhook(bpf_dir: &Path, stays: Option<u32>, attached: &Attached) -> Result<()> {
+    let off = |direction| match (attached.mode, stays) {
+        (Mode::Clsact, None) => Ok(()),
+        (Mode::Clsact, Some(ifindex)) => clsact::detach(signed(ifindex)?, direction)
             .context(Kind::Telemetry, || refused("removal of the filter", ifindex)),
-        Mode::Clsact => Ok(()),
-        Mode::Tcx => sys::tcx_detach(&pin::link(bpf_dir, attached.pod, direction))
-            .context(Kind::Telemetry, || refused("removal of the link", ifindex)),
+        (Mode::Tcx, _) => {
+            let pin = pin::link(bpf_dir, attached.pod, direction);
+            let failed = || format!("can't remove the pinned link {}", pin.display());
+            sys::tcx_detach(&pin).context(Kind::Telemetry, failed)
+        }
     };
     let [(tx, _), (rx, _)] = PROGRAMS;
     let (first, second) = (off(tx), off(rx));

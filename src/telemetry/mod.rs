@@ -66,12 +66,17 @@ pub struct Attached {
     pub mode: Mode,
 }
 
+/// What an [`attach`] is to do: for the journal, before anything is made.
+pub fn intend(choice: Choice) -> Attached {
+    hook::intend(choice)
+}
+
 /// Counts the traffic of the host-side interface `ifindex` (of the caller's network namespace).
 ///
 /// The first call after a boot loads and pins programs and maps under `bpf_dir`; any later one
-/// only opens the pins. Takes no longer than the lock's bound. `journal` is told what [`detach`]
-/// will need before the first map entry or hook is made, so that a call that is killed leaves
-/// nothing that its record doesn't name.
+/// only opens the pins. Takes no longer than the lock's bound. Where it has to do otherwise than
+/// intended, `journal` is told before the first map entry or hook is made, so that a call that is
+/// killed leaves nothing that its record doesn't name.
 ///
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming what is missing, or what `journal` says;
@@ -81,18 +86,26 @@ pub fn attach(
     choice: Choice,
     ifindex: u32,
     identity: &Identity,
+    intent: Attached,
     journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
-    hook::attach(bpf_dir, choice, ifindex, identity, journal)
+    hook::attach(bpf_dir, choice, ifindex, identity, intent, journal)
 }
 
-/// Ends the counting of an attachment whose link is gone or, with `link_stays` (a chained
-/// plugin's link), takes our filters off it. The totals stay readable for the agent's grace time.
+/// Ends the counting of a container's attachment whose link is gone or, where `stays` is the index
+/// of a chained plugin's link, takes our filters off that. The totals stay readable for the agent's
+/// grace time.
 ///
 /// # Errors
-/// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error.
-pub fn detach(bpf_dir: &Path, ifindex: u32, attached: &Attached, link_stays: bool) -> Result<()> {
-    hook::detach(bpf_dir, ifindex, attached, link_stays)
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error, nor is what
+/// was intended and never made.
+pub fn detach(
+    bpf_dir: &Path,
+    container_id: &str,
+    attached: &Attached,
+    stays: Option<u32>,
+) -> Result<()> {
+    hook::detach(bpf_dir, container_id, attached, stays)
 }
 
 /// The living attachments of a container's interface, each with the host-side interface that it

@@ -30,7 +30,8 @@ fn attach(
     ifindex: u32,
 ) -> weir::error::Result<telemetry::Attached> {
     let identity = Identity { pod: "other".into(), ..Default::default() };
-    telemetry::attach(&kernel.bpf_dir(), choice, ifindex, &identity, |_| Ok(()))
+    let intent = telemetry::intend(choice);
+    telemetry::attach(&kernel.bpf_dir(), choice, ifindex, &identity, intent, |_| Ok(()))
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn beside_an_ingress_qdisc_auto_takes_tcx_and_clsact_is_refused() {
     run("ip link del v0");
     let gone = telemetry::verify(&kernel.bpf_dir(), ifindex, &attached).unwrap_err();
     assert_eq!(gone.kind(), Kind::Difference);
-    telemetry::detach(&kernel.bpf_dir(), ifindex, &attached, false).unwrap();
+    telemetry::detach(&kernel.bpf_dir(), "", &attached, None).unwrap();
     assert_eq!(std::fs::read_dir(kernel.bpf_dir().join("links")).unwrap().count(), 0);
 }
 
@@ -70,7 +71,7 @@ fn a_filter_that_runs_another_program_is_a_difference() {
     run("tc filter del dev v0 egress");
     let gone = telemetry::verify(&kernel.bpf_dir(), ifindex, &attached).unwrap_err();
     assert_eq!(gone.kind(), Kind::Difference);
-    telemetry::detach(&kernel.bpf_dir(), ifindex, &attached, true).unwrap();
+    telemetry::detach(&kernel.bpf_dir(), "", &attached, Some(ifindex)).unwrap();
     assert_eq!(run("tc filter show dev v0 ingress"), "");
 }
 

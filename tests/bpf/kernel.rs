@@ -61,8 +61,10 @@ impl Kernel {
             ifname: "eth0".into(),
             ..Default::default()
         };
+        let choice = Choice::Clsact;
+        let intent = telemetry::intend(choice);
         let attached =
-            telemetry::attach(&bpf_dir, Choice::Clsact, LOOPBACK, &identity, |_| Ok(())).unwrap();
+            telemetry::attach(&bpf_dir, choice, LOOPBACK, &identity, intent, |_| Ok(())).unwrap();
         let program = |name| pin::program(&bpf_dir, name).unwrap().unwrap();
         Self {
             attached,
@@ -83,7 +85,7 @@ impl Kernel {
 
     /// What DEL does when the link is gone.
     pub fn end_pod(&self) {
-        telemetry::detach(&self.bpf_dir(), LOOPBACK, &self.attached, false).unwrap();
+        telemetry::detach(&self.bpf_dir(), "c1", &self.attached, None).unwrap();
     }
 
     pub fn bpf_dir(&self) -> PathBuf {

@@ -18,8 +18,7 @@ use super::node::{Node, run};
 pub struct Pod {
     /// Its attachment id.
     pub id: u32,
-    /// Index of its host side.
-    pub ifindex: u32,
+    container_id: String,
     attached: Attached,
     bpf_dir: PathBuf,
 }
@@ -58,9 +57,12 @@ impl Pod {
             ifname: "eth0".into(),
         };
         let bpf_dir = node.bpf_dir();
+        let choice = Choice::Clsact;
+        let intent = telemetry::intend(choice);
         let attached =
-            telemetry::attach(&bpf_dir, Choice::Clsact, ifindex, &identity, |_| Ok(())).unwrap();
-        Self { id: attached.pod, ifindex, attached, bpf_dir }
+            telemetry::attach(&bpf_dir, choice, ifindex, &identity, intent, |_| Ok(())).unwrap();
+        let container_id = identity.container_id;
+        Self { id: attached.pod, container_id, attached, bpf_dir }
     }
 
     /// Sets a counter of this pod in the role of a server.
@@ -97,7 +99,7 @@ impl Pod {
 
     /// What DEL does once the link is gone.
     pub fn delete(&self) {
-        telemetry::detach(&self.bpf_dir, self.ifindex, &self.attached, false).unwrap();
+        telemetry::detach(&self.bpf_dir, &self.container_id, &self.attached, None).unwrap();
     }
 
     /// Moves the time of the DEL into the past.

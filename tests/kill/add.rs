@@ -105,17 +105,35 @@ fn a_killed_add_is_finished_by_gc() {
 }
 
 #[test]
-fn the_only_address_is_to_be_had_when_its_pod_died_with_the_call() {
+fn the_only_address_is_to_be_had_from_a_killed_add_whose_pod_lives() {
     let ground = Ground::new("add-add", "clsact").cramped();
+    let [a, b] = ["a", "b"].map(|id| ground.host.container(id));
+    let (course, before) = course(&ground, &b);
+    each(&course.but_the_answer().kills(20), |strike| {
+        let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
+        // Another container, and then the same one, though no DEL came.
+        for container in [&b, &a] {
+            ground.call("ADD", Some(container)).succeed();
+            ground.call("DEL", Some(container)).succeed();
+        }
+        // Without a list it takes away the dead alone.
+        ground.call("GC", None).succeed();
+        ground.see().assert_is(&before, &strike.to_string());
+        struck.hit
+    });
+}
+
+#[test]
+fn the_only_address_is_to_be_had_when_its_pod_died_with_the_call() {
+    let ground = Ground::new("add-dead", "tcx").cramped();
     let b = ground.host.container("b");
     let (course, before) = course(&ground, &b);
-    each(&course.kills(20), |strike| {
+    each(&course.kills(30), |strike| {
         let a = ground.host.container("a");
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.host.end(a);
         ground.call("ADD", Some(&b)).succeed();
         ground.call("DEL", Some(&b)).succeed();
-        // Without a list it takes away the dead alone.
         ground.call("GC", None).succeed();
         ground.see().assert_is(&before, &strike.to_string());
         struck.hit

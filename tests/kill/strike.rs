@@ -89,6 +89,14 @@ impl Course {
         Self(made)
     }
 
+    /// The course up to where the record says that all is made: an ADD that is killed after that is
+    /// as good as done, though nobody may have heard of it.
+    pub fn but_the_answer(mut self) -> Self {
+        let done = self.0.iter().rposition(|made| made.syscall.starts_with("rename"));
+        self.0.truncate(done.unwrap() + 1);
+        self
+    }
+
     /// A kill at each system call, or a sample of one in `sample`.
     pub fn kills(&self, sample: u64) -> Vec<Strike> {
         self.strikes(&[Blow::Kill], sample, |_| true)
