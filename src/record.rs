@@ -272,6 +272,26 @@ pub fn list(state_dir: &Path) -> Result<Vec<(Attachment, Entry)>> {
     Ok(attachments.map(|attachment| (attachment.clone(), read(&dir, &attachment))).collect())
 }
 
+/// Removes the temporary files of writes that were killed, which nobody has touched for a minute and
+/// behind which no record stands; says whose. Only a file system without unnamed files has them.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn sweep(state_dir: &Path) -> Result<Vec<Attachment>> {
+    const OLD: Duration = Duration::from_secs(60);
+    let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else { return Ok(Vec::new()) };
+    let mut swept = Vec::new();
+    for name in dir.temporary(OLD)? {
+        if let Some(attachment) = Attachment::from_file_name(&name)
+            && !dir.has(&name)?
+            && dir.remove_file(&name).is_ok()
+        {
+            swept.push(attachment);
+        }
+    }
+    Ok(swept)
+}
+
 fn read(dir: &Dir, attachment: &Attachment) -> Entry {
     match dir.read_open(&attachment.file_name(), MAX_BYTES) {
         Ok(None) => Entry::Absent,

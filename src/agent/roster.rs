@@ -119,7 +119,8 @@ fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -
     let counted = record.telemetry.as_ref().and_then(|attached| unseen.remove(&attached.pod));
     let state = match (&record.telemetry, counted) {
         (None, _) => State::Uncounted,
-        (Some(_), _) if !readable || record.under_way => State::Unknown,
+        (Some(_), _) if !readable => State::Unknown,
+        (Some(_), None) if record.under_way => State::Unknown,
         (Some(_), None) => State::Lost,
         (Some(_), Some(Pod { deleted: Some(at), .. })) => State::Deleted(*at),
         (Some(_), Some(_)) => State::Counted,
@@ -189,6 +190,7 @@ mod tests {
         let netns = NetnsRef { path: "/run/netns/x".into(), dev: 1, ino: 2 };
         let mut record = Record::new(&attachment, "podnet", netns).unwrap();
         record.telemetry = telemetry.map(|pod| Attached { pod, mode: Mode::Tcx });
+        record.under_way = container == "begun";
         (attachment, Entry::Record(Box::new(record)))
     }
 
@@ -201,6 +203,7 @@ mod tests {
         let journal = [
             record("counted", Some(1)),
             record("lost", Some(77)),
+            record("begun", Some(78)),
             record("bare", None),
             (broken, Entry::Unreadable(Error::new(Kind::Io, "cut off"))),
             (Attachment::new("gone", "eth0").unwrap(), Entry::Absent),
@@ -212,6 +215,7 @@ mod tests {
         let expected = [
             ("counted".into(), State::Counted),
             ("lost".into(), State::Lost),
+            ("begun".into(), State::Unknown),
             ("bare".into(), State::Uncounted),
             ("broken".into(), State::Unreadable("cut off".into())),
             ("stray".into(), State::Unrecorded),

@@ -13,6 +13,7 @@ mod agent;
 mod demo;
 mod doctor;
 mod pods;
+mod reconcile;
 mod table;
 
 /// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
@@ -33,6 +34,7 @@ enum Command {
     /// List the attachments of this node
     Pods(pods::Args),
     Demo(demo::Args),
+    Reconcile(reconcile::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
 }
@@ -69,6 +71,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Agent(args) => agent::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
+        Command::Reconcile(args) => reconcile::run(args),
         Command::Doctor(args) => doctor::run(&args),
     };
     done.unwrap_or_else(|err| {

@@ -54,7 +54,7 @@ pub fn run(call: &Call) -> Result<()> {
             _ => Ok(()),
         });
     }
-    failures.note(pool.sweep());
+    failures.note(pool.sweep().map(drop));
     if let Some(plugin) = delegate {
         let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
         failures.note(delegate.and_then(|delegate| delegate.forward("GC")));

@@ -27,6 +27,7 @@ mod gc;
 mod ports;
 pub mod preview;
 mod reclaim;
+pub mod reconcile;
 mod reply;
 mod request;
 mod status;

@@ -61,7 +61,7 @@ impl Pool<'_> {
         let mut cursors = read_cursors(lock.file(), sets.len());
         let chosen = match choose(&dir, sets, &wishes, &cursors, claimed) {
             // A call that was killed between its two removals may have left leases of nobody.
-            Err(err) if err.kind() == Kind::Exhausted && self.sweep_locked(&dir)? > 0 => {
+            Err(err) if err.kind() == Kind::Exhausted && !self.sweep_locked(&dir)?.is_empty() => {
                 choose(&dir, sets, &wishes, &cursors, claimed)?
             }
             chosen => chosen?,
@@ -138,29 +138,29 @@ impl Pool<'_> {
         choose(&dir, sets, &vec![None; sets.len()], &cursors, claimed).map(drop)
     }
 
-    /// Removes the leases that no record stands behind.
+    /// Removes the leases that no record stands behind; says which.
     ///
     /// # Errors
     /// [`Kind::TryAgain`], [`Kind::Io`].
-    pub fn sweep(&self) -> Result<()> {
+    pub fn sweep(&self) -> Result<Vec<String>> {
         let Some(dir) = state::open(self.state_dir, &[LEASES, self.network])? else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let _lock = dir.lock(LOCK, PATIENCE)?;
-        self.sweep_locked(&dir).map(drop)
+        self.sweep_locked(&dir)
     }
 
-    fn sweep_locked(&self, dir: &Dir) -> Result<usize> {
+    fn sweep_locked(&self, dir: &Dir) -> Result<Vec<String>> {
         let attachments = state::open(self.state_dir, &[ATTACHMENTS])?;
-        let mut removed = 0;
-        for name in dir.names()?.iter().filter(|name| name.parse::<IpAddr>().is_ok()) {
-            let Some(lease) = dir.read_link(name)? else { continue };
+        let mut removed = Vec::new();
+        for name in dir.names()?.into_iter().filter(|name| name.parse::<IpAddr>().is_ok()) {
+            let Some(lease) = dir.read_link(&name)? else { continue };
             let recorded = match (owner(&lease), &attachments) {
                 (Some(owner), Some(attachments)) => attachments.has(&owner.file_name())?,
                 _ => false,
             };
-            if !recorded && dir.remove(name)? {
-                removed += 1;
+            if !recorded && dir.remove(&name)? {
+                removed.push(name);
             }
         }
         Ok(removed)

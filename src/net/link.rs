@@ -191,6 +191,21 @@ pub fn by_index(socket: &mut Netlink, index: u32) -> Result<Option<Link>> {
     look_up(socket, &format!("number {index}"), LinkUnspec::new_with_index(index))
 }
 
+/// All links.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn all(socket: &mut Netlink) -> Result<Vec<Link>> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let replies = socket.dump("list interfaces", &RouteNetlinkMessage::GetLink(message))?;
+    let links = replies.into_iter().filter_map(|reply| match reply {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+        _ => None,
+    });
+    Ok(links.collect())
+}
+
 fn look_up(
     socket: &mut Netlink,
     what: &str,

@@ -1,4 +1,12 @@
-//! The host's end of a veth pair that another plugin made.
+//! The other end of a veth pair: the host's of one that another plugin made, and whether anybody
+//! lives behind one of ours.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::{AsRawFd, RawFd},
+    os::unix::fs::MetadataExt,
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -10,7 +18,7 @@ use super::{
     netlink::{Ask, Netlink},
     netns::Netns,
 };
-use crate::error::Result;
+use crate::error::{Context, Kind, Result};
 
 /// Finds the link on the host whose other end is the container's interface; none where that has no
 /// such end.
@@ -30,15 +38,32 @@ pub fn host_side(netns: &Netns, ifname: &str) -> Result<Option<Link>> {
     let Some(outside) = link::by_index(&mut host, peer)? else { return Ok(None) };
     let mutual = outside.peer == Some(inside)
         && outside.peer_netns.is_some()
-        && outside.peer_netns == netns_number(&mut host, netns)?;
+        && outside.peer_netns == netns_number(&mut host, netns.raw_fd())?;
     Ok(mutual.then_some(outside))
 }
 
+/// The numbers of those namespaces that a process is in: a link whose other end is in one of them
+/// has somebody behind it. Of processes that end meanwhile nothing is told.
+///
+/// # Errors
+/// [`Kind::Io`]: /proc can't be listed; [`Kind::Kernel`].
+pub fn inhabited(socket: &mut Netlink) -> Result<BTreeSet<i32>> {
+    let (mut numbers, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let processes = fs::read_dir("/proc").context(Kind::Io, || "can't list /proc".into())?;
+    for process in processes.flatten() {
+        let Ok(file) = fs::File::open(process.path().join("ns/net")) else { continue };
+        if file.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino()))) {
+            numbers.extend(netns_number(socket, file.as_raw_fd())?);
+        }
+    }
+    Ok(numbers)
+}
+
 /// The number by which the socket's namespace knows another one; none if it doesn't.
-fn netns_number(socket: &mut Netlink, netns: &Netns) -> Result<Option<i32>> {
+fn netns_number(socket: &mut Netlink, netns: RawFd) -> Result<Option<i32>> {
     let mut message = NsidMessage::default();
     message.header = NsidHeader { family: AddressFamily::Unspec };
-    message.attributes = vec![NsidAttribute::Fd(netns.raw_fd().unsigned_abs())];
+    message.attributes = vec![NsidAttribute::Fd(netns.unsigned_abs())];
     let ask = Ask::new("number a namespace", RouteNetlinkMessage::GetNsId(message), 0);
     let replies = socket.exchange(vec![ask])?;
     Ok(replies.into_iter().find_map(|reply| match reply {

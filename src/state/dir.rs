@@ -9,7 +9,7 @@ use std::{
     os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -248,15 +248,33 @@ impl Dir {
 
     /// The names in it, temporary ones and those that are not UTF-8 left out; in no order.
     pub fn names(&self) -> Result<Vec<String>> {
+        let all = self.all_names()?;
+        Ok(all.into_iter().filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// The names whose temporary files were last written that long ago, or longer.
+    pub fn temporary(&self, old: Duration) -> Result<Vec<String>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut names = Vec::new();
+        for temp in self.all_names()? {
+            let Some(name) = temp.strip_prefix('.') else { continue };
+            let written = match fstatat(&self.fd, temp.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => Duration::from_secs(stat.st_mtime.try_into().unwrap_or_default()),
+                Err(_) => continue,
+            };
+            if now.saturating_sub(written) >= old {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn all_names(&self) -> Result<Vec<String>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let listed = dir::Dir::openat(&self.fd, ".", flags, Mode::empty()).and_then(|mut dir| {
             let mut names = Vec::new();
             for entry in dir.iter() {
-                if let Ok(name) = entry?.file_name().to_str()
-                    && !name.starts_with('.')
-                {
-                    names.push(name.to_owned());
-                }
+                names.extend(entry?.file_name().to_str().map(str::to_owned));
             }
             Ok(names)
         });

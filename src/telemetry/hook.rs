@@ -201,14 +201,28 @@ pub fn detach(
     // Also without pins: those of another version of Weir may hold the maps.
     unhook(bpf_dir, stays.filter(|_| !passed_on), attached)?;
     match (pins?, entry?) {
-        (Some(pins), Some(mut entry)) if entry.deleted_ns == 0 => {
-            entry.deleted_ns = nanoseconds(now());
-            let key = bytes_of(&attached.pod);
-            let marked = pins.attachments.update(key, bytes_of(&entry), MapFlags::EXIST);
-            marked.context(Kind::Telemetry, gone)
-        }
+        (Some(pins), Some(entry)) => mark_ended(&pins, attached.pod, entry),
         _ => Ok(()),
     }
+}
+
+/// See [`super::traces`].
+pub fn end(bpf_dir: &Path, attached: &Attached, stays: Option<u32>) -> Result<()> {
+    libbpf_rs::set_print(None);
+    unhook(bpf_dir, stays, attached)?;
+    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(()) };
+    let entry = registered(&pins, attached.pod)?;
+    entry.map_or(Ok(()), |entry| mark_ended(&pins, attached.pod, entry))
+}
+
+fn mark_ended(pins: &Pins, pod: u32, mut entry: RawAttachment) -> Result<()> {
+    if entry.deleted_ns != 0 {
+        return Ok(());
+    }
+    entry.deleted_ns = nanoseconds(now());
+    pins.attachments
+        .update(bytes_of(&pod), bytes_of(&entry), MapFlags::EXIST)
+        .context(Kind::Telemetry, || "can't mark the pod as gone in the map attachments".into())
 }
 
 /// The entry of an id in the map `attachments`.
@@ -366,10 +380,6 @@ fn forget(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
 
 fn refused(what: &str, ifindex: u32) -> String {
     format!("the kernel refused the {what} on interface {ifindex}")
-}
-
-fn gone() -> String {
-    "can't mark the pod as gone in the map attachments".into()
 }
 
 fn signed(ifindex: u32) -> Result<i32> {

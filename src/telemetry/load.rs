@@ -27,6 +27,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// The directory of a load under way. A bpffs takes no name with a dot in it.
+const TEMPORARY: &str = "loading";
+
 /// Makes sure that programs and maps of this schema are pinned under `bpf_dir`.
 ///
 /// # Errors
@@ -64,10 +67,20 @@ fn lock(bpf_dir: &Path) -> Result<Flock<fs::File>> {
     }
 }
 
+/// Removes what a loader left that died; says whether there was such. One that loads is left alone.
+pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
+    let temporary = bpf_dir.join(TEMPORARY);
+    if !temporary.is_dir() {
+        return Ok(false);
+    }
+    let dir = fs::File::open(bpf_dir)
+        .context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
+    let Ok(_lock) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) else { return Ok(false) };
+    clear(&temporary).map(|()| true)
+}
+
 /// Loads into a directory of a temporary name and publishes it by renaming.
 fn load(bpf_dir: &Path) -> Result<()> {
-    // A bpffs takes no name with a dot in it.
-    const TEMPORARY: &str = "loading";
     let temporary = bpf_dir.join(TEMPORARY);
     // Only the holder of the lock gets here, so what is there was left by a loader that died.
     clear(&temporary)?;

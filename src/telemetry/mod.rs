@@ -17,6 +17,7 @@ mod load;
 pub mod pin;
 pub mod reader;
 pub mod sys;
+pub mod traces;
 pub mod wire;
 
 /// Which hook the configuration asks for (`telemetry.attach`).

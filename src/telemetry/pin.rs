@@ -20,6 +20,8 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// The layout of this binary's maps.
 pub const SCHEMA: &str = env!("WEIR_SCHEMA");
+/// The directory of the tcx links' pins, of any layout.
+const LINKS: &str = "links";
 
 /// Where a bpffs is mounted, if the node has one at all.
 const USUAL: &str = "/sys/fs/bpf";
@@ -32,7 +34,30 @@ pub fn dir(bpf_dir: &Path) -> PathBuf {
 /// The pin of a tcx link.
 pub fn link(bpf_dir: &Path, pod: u32, direction: Direction) -> PathBuf {
     let side = if direction == Direction::DIRECTION_TX { "from" } else { "to" };
-    bpf_dir.join("links").join(format!("{pod:08x}_{side}_pod"))
+    bpf_dir.join(LINKS).join(format!("{pod:08x}_{side}_pod"))
+}
+
+/// The attachment ids that have pinned links; names that are none of ours are passed over.
+pub fn linked(bpf_dir: &Path) -> Result<Vec<u32>> {
+    let dir = bpf_dir.join(LINKS);
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err).context(Kind::Telemetry, || failed(&dir)),
+    };
+    let mut pods = Vec::new();
+    for entry in entries {
+        let name = entry.context(Kind::Telemetry, || failed(&dir))?.file_name();
+        let id = name.to_str().and_then(|name| name.split_once('_'));
+        if let Some((id, "from_pod" | "to_pod")) = id {
+            pods.extend(u32::from_str_radix(id, 16));
+        }
+    }
+    Ok(pods)
+}
+
+fn failed(dir: &Path) -> String {
+    format!("can't list {}", dir.display())
 }
 
 /// Opens a pinned map; `None` when there is no pin.

@@ -290,12 +290,8 @@ pub(super) fn mode(raw: &RawAttachment) -> Mode {
 pub(super) fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     let failed = || format!("can't read the map {}", map.name().to_string_lossy());
     let (key, value) = (size_of::<K>(), size_of::<V>());
-    if (map.key_size() as usize, map.value_size() as usize) != (key, value) {
-        return Err(Error::new(Kind::Telemetry, failed()).details("it is of another shape"));
-    }
-    let (keys, values) = sys::read_all(map).context(Kind::Telemetry, failed)?;
-    let keys = keys.chunks_exact(size_of::<K>());
-    let entries = keys.zip(values.chunks_exact(size_of::<V>()));
+    let (keys, values) = sys::read_all(map, key, value).context(Kind::Telemetry, failed)?;
+    let entries = keys.chunks_exact(key).zip(values.chunks_exact(value));
     Ok(entries.filter_map(|(key, value)| Some((from_bytes(key)?, from_bytes(value)?))).collect())
 }
 

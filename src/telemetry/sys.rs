@@ -97,19 +97,27 @@ pub fn clsact_create(ifindex: i32) -> io::Result<bool> {
     }
 }
 
-/// Every key and value of a hash map, each one after the other.
+/// More than any map of ours holds.
+const MAX_ENTRIES: u32 = 1 << 20;
+
+/// Every key and value, of these sizes, of a hash map, each one after the other.
 ///
 /// The map is asked for in one batch of all it may hold, which the kernel fills in a millisecond.
 ///
 /// # Errors
-/// The kernel's; `InvalidInput` for a map of another kind, such as somebody else's in the place of ours.
-pub fn read_all(map: &MapHandle) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    // Of a map per CPU the kernel writes more for a value than the map's value size says.
-    if !matches!(map.map_type(), MapType::Hash | MapType::LruHash) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no hash map"));
-    }
-    let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
+/// The kernel's; [`io::ErrorKind::InvalidData`] for a foreign map in the place of ours.
+pub fn read_all(
+    map: &MapHandle,
+    key_size: usize,
+    value_size: usize,
+) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let capacity = map.max_entries();
+    let sizes = [map.key_size() as usize, map.value_size() as usize];
+    // Of a per-CPU map the kernel would write a value for each CPU.
+    let plain = matches!(map.map_type(), MapType::Hash | MapType::LruHash);
+    if !plain || sizes != [key_size, value_size] || capacity > MAX_ENTRIES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not of this layout"));
+    }
     let mut keys = vec![0_u8; capacity as usize * key_size];
     let mut values = vec![0_u8; capacity as usize * value_size];
     let opts = libbpf_sys::bpf_map_batch_opts {
@@ -120,8 +128,9 @@ pub fn read_all(map: &MapHandle) -> io::Result<(Vec<u8>, Vec<u8>)> {
         let mut count = capacity;
         // Where to go on: a bucket's number, or as long as a key.
         let mut next = vec![0_u8; key_size.max(size_of::<u32>())];
-        // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map
-        // (of a hash map it writes no more), `next` any token; there is no batch before, and `opts` names its size.
+        // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map,
+        // which is not per-CPU (it writes no more), `next` any token; there is no batch before, and
+        // `opts` names its size.
         let err = unsafe {
             libbpf_sys::bpf_map_lookup_batch(
                 map.as_fd().as_raw_fd(),

@@ -105,6 +105,23 @@ fn a_killed_add_is_finished_by_gc() {
 }
 
 #[test]
+fn a_killed_add_is_finished_by_reconcile() {
+    let ground = Ground::new("add-rec", "tcx");
+    let a = ground.host.container("a");
+    let (course, _) = course(&ground, &a);
+    // It ends the masquerade of a network without pods, which a DEL doesn't.
+    ground.reconcile();
+    let before = ground.see();
+    each(&course.but_the_answer().kills(16), |strike| {
+        let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
+        ground.reconcile();
+        ground.see().assert_is(&before, &strike.to_string());
+        assert_eq!(a.space.links(), ["lo"], "{strike}");
+        struck.hit
+    });
+}
+
+#[test]
 fn the_only_address_is_to_be_had_from_a_killed_add_whose_pod_lives() {
     let ground = Ground::new("add-add", "clsact").cramped();
     let [a, b] = ["a", "b"].map(|id| ground.host.container(id));

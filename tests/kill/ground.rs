@@ -28,6 +28,7 @@ pub struct Sight {
     footprint: Footprint,
     pins: Vec<PathBuf>,
     counted: Vec<String>,
+    ruleset: String,
 }
 
 impl Ground {
@@ -96,6 +97,13 @@ impl Ground {
         self.keys.iter().fold(call, |call, (key, value)| call.key(key, value.clone()))
     }
 
+    /// Has `weir reconcile` drop what nobody owns.
+    pub fn reconcile(&self) {
+        let (state, bpf) = (self.host.state_dir(), self.bpffs.join("weir"));
+        let places = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+        self.host.reconcile_in(&places);
+    }
+
     /// Makes the call under the strike.
     pub fn strike(&self, strike: &Strike, call: Call<'_>) -> Struck {
         strike.on(call, &self.scratch)
@@ -115,6 +123,7 @@ impl Ground {
         Sight {
             footprint: self.host.footprint(),
             pins: pins(&self.bpffs),
+            ruleset: self.host.node.succeed("nft list ruleset"),
             counted: living.unwrap_or_default(),
         }
     }
@@ -134,6 +143,7 @@ impl Sight {
         self.footprint.assert_is(&before.footprint, when);
         assert_eq!(self.pins, before.pins, "{when}");
         assert_eq!(self.counted, before.counted, "{when}");
+        assert_eq!(self.ruleset, before.ruleset, "{when}");
     }
 }
 

@@ -233,6 +233,31 @@ fn what_an_unreadable_record_led_to_is_found_in_the_maps() {
 }
 
 #[test]
+fn hooks_of_nobody_go_by_reconcile() {
+    let counted = Counted::new("unowned");
+    let host = &counted.host;
+    let (a, b) = (host.container("a"), host.container("b"));
+    let result = counted.call("ADD", Some(&b), "tcx").succeed();
+    let pins = counted.pins();
+    counted.call("ADD", Some(&a), "tcx").succeed();
+    // Its record is lost, and then its pod ends.
+    fs::remove_file(host.record(&a)).unwrap();
+    host.end(a);
+    // A loader was killed.
+    fs::create_dir(counted.bpffs.join("weir/loading")).unwrap();
+    let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+    let places = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+    let dropped = host.reconcile_in(&places);
+    let kinds: Vec<_> = dropped.iter().map(|it| it.split(' ').next().unwrap()).collect();
+    assert_eq!(kinds, ["hook", "lease", "lease", "remnant"], "{dropped:?}");
+    assert_eq!(counted.pins(), pins);
+    assert!(!bpf.join("loading").exists());
+    assert_eq!(counted.living(), ["b"]);
+    counted.check(&b, "tcx", &result).succeed();
+    assert!(host.reconcile_in(&places).is_empty());
+}
+
+#[test]
 fn the_hooks_on_anothers_link_go_without_a_readable_record() {
     let counted = Counted::new("unreadable-chained");
     let host = &counted.host;

@@ -29,4 +29,5 @@ mod overlap;
 mod plugin;
 mod ports;
 mod ports_owned;
+mod reconcile;
 mod status;

@@ -134,6 +134,25 @@ impl Host {
         self.call("CHECK", Some(container)).key("prevResult", result.clone())
     }
 
+    /// What `weir reconcile` drops, sorted, each as `what name`; it must succeed.
+    pub fn reconcile(&self) -> Vec<String> {
+        let [state, bpf] = ["state", "bpf"].map(|dir| self.dir.join(dir).display().to_string());
+        self.reconcile_in(&format!("--state-dir {state} --bpf-dir {bpf}"))
+    }
+
+    /// The same, with these arguments.
+    pub fn reconcile_in(&self, places: &str) -> Vec<String> {
+        let weir = env!("CARGO_BIN_EXE_weir");
+        let json = self.node.succeed(&format!("{weir} reconcile {places} -o json"));
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let word = |dropped: &Value, key: &str| dropped[key].as_str().unwrap().to_owned();
+        let dropped = json.as_array().unwrap().iter();
+        let dropped = dropped.map(|it| format!("{} {}", word(it, "what"), word(it, "name")));
+        let mut dropped: Vec<_> = dropped.collect();
+        dropped.sort();
+        dropped
+    }
+
     /// Everything on the node that a pod could leave behind: links, addresses, routes, neighbours,
     /// qdiscs, and the files of the state dir but the allocator's own.
     pub fn footprint(&self) -> Footprint {

@@ -69,6 +69,33 @@ fn has(family: Family, subnet: &IpNetwork) -> bool {
     Family::of(subnet.ip()) == family
 }
 
+/// Ends the masquerade of every subnet but these, and says which were too many. Without `really` it
+/// only says so. That there is no table is no error.
+///
+/// # Errors
+/// [`Kind::Kernel`] when the kernel refuses.
+pub fn masquerade_narrow(subnets: &[IpNetwork], really: bool) -> Result<Vec<String>> {
+    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    let (mut changes, mut surplus) = (Vec::new(), Vec::new());
+    for family in Family::BOTH {
+        let present = match read_set(&mut socket, family) {
+            Ok(present) => present,
+            Err(refusal) if refusal.errno == Errno::ENOENT => continue,
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let wanted = subnets.iter().filter(|subnet| has(family, subnet)).map(Interval::from);
+        let change = present.narrowed_to(wanted);
+        surplus.extend(change.remove.iter().map(|interval| interval.text(family.bytes() * 8)));
+        if !change.remove.is_empty() {
+            changes.push((family, change));
+        }
+    }
+    if really && !changes.is_empty() {
+        socket.exchange(schema::change_elements(&changes))?;
+    }
+    Ok(surplus)
+}
+
 /// Compares the table with what [`masquerade_ensure`] leaves.
 ///
 /// # Errors

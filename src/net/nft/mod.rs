@@ -17,7 +17,7 @@ pub mod masquerade;
 
 use nix::errno::Errno;
 
-pub use masquerade::{masquerade_check, masquerade_ensure};
+pub use masquerade::{masquerade_check, masquerade_ensure, masquerade_narrow};
 
 use super::netlink::{Netlink, Refusal};
 use crate::error::{Error, Kind, Result};

@@ -3,7 +3,7 @@
 //! The kernel keeps no intervals but edges: an element that starts one, an element that ends one. A
 //! last start without an end reaches to the end of the address space.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -24,6 +24,20 @@ impl Interval {
             (Some(own), Some(others)) => own >= others,
         };
         self.start <= other.start && reaches
+    }
+}
+
+impl Interval {
+    /// As the network that it is, in a family of addresses of so many bits; else by its first address.
+    pub fn text(self, bits: u32) -> String {
+        let ip: IpAddr = match u32::try_from(self.start) {
+            Ok(start) if bits == 32 => Ipv4Addr::from_bits(start).into(),
+            _ => Ipv6Addr::from_bits(self.start).into(),
+        };
+        let last = if bits == 32 { u128::from(u32::MAX) } else { u128::MAX };
+        let span = self.end.map_or(last, |end| end.wrapping_sub(1)) ^ self.start;
+        let host_bits = u128::BITS - span.leading_zeros();
+        format!("{ip}/{}", bits.saturating_sub(host_bits))
     }
 }
 
@@ -79,6 +93,15 @@ impl Intervals {
     /// Whether one of the intervals holds all of `wanted`.
     pub fn cover(&self, wanted: Interval) -> bool {
         self.0.iter().any(|interval| interval.covers(wanted))
+    }
+
+    /// What has to change so that exactly `wanted` is covered.
+    pub fn narrowed_to(&self, wanted: impl Iterator<Item = Interval>) -> Change {
+        let kept = Self(Self::default().widened_by(wanted).add);
+        let without = |own: &Self, other: &Self| {
+            own.0.iter().filter(|interval| !other.0.contains(interval)).copied().collect()
+        };
+        Change { remove: without(self, &kept), add: without(&kept, self) }
     }
 
     /// What has to change so that `wanted` is covered too. Intervals of subnets either contain one
@@ -139,6 +162,26 @@ mod tests {
         assert!(set.cover(interval("255.0.0.0/8")));
         assert!(!set.cover(interval("10.88.0.0/23")));
         assert!(!set.cover(interval("10.88.2.0/24")));
+    }
+
+    #[test]
+    fn narrowing_keeps_what_is_wanted_and_no_more() {
+        let set = set(&["10.0.0.0/12", "10.88.0.0/24", "192.168.0.0/16"]);
+        let wanted = ["10.1.0.0/16", "10.1.1.0/24", "192.168.0.0/16"];
+        let change = set.narrowed_to(wanted.iter().map(|network| interval(network)));
+        assert_eq!(change.remove, [interval("10.0.0.0/12"), interval("10.88.0.0/24")]);
+        assert_eq!(change.add, [interval("10.1.0.0/16")]);
+        assert_eq!(set.narrowed_to(set.0.clone().into_iter()), Change::default());
+    }
+
+    #[test]
+    fn an_interval_reads_as_its_network() {
+        for network in ["10.88.0.0/24", "0.0.0.0/0", "255.255.255.255/32", "224.0.0.0/3"] {
+            assert_eq!(interval(network).text(32), network);
+        }
+        for network in ["fd00:88::/64", "::/0", "ff00::/8", "::1/128"] {
+            assert_eq!(interval(network).text(128), network);
+        }
     }
 
     #[test]

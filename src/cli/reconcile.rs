@@ -1,0 +1,72 @@
+//! `weir reconcile`: drops what no living attachment owns, and says what that was.
+
+use std::{env, ffi::OsString, process::ExitCode};
+
+use super::{Output, Places, print, table};
+use crate::{
+    agent::log,
+    cni::reconcile::{self, Dropped, Thing},
+    error::{Context, Kind, Result},
+};
+
+/// Drop what no living attachment owns: leases, links, hooks, masquerade; safe at any time
+///
+/// Exits 1 if something could not be dropped.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    places: Places,
+    /// Directories in which IPAM plugins are found, between colons; else CNI_PATH's
+    #[arg(long, value_name = "DIRS")]
+    cni_path: Option<OsString>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Where runtimes keep plugins, by default and on Debian.
+const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
+
+/// Reconciles and reports.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let cni_path = args.cni_path.or_else(|| env::var_os("CNI_PATH"));
+    let Places { state_dir, bpf_dir } = args.places;
+    let cni_path = cni_path.unwrap_or_else(|| CNI_PATH.into());
+    let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path });
+    print(&match args.output {
+        Output::Json => json(&report.dropped)?,
+        Output::Text => text(&report.dropped),
+    })?;
+    report.left.iter().for_each(|left| eprintln!("weir: left: {left}"));
+    report.failures.iter().for_each(log::say);
+    Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn json(dropped: &[Dropped]) -> Result<String> {
+    let json = serde_json::to_string_pretty(dropped);
+    json.map(|json| json + "\n").context(Kind::Io, || "can't write the list as JSON".into())
+}
+
+fn text(dropped: &[Dropped]) -> String {
+    if dropped.is_empty() {
+        return "nothing to drop\n".into();
+    }
+    let mut rows = vec![["DROPPED", "NAME", "NETWORK"].map(String::from).to_vec()];
+    rows.extend(dropped.iter().map(|dropped| {
+        let network = dropped.network.clone().unwrap_or_else(|| "-".into());
+        vec![word(dropped.what).to_owned(), dropped.name.clone(), network]
+    }));
+    table::render(&rows)
+}
+
+fn word(what: Thing) -> &'static str {
+    match what {
+        Thing::Attachment => "attachment",
+        Thing::Link => "link",
+        Thing::Hook => "hook",
+        Thing::Ports => "ports",
+        Thing::Lease => "lease",
+        Thing::Remnant => "remnant",
+        Thing::Masquerade => "masquerade",
+    }
+}

@@ -1,0 +1,304 @@
+//! What no living attachment owns goes, of every network: for the node whose runtime lost track.
+//!
+//! Safe beside any other call, by the order of its looks. An ADD writes its record before it makes
+//! anything, a DEL removes it after all is gone: so whatever was seen, and has no record when the
+//! records are read afterwards, is nobody's. Only the masquerade of a subnet belongs to all pods of a
+//! network at once; to end it, ADDs are kept from beginning for a moment.
+
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Call,
+    config::Config,
+    reclaim,
+    request::{Command, Request},
+    teardown,
+};
+use crate::{
+    attachment::Attachment,
+    error::{Error, Result},
+    ipam::pool::{self, Pool},
+    net::{
+        Mark,
+        link::{self, Link},
+        names,
+        nft::{self, hostport},
+        peer,
+    },
+    record::{self, Entry, Record},
+    spec::Version,
+    state,
+    telemetry::traces::{self, Trace},
+};
+
+/// How long to wait for ADDs under way before the masquerade is left as it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `stateDir` of the networks.
+    pub state_dir: PathBuf,
+    /// `bpfDir` of the networks.
+    pub bpf_dir: PathBuf,
+    /// Directories in which an IPAM plugin is found that has to be told of an end.
+    pub cni_path: OsString,
+}
+
+/// What kind of thing was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Thing {
+    /// An attachment, with everything of it.
+    Attachment,
+    /// An interface without a record.
+    Link,
+    /// Filters, pinned links or a map entry without a record.
+    Hook,
+    /// Host ports without a record.
+    Ports,
+    /// An address leased to nobody.
+    Lease,
+    /// A half-written record, or programs that were half loaded.
+    Remnant,
+    /// A subnet that is masqueraded for no pod.
+    Masquerade,
+}
+
+/// One thing that was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// What it was.
+    pub what: Thing,
+    /// Its name.
+    pub name: String,
+    /// The network that it was of, where that is known.
+    pub network: Option<String>,
+}
+
+/// What a reconciliation did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What is gone now.
+    pub dropped: Vec<Dropped>,
+    /// What has no owner and was left all the same, and why.
+    pub left: Vec<String>,
+    /// What could not be looked at or dropped.
+    pub failures: Vec<Error>,
+}
+
+/// Drops what no living attachment owns; goes on past failures.
+pub fn run(places: &Places) -> Report {
+    let mut report = Report::default();
+    if let Err(err) = reconcile(places, &mut report) {
+        report.failures.push(err);
+    }
+    report
+}
+
+fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
+    let traces = report.note(traces::list(&places.bpf_dir)).unwrap_or_default();
+    let links = link::all(&mut link::socket()?)?;
+    let ports = report.note(hostport::owners()).unwrap_or_default();
+    let known = state::open(&places.state_dir, &[state::ATTACHMENTS])?.is_some();
+    let records = record::list(&places.state_dir)?;
+    let (living, recorded) = drop_dead(places, report, records)?;
+    if known {
+        drop_links(report, &links, &recorded)?;
+        drop_hooks(places, report, traces, &living, &recorded)?;
+        for owner in ports.difference(&recorded) {
+            report.drop(Thing::Ports, owner, None, hostport::evict(owner));
+        }
+    } else {
+        let dir = places.state_dir.display();
+        let what = "links, hooks, host ports and masquerade are left";
+        report.left.push(format!("{dir} has no records: {what}"));
+    }
+    drop_leases(places, report)?;
+    drop_remnants(places, report);
+    // A link that was left may be of a network whose records are elsewhere.
+    if report.left.is_empty() {
+        drop_masquerade(places, report)?;
+    }
+    Ok(())
+}
+
+impl Report {
+    fn note<T>(&mut self, attempt: Result<T>) -> Option<T> {
+        attempt.map_err(|err| self.failures.push(err)).ok()
+    }
+
+    /// Remembers what was dropped, if it was.
+    fn drop(&mut self, what: Thing, name: impl ToString, network: Option<&str>, gone: Result<()>) {
+        if self.note(gone).is_some() {
+            let network = network.map(str::to_owned);
+            self.dropped.push(Dropped { what, name: name.to_string(), network });
+        }
+    }
+}
+
+/// The dead go; returns the living, and all that had a record.
+fn drop_dead(
+    places: &Places,
+    report: &mut Report,
+    records: Vec<(Attachment, Entry)>,
+) -> Result<(Vec<Record>, BTreeSet<Attachment>)> {
+    let boot_id = state::boot_id()?;
+    let mut living = Vec::new();
+    let recorded = records.iter().map(|(attachment, _)| attachment.clone()).collect();
+    for (attachment, entry) in records {
+        match entry {
+            Entry::Record(record) if reclaim::is_dead(&record, &boot_id) => {
+                let gone = teardown::recorded(&places.call(&record.network), &attachment, &record);
+                report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
+            }
+            Entry::Record(record) => living.push(*record),
+            Entry::Unreadable(why) => match is_bare(&attachment) {
+                Ok(true) => {
+                    let gone = teardown::unrecorded(&places.call(""), &attachment, true);
+                    report.drop(Thing::Attachment, &attachment, None, gone);
+                }
+                Ok(false) => report.left.push(format!("{why}, and its interface is there")),
+                Err(err) => report.failures.push(err),
+            },
+            Entry::Absent => {}
+        }
+    }
+    Ok((living, recorded))
+}
+
+/// Whether the attachment's own interface is gone: where its record can't be read, all that tells.
+fn is_bare(attachment: &Attachment) -> Result<bool> {
+    Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
+}
+
+/// Links that bear an attachment's mark and have no record go, unless somebody lives behind them: a
+/// state dir that was lost, or is another, must not cost a running pod its network.
+fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachment>) -> Result<()> {
+    let strays = links.iter().filter_map(|link| {
+        let (network, attachment) = owner(link)?;
+        (!recorded.contains(&attachment)).then_some((link, network, attachment))
+    });
+    let strays: Vec<_> = strays.collect();
+    if strays.is_empty() {
+        return Ok(());
+    }
+    let mut socket = link::socket()?;
+    let inhabited = peer::inhabited(&mut socket)?;
+    for (link, network, attachment) in strays {
+        if link.peer_netns.is_some_and(|number| inhabited.contains(&number)) {
+            let name = &link.name;
+            let why = "has no record, but processes run behind it";
+            report.left.push(format!("interface {name} of {attachment} {why}"));
+            continue;
+        }
+        // Its DEL may have come between the looks.
+        if link::by_index(&mut socket, link.index)?.is_some_and(|now| now.alias == link.alias) {
+            report.drop(Thing::Link, &link.name, Some(&network), link::delete(&mut socket, link));
+        }
+    }
+    Ok(())
+}
+
+/// The network and attachment that a link's alias names, if its name bears that out.
+fn owner(link: &Link) -> Option<(String, Attachment)> {
+    let mut parts = link.alias.strip_prefix("weir:")?.splitn(3, '/');
+    let (network, id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
+    let attachment = Attachment::new(id, ifname).ok()?;
+    let mark = Mark::new(network, &attachment);
+    let ours = mark.is_on(&link.alias, link.mac) && mark.host_ifname == link.name;
+    ours.then(|| (network.to_owned(), attachment))
+}
+
+fn drop_hooks(
+    places: &Places,
+    report: &mut Report,
+    traces: Vec<Trace>,
+    living: &[Record],
+    recorded: &BTreeSet<Attachment>,
+) -> Result<()> {
+    let owned: BTreeSet<u32> =
+        living.iter().filter_map(|record| Some(record.telemetry?.pod)).collect();
+    let is_stray = |trace: &Trace| {
+        !owned.contains(&trace.attached.pod) && !recorded.iter().any(|owner| trace.is_of(owner))
+    };
+    let strays: Vec<_> = traces.into_iter().filter(is_stray).collect();
+    if strays.is_empty() {
+        return Ok(());
+    }
+    // The DELs of some may have come between the looks.
+    let now: BTreeSet<u32> =
+        traces::list(&places.bpf_dir)?.iter().map(|trace| trace.attached.pod).collect();
+    let mut socket = link::socket()?;
+    for trace in strays.into_iter().filter(|trace| now.contains(&trace.attached.pod)) {
+        let pod = trace.attached.pod;
+        let stays = match trace.ifindex() {
+            Some(index) => link::by_index(&mut socket, index)?.map(|link| link.index),
+            None => None,
+        };
+        // A link that was left just now goes on being counted.
+        if stays.is_some() && !report.left.is_empty() {
+            continue;
+        }
+        report.drop(Thing::Hook, format!("{pod:08x}"), None, trace.end(&places.bpf_dir, stays));
+    }
+    Ok(())
+}
+
+fn drop_leases(places: &Places, report: &mut Report) -> Result<()> {
+    for network in pool::networks(&places.state_dir)? {
+        let pool = Pool { state_dir: &places.state_dir, network: &network };
+        for lease in report.note(pool.sweep()).unwrap_or_default() {
+            report.drop(Thing::Lease, lease, Some(&network), Ok(()));
+        }
+    }
+    Ok(())
+}
+
+/// What was half written or half loaded when its call was killed.
+fn drop_remnants(places: &Places, report: &mut Report) {
+    for attachment in report.note(record::sweep(&places.state_dir)).unwrap_or_default() {
+        report.drop(Thing::Remnant, attachment, None, Ok(()));
+    }
+    if report.note(traces::clear_load(&places.bpf_dir)) == Some(true) {
+        report.drop(Thing::Remnant, "half-loaded programs", None, Ok(()));
+    }
+}
+
+fn drop_masquerade(places: &Places, report: &mut Report) -> Result<()> {
+    let wanted = || -> Result<Vec<_>> {
+        let records = record::list(&places.state_dir)?.into_iter();
+        let plumbed = records.filter_map(|(_, entry)| match entry {
+            Entry::Record(record) => record.plumbing,
+            _ => None,
+        });
+        Ok(plumbed.flat_map(|plumbing| plumbing.masquerade).collect())
+    };
+    if nft::masquerade_narrow(&wanted()?, false)?.is_empty() {
+        return Ok(());
+    }
+    let _paused = record::pause_adds(&places.state_dir, PATIENCE)?;
+    for subnet in nft::masquerade_narrow(&wanted()?, true)? {
+        report.drop(Thing::Masquerade, subnet, None, Ok(()));
+    }
+    Ok(())
+}
+
+impl Places {
+    /// A call of our own, for what takes an attachment away for a runtime's.
+    fn call(&self, network: &str) -> Call {
+        let request =
+            Request { command: Command::Gc, args: String::new(), path: self.cni_path.clone() };
+        let config = Config {
+            version: Version::NEWEST,
+            name: network.to_owned(),
+            state_dir: self.state_dir.clone(),
+            bpf_dir: self.bpf_dir.clone(),
+            json: json!({}),
+        };
+        Call { request, config, stdin: b"{}".to_vec() }
+    }
+}
