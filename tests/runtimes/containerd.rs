@@ -1,0 +1,150 @@
+//! containerd with runc, asked as the kubelet asks it.
+
+use std::{fs, net::IpAddr, path::Path, process::Command};
+
+use crate::{
+    cri::{Cri, Pod},
+    image,
+    metrics::{Agent, fetch},
+    node::{Daemon, Node, succeed, wait_for},
+};
+
+const SOCKET: &str = "/run/containerd/containerd.sock";
+const CONFIG: &str = "/run/containerd.toml";
+
+/// containerd on a node, with the image in its store.
+fn start() -> Daemon {
+    // The tests' machines lack CAP_SYS_RESOURCE; and what is off here needs kernel modules of its own.
+    let config = format!(
+        r#"
+version = 2
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{}"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/run/cni/bin"
+    conf_dir = "/run/cni/net.d"
+"#,
+        image::NAME
+    );
+    fs::write(CONFIG, config).unwrap();
+    let mut command = Command::new("containerd");
+    let daemon = Daemon::start(command.args(["--config", CONFIG]), "/run/containerd.log");
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let log = || fs::read_to_string("/run/containerd.log").unwrap();
+    assert!(wait_for(|| cri.conditions().ok()).is_some(), "{}", log());
+    let archive = image::archive(Path::new("/run"));
+    succeed(&format!("ctr -n k8s.io images import {}", archive.display()));
+    daemon
+}
+
+fn pod<'a>(name: &'a str, ports: &'a [(u16, u16)], cgroup: &'a str) -> Pod<'a> {
+    Pod { namespace: "shop", name, uid: "2f1d6a1c-0000-4000-8000-000000000000", ports, cgroup }
+}
+
+/// What the kubelet does at a pod's end: it stops a sandbox more than once.
+fn end(cri: &Cri<'_>, sandbox: &str) {
+    cri.stop(sandbox).unwrap();
+    cri.stop(sandbox).unwrap();
+    assert!(!cri.status(sandbox).unwrap().0);
+    cri.remove(sandbox).unwrap();
+    cri.remove(sandbox).unwrap();
+}
+
+#[test]
+fn pods_of_the_kubelet_talk_are_counted_by_name_and_leave_nothing() {
+    let Some(node) = Node::enter("pods") else { return };
+    let _containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let network = ("NetworkReady".to_owned(), true);
+    assert!(wait_for(|| cri.conditions().unwrap().contains(&network).then_some(())).is_some());
+    let cgroup = node.cgroup.clone();
+
+    // The first pod brings what stays: programs, maps, the nftables table.
+    let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
+    end(&cri, &first);
+    let before = node.footprint();
+
+    let agent = Agent::start();
+    let (web, client) = (pod("web", &[(8080, 80)], &cgroup), pod("client", &[], &cgroup));
+    let serving = cri.run(&web).unwrap();
+    let asking = cri.run(&client).unwrap();
+    let (ready, ips) = cri.status(&serving).unwrap();
+    assert!(ready);
+    let [IpAddr::V4(v4), IpAddr::V6(v6)] = ips[..] else { panic!("{ips:?}") };
+    let records = node.records();
+    let recorded = records.iter().find(|record| record["containerId"] == serving.as_str()).unwrap();
+    assert_eq!(recorded["pod"]["uid"], web.uid);
+
+    // The sandbox's own process serves the page already; a container beside it shares its network.
+    let container = cri.start(&asking, &client, image::NAME, &["/bin/sleep", "600"]);
+    for url in [format!("http://{v4}/"), format!("http://[{v6}]/")] {
+        assert_eq!(cri.exec(&container, &["/bin/wget", "-q", "-O", "-", &url]), "hello\n");
+    }
+    fetch(v4.into(), 80);
+    fetch(v6.into(), 80);
+    fetch("192.0.2.1".parse().unwrap(), 8080);
+
+    let served = [("namespace", "shop"), ("pod", "web"), ("role", "server"), ("status", "200")];
+    agent.await_value("weir_http_requests_total", &served, 5.0);
+    let asked = [("namespace", "shop"), ("pod", "client"), ("role", "client"), ("method", "GET")];
+    agent.await_value("weir_http_requests_total", &asked, 2.0);
+    assert!(agent.value("weir_network_bytes_total", &served[..2]) > 1000.0);
+
+    end(&cri, &asking);
+    end(&cri, &serving);
+    node.await_same(&before);
+    assert!(node.records().is_empty());
+    // A pod's series keep their last value for a while.
+    assert!(agent.value("weir_http_requests_total", &served) >= 5.0);
+}
+
+#[test]
+fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_either() {
+    let Some(node) = Node::enter("dead") else { return };
+    let containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let cgroup = node.cgroup.clone();
+    let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
+    end(&cri, &first);
+    let before = node.footprint();
+
+    let dying = cri.run(&pod("dying", &[], &cgroup)).unwrap();
+    succeed(&format!("ctr -n k8s.io task kill -s SIGKILL {dying}"));
+    assert!(wait_for(|| (!cri.status(&dying).unwrap().0).then_some(())).is_some());
+    end(&cri, &dying);
+    node.await_same(&before);
+
+    // What the old containerd began the new one ends.
+    let staying = cri.run(&pod("staying", &[], &cgroup)).unwrap();
+    drop(containerd);
+    let _again = {
+        fs::remove_file(SOCKET).ok();
+        fs::remove_dir_all("/run/root").ok();
+        fs::remove_dir_all("/run/layout").ok();
+        start()
+    };
+    assert!(cri.status(&staying).unwrap().0);
+    end(&cri, &staying);
+    node.await_same(&before);
+}
+
+#[test]
+fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
+    let Some(node) = Node::enter("refused") else { return };
+    let _containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let cgroup = node.cgroup.clone();
+    let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
+    end(&cri, &first);
+    let before = node.footprint();
+    let holding = cri.run(&pod("holding", &[(8080, 80)], &cgroup)).unwrap();
+    let refused = cri.run(&pod("second", &[(8080, 80)], &cgroup)).unwrap_err();
+    assert!(refused.contains("8080"), "{refused}");
+    end(&cri, &holding);
+    node.await_same(&before);
+}
