@@ -63,7 +63,8 @@ fn document() -> String {
          A family has at most {} samples on a page, and a pod at most {} label sets in a family with an open label \
          (`status`, `method`,\n`qtype`). What is over that is folded: first the open label becomes `__other__`, for \
          the pod that has too many, then for\nall; then the youngest pods of a namespace become `pod=\"__other__\"`. \
-         Sums stay right, and\n`weir_cardinality_overflow_total` grows while anything is folded.\n",
+         Sums stay right, and\n`weir_cardinality_overflow_total`, which is there at 0 for each family, grows while \
+         anything is folded.\n",
         budget::FAMILY,
         budget::POD,
     );

@@ -33,6 +33,10 @@ enum Command {
     Agent(agent::Args),
     /// List the attachments of this node
     Pods(pods::Args),
+    /// Plumb two throw-away pods, send real traffic between them, show what the kernel counted
+    ///
+    /// Needs root. Everything happens in namespaces of its own: nothing of this host's network is
+    /// touched, and nothing is left behind however it ends.
     Demo(demo::Args),
     Reconcile(reconcile::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails

@@ -128,8 +128,9 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Label sets folded into __other__ by a family over its budget, added up over readings",
         labels: &[Label { name: "metric", values: &[] }],
         source: Source::Node(|reading| {
-            let overflow = reading.own.overflow.iter();
-            overflow.map(|(family, folded)| (values([Value::Name(family)]), *folded)).collect()
+            let of_pods = super::all().filter(|it| !matches!(it.source, Source::Node(_)));
+            let folded = |name| reading.own.overflow.get(name).copied().unwrap_or_default();
+            of_pods.map(|it| (values([Value::Name(it.name)]), folded(it.name))).collect()
         }),
         ..NODE
     },

@@ -103,6 +103,7 @@ fn show(output: Output, added: [&Added; 2], report: &Report) -> Result<()> {
         Output::Text => {
             let reply = serde_json::to_string_pretty(replies[0])
                 .context(Kind::Decode, || "can't print the reply".into())?;
+            log::say("demo: what the ADD of web told its runtime, and then what was counted:");
             format!("{reply}\n\n{}", report.text())
         }
     };
