@@ -189,7 +189,9 @@ struct http2_half {
 	__u16 status;
 	__u8 grpc;
 	__u8 grpc_status;
-	__u32 zero;
+	__u8 told; /* a listener was given the block's first bytes */
+	__u8 zero[7];
+	__u32 blocks;  /* bytes of header blocks up to the end of this fragment */
 	__u64 started; /* monotonic ns of the block's first frame */
 	struct hpack hpack;
 };

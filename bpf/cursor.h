@@ -57,6 +57,9 @@ struct cursor {
 	__u32 gap;    /* body bytes before these that never came */
 	__u32 fin;    /* the direction's first FIN in order comes behind them */
 	__u32 more;   /* held segments may have got their turn */
+	__u32 head;   /* offset where a request's head began in these bytes */
+	__u32 told;   /* offset up to which a listener was given the bytes */
+	__u32 whole;  /* the packet below is the one that is being handled */
 	__u64 now;    /* monotonic ns, once a segment */
 	__u64 body;   /* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
@@ -66,6 +69,7 @@ struct cursor {
 	struct packet packet; /* here and not on the stack, of which 6.1 gives a chain of calls 512
 				 bytes */
 	struct conn fresh;    /* where a new connection is put together */
+	struct record record; /* and a record */
 };
 
 struct {

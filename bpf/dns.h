@@ -6,7 +6,7 @@
 #ifndef WEIR_DNS_H
 #define WEIR_DNS_H
 
-#include "cursor.h"
+#include "record.h"
 #include "parse.h"
 
 #define DNS_PORT 53
@@ -107,8 +107,32 @@ static __always_inline void dns_asked(const struct dns_key *key, const struct dn
 	room_wanted = 1;
 }
 
-static __always_inline void dns_answered(const struct dns_key *key, const struct dns_side *side,
-					 __u8 rcode)
+/* The question is in the window; over TCP it is not kept. */
+static __always_inline void record_lookup(struct __sk_buff *skb, const struct dns_key *key,
+					  const struct dns_side *side, __u8 rcode, __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->number = bpf_ntohs(key->id);
+	r->pod = side->pod;
+	r->role = side->role;
+	r->protocol = L7_DNS;
+	r->method = side->transport;
+	r->status = bpf_ntohs(key->qtype);
+	r->code = rcode;
+	if (side->transport == TRANSPORT_UDP)
+		record_send_bytes(skb, NOWHERE, c->filled);
+	else
+		record_send();
+}
+
+static __always_inline void dns_answered(struct __sk_buff *skb, const struct dns_key *key,
+					 const struct dns_side *side, __u8 rcode)
 {
 	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
 	__u64 asked = found ? found->asked_ns : 0;
@@ -120,8 +144,10 @@ static __always_inline void dns_answered(const struct dns_key *key, const struct
 	}
 	stat_add(STAT_DNS_REMOVED, 1);
 	dns_count(side, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
-	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0),
-		      bpf_ktime_get_ns() - asked);
+	asked = bpf_ktime_get_ns() - asked;
+	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0), asked);
+	if (listening())
+		record_lookup(skb, key, side, rcode, asked);
 }
 
 static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
@@ -154,7 +180,7 @@ static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 
 	key.id = header.id;
 	key.qtype = bpf_htons(qtype);
 	if (response)
-		dns_answered(&key, &side, flags & DNS_RCODE);
+		dns_answered(skb, &key, &side, flags & DNS_RCODE);
 	else
 		dns_asked(&key, &side);
 	return;

@@ -91,7 +91,7 @@ static __always_inline int dns_question_step(struct step *s)
 	h->head_len -= 4;
 	dns_rest(h);
 	if (s->responses)
-		dns_answered(&key, &side, h->status & DNS_RCODE);
+		dns_answered(s->skb, &key, &side, h->status & DNS_RCODE);
 	else
 		dns_asked(&key, &side);
 	return 0;

@@ -6,12 +6,34 @@
 #ifndef WEIR_EXCHANGE_H
 #define WEIR_EXCHANGE_H
 
-#include "cursor.h"
+#include "record.h"
 
 /* One connection's share of the spill: a 64 kB skb of the shortest requests holds 3,640. */
 #define SPILL_PER_CONN 4096
 /* More than can wait with their method known; what is beyond had no place and was told of then. */
 #define DRAIN_MAX (4 * MAX_INFLIGHT_SPILL)
+
+static __always_inline void record_exchange(const struct conn *conn, const struct inflight *request,
+					    __u16 status, __u8 error, __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->conn = conn->id;
+	r->number = request->number;
+	r->pod = conn->pod;
+	r->role = conn->role;
+	r->protocol = conn->protocol;
+	r->method = request->method;
+	r->version = request->version;
+	r->status = status;
+	r->error = error;
+	record_send();
+}
 
 __noinline int exchange_count(const struct conn *conn, const struct inflight *request, __u16 status,
 			      __u8 error, __u64 ns)
@@ -28,6 +50,8 @@ __noinline int exchange_count(const struct conn *conn, const struct inflight *re
 	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, request->method, 0), ns);
 	if (error)
 		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+	if (listening())
+		record_exchange(conn, request, status, error, ns);
 	return 0;
 }
 

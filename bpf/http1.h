@@ -62,6 +62,9 @@ static __always_inline int request_line(struct step *s, __u32 len)
 	}
 	if (method < 0 || !version)
 		return give_up(s, STAT_GAP_MALFORMED);
+	if (s->cur->head != NOWHERE)
+		record_head(s->skb, s->cur, s->conn, s->conn->pushed + 1, s->cur->head, s->cur->end,
+			    HEAD_FIRST, 0);
 	exchange_begin(s->conn, method, version, h->started);
 	h->method = method;
 	h->state = HALF_HEAD;
@@ -279,8 +282,10 @@ static __always_inline int line_step(struct step *s)
 				return 0;
 		}
 	}
-	if (h->state == HALF_START && !h->line_len)
+	if (h->state == HALF_START && !h->line_len) {
 		h->started = c->now;
+		c->head = c->at;
+	}
 	newline = find_newline(c, from, c->filled);
 	if (newline < 0) {
 		/* The window may begin too early to show the whole line: look again from its start.

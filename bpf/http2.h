@@ -86,6 +86,29 @@ __noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns
 }
 
 /* Takes a stream out and counts it. Of two ends at once, the one that removes it counts. */
+static __always_inline void record_stream(const struct http2_stream_key *key,
+					  const struct http2_stream *got, __u8 error, __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->conn = key->conn;
+	r->number = key->stream;
+	r->pod = got->pod;
+	r->role = got->role;
+	r->protocol = L7_HTTP2;
+	r->method = got->method;
+	r->version = HTTP_VERSION_2;
+	r->status = got->status;
+	r->error = error;
+	r->code = got->grpc ? got->grpc_status : 0;
+	record_send();
+}
+
 static __always_inline void stream_remove(const struct http2_stream_key *key,
 					  const struct http2_stream *found, struct http2 *of,
 					  __u8 error, __u64 now)
@@ -98,6 +121,8 @@ static __always_inline void stream_remove(const struct http2_stream_key *key,
 	if (of)
 		__sync_fetch_and_add(&of->open, -1);
 	stream_count(&got, error, now - got.started);
+	if (listening())
+		record_stream(key, &got, error, now - got.started);
 }
 
 static __always_inline void stream_end(struct step *s, __u8 error)
@@ -112,7 +137,7 @@ static __always_inline void stream_end(struct step *s, __u8 error)
 }
 
 /* A request's headers are complete. */
-static __always_inline void stream_begin(struct step *s)
+static __always_inline void stream_open(struct step *s)
 {
 	struct http2_half *x = s->http2;
 	struct http2_stream_key key = {.conn = s->conn->id, .stream = x->stream};
@@ -160,7 +185,7 @@ static __always_inline void block_end(struct step *s)
 	if (promise)
 		return;
 	if (!s->responses) {
-		stream_begin(s);
+		stream_open(s);
 		return;
 	}
 	stream_answer(s);
@@ -207,6 +232,7 @@ static __always_inline int fragment_begin(struct step *s)
 		if (x->left < x->skip)
 			return -1;
 		h->state = HALF_BLOCK;
+		x->blocks += x->left - x->skip;
 	}
 	return x->left ? 0 : fragment_end(s);
 }
@@ -216,6 +242,7 @@ static __always_inline void block_begin(struct step *s, __u8 skip)
 	struct http2_half *x = s->http2;
 
 	x->block = x->type;
+	x->told = 0;
 	x->ends = x->flags & FLAG_END_STREAM;
 	x->skip = skip;
 	x->method = HTTP_METHOD_OTHER;
@@ -315,10 +342,36 @@ static __always_inline int frame_step(struct step *s)
 	return state == HALF_PREFACE ? preface(s) : frame_pad(s);
 }
 
+/* Gives a listener the bytes of a request's block. */
+static __always_inline void block_tell(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct cursor *c = s->cur;
+	__u32 n = c->end - c->at;
+	__u8 part = 0;
+
+	if (s->responses || c->at < c->told)
+		return;
+	if (n > x->left)
+		n = x->left;
+	if (n > RECORD_DATA)
+		n = RECORD_DATA;
+	if (n == x->left && x->flags & FLAG_END_HEADERS)
+		part |= HEAD_LAST;
+	if (!x->told)
+		part |= HEAD_FIRST;
+	x->told = 1;
+	c->told = c->at + n;
+	record_head(s->skb, c, s->conn, x->stream, c->at, c->told, part, x->blocks - x->left);
+}
+
 static __always_inline int block_step(struct step *s)
 {
 	struct http2_half *x = s->http2;
 	struct cursor *c = s->cur;
+
+	if (!x->skip)
+		block_tell(s);
 
 	if (x->skip) {
 		__u32 n = c->end - c->at < x->skip ? c->end - c->at : x->skip;

@@ -93,6 +93,23 @@ struct {
 	__type(value, struct limit);
 } limits SEC(".maps");
 
+/* Live records, swept by the agent on its own clock: a wake-up costs more than the record. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, RECORDS_BYTES);
+} records SEC(".maps");
+
+/*
+ * Until when (monotonic ns) somebody listens: a time, so that a listener who was killed ends by
+ * himself.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} listeners SEC(".maps");
+
 /* Per CPU, so that counting a failure never contends. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -42,6 +42,7 @@ static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, 
 	c->end = end;
 	c->from = 0;
 	c->filled = 0;
+	c->told = 0;
 }
 
 /* Not late but again. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Which protocol a connection speaks, by its first bytes and never by its port, and the reading of
- * a stretch of one direction in it.
+ * a stretch of one direction in it. Each reader is a global function: the verifier looks at it
+ * once, and its stack is not added to the others'.
  */
 #ifndef WEIR_STREAM_H
 #define WEIR_STREAM_H
@@ -58,25 +59,75 @@ static __always_inline int first_bytes(struct step *s)
 	return 0;
 }
 
-static __always_inline void http1_read(struct step *s)
+/* What is read of: one direction of the connection; -1: nothing is. */
+static __always_inline int step_begin(struct step *s, __u32 dir)
 {
-	struct cursor *c = s->cur;
-	struct half *h = s->half;
-
-	if (h->line_len)
-		__builtin_memcpy(c->line, h->line, LINE_PREFIX);
-	if (bpf_loop(STEPS_MAX, http1_step, s, 0) == STEPS_MAX && c->at < c->end)
-		give_up(s, STAT_GAP_STEPS);
-	if (h->line_len)
-		__builtin_memcpy(h->line, c->line, LINE_PREFIX);
+	if (!s->conn || !s->cur || s->conn->opaque)
+		return -1;
+	s->half = &s->conn->half[dir & 1];
+	s->responses = (dir & 1) != requests_direction(s->conn);
+	return 0;
 }
 
-static __always_inline void http2_read(struct step *s, __u32 dir)
+__noinline int read_http1(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 {
-	if (http2_select(s, dir))
-		return;
-	if (bpf_loop(STEPS_MAX, http2_step, s, 0) == STEPS_MAX && s->cur->at < s->cur->end)
-		give_up(s, STAT_GAP_STEPS);
+	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
+	struct cursor *c = s.cur;
+	struct half *h;
+
+	if (step_begin(&s, dir))
+		return 0;
+	h = s.half;
+	c->head = NOWHERE;
+	if (!s.responses && (h->line_len || h->state == HALF_HEAD))
+		record_head(skb, c, conn, conn->pushed + (h->state == HALF_START), c->at, c->end, 0,
+			    0);
+	if (h->line_len)
+		__builtin_memcpy(c->line, h->line, LINE_PREFIX);
+	if (bpf_loop(STEPS_MAX, http1_step, &s, 0) == STEPS_MAX && c->at < c->end)
+		give_up(&s, STAT_GAP_STEPS);
+	if (!h->line_len)
+		return 0;
+	__builtin_memcpy(h->line, c->line, LINE_PREFIX);
+	if (!s.responses && h->state == HALF_START && c->head != NOWHERE)
+		record_head(skb, c, conn, conn->pushed + 1, c->head, c->end, HEAD_FIRST, 0);
+	return 0;
+}
+
+__noinline int read_http2(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+{
+	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
+
+	if (step_begin(&s, dir) || http2_select(&s, dir))
+		return 0;
+	if (bpf_loop(STEPS_MAX, http2_step, &s, 0) == STEPS_MAX && s.cur->at < s.cur->end)
+		give_up(&s, STAT_GAP_STEPS);
+	return 0;
+}
+
+__noinline int read_tls(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+{
+	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
+	struct cursor *c = s.cur;
+	int i;
+
+	if (step_begin(&s, dir))
+		return 0;
+	/* The ClientHello, as much as there is before the server answers. */
+	for (i = 0; !s.responses && !conn->decided && i < 2; i++)
+		record_head(skb, c, conn, 1, c->at + i * RECORD_DATA, c->end, i ? 0 : HEAD_FIRST,
+			    0);
+	bpf_loop(STEPS_MAX, tls_step, &s, 0);
+	return 0;
+}
+
+__noinline int read_dns(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+{
+	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
+
+	if (!step_begin(&s, dir))
+		bpf_loop(STEPS_MAX, dns_step, &s, 0);
+	return 0;
 }
 
 /* What never came was inside a stretch that nobody looks at. */
@@ -100,35 +151,34 @@ static __always_inline void pass_gap(struct step *s, __u32 dir)
 	}
 }
 
-/*
- * Reads what the cursor was set to. A global function: the verifier looks at the parsers once, not
- * at every place from which bytes are read.
- */
-__noinline int read_stream(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+/* Before the bytes that the cursor was set to. Returns whether there is something to read. */
+__noinline int stream_begin(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 {
 	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
 
-	if (!conn || !s.cur || conn->opaque)
+	if (step_begin(&s, dir))
 		return 0;
-	s.half = &conn->half[dir & 1];
-	s.responses = (dir & 1) != requests_direction(conn);
 	if (s.cur->gap)
 		pass_gap(&s, dir);
 	if (s.cur->at >= s.cur->end)
 		return 0;
-	if (conn->protocol == L7_UNDECIDED && !first_bytes(&s))
-		return 0;
+	return conn->protocol != L7_UNDECIDED || first_bytes(&s);
+}
+
+/* Reads what the cursor was set to. */
+static __always_inline void read_stream(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+{
+	if (conn->opaque || !stream_begin(skb, conn, dir))
+		return;
 	if (conn->protocol <= L7_HTTP1)
-		http1_read(&s);
-	if (conn->opaque)
-		return 0;
+		read_http1(skb, conn, dir);
+	/* The line that begins with PRI made it HTTP/2. */
 	if (conn->protocol == L7_HTTP2)
-		http2_read(&s, dir);
+		read_http2(skb, conn, dir);
 	else if (conn->protocol == L7_TLS)
-		bpf_loop(STEPS_MAX, tls_step, &s, 0);
+		read_tls(skb, conn, dir);
 	else if (conn->protocol == L7_DNS)
-		bpf_loop(STEPS_MAX, dns_step, &s, 0);
-	return 0;
+		read_dns(skb, conn, dir);
 }
 
 #endif

@@ -28,7 +28,11 @@ static __always_inline __u8 tls_version(__u16 wire)
 
 static __always_inline int tls_end(struct step *s, __u16 version)
 {
+	struct inflight hello = {.number = 1};
+
 	role_count(s->conn, COUNTER_TLS_HANDSHAKES, tls_version(version), 1);
+	if (listening())
+		record_exchange(s->conn, &hello, tls_version(version), 0, 0);
 	s->conn->opaque = OPAQUE_PROTOCOL;
 	return 1;
 }

@@ -27,6 +27,9 @@ struct {
 	enum histogram_kind histogram_kind;
 	enum attach_mode attach_mode;
 	enum stat stat;
+	enum record_kind record_kind;
+	enum head_part head_part;
+	struct record_data record_data;
 } wire_btf;
 
 /* Returns as tcp() does. */
@@ -40,6 +43,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 
 	c->more = 0;
 	c->search.found = 0;
+	c->whole = 1;
 	if (!traffic) {
 		stat_add(STAT_UNKNOWN_INTERFACE, 1);
 		return NULL;
@@ -79,6 +83,7 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 			break;
 		conn = next_held(c, dir);
 	}
+	c->whole = 0;
 	if (room_wanted)
 		make_room();
 }

@@ -216,9 +216,58 @@ enum stat {
 	STAT_STREAMS_REMOVED,
 	STAT_FULL_HTTP2,	/* HTTP/2 connections that found no place */
 	STAT_FULL_STREAMS,	/* their requests, likewise */
+	STAT_FULL_RECORDS,	/* live records that the ring had no room for */
 	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
 	STAT_MAX,
 };
+
+/*
+ * Live records: what an exchange was, told while somebody listens. They refine nothing that is
+ * counted, and a lost one is told of in stats.
+ */
+enum record_kind {
+	RECORD_NONE = 0,
+	RECORD_EXCHANGE, /* an exchange ended */
+	RECORD_HEAD,	 /* some bytes of a request's head, before it ends */
+};
+
+/* Of RECORD_HEAD, in `code`: */
+enum head_part {
+	HEAD_FIRST = 1, /* its first bytes */
+	HEAD_LAST = 2,	/* an HTTP/2 header block ends with these */
+};
+
+struct record {
+	__u64 at_ns;	   /* monotonic */
+	__u64 duration_ns; /* RECORD_HEAD: HTTP/2's header bytes before these, on the connection */
+	__u64 conn;	   /* joins the records of a connection; 0: UDP */
+	__u32 number;	   /* of the request on its connection, from 1; a stream; a DNS id */
+	__u32 pod;	   /* attachment id */
+	__u8 kind;	   /* enum record_kind */
+	__u8 role;	   /* enum role */
+	__u8 protocol;	   /* enum l7_protocol */
+	__u8 method;	   /* enum http_method */
+	__u16 status;	   /* HTTP's; a DNS type; enum tls_version */
+	__u8 error;	   /* enum http_error */
+	__u8 code;	   /* grpc-status, DNS rcode, enum head_part */
+	__u16 pod_port;	   /* host byte order, as all below but the address */
+	__u16 peer_port;   /* 0 with a peer_addr of 0: not known any more */
+	__u8 family;	   /* enum family */
+	__u8 version;	   /* enum http_version */
+	__u16 len;	   /* bytes of record_data.data */
+	__u8 peer_addr[16];
+};
+_Static_assert(sizeof(struct record) == 64, "record is read as bytes");
+
+#define RECORD_DATA 1024
+
+/* A record that has bytes of the stream, or a DNS question, behind it. */
+struct record_data {
+	struct record record;
+	__u8 data[RECORD_DATA];
+};
+
+#define RECORDS_BYTES (2 << 20)
 
 #define MAX_PODS 1024
 #define MAX_LIMITS (2 * MAX_PODS)

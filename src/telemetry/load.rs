@@ -162,6 +162,8 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         held,
         dns_pending,
         limits,
+        records,
+        listeners,
         stats,
         ..
     } = &mut skel.maps;
@@ -177,6 +179,8 @@ fn load_and_pin(dir: &Path) -> Result<()> {
         held,
         dns_pending,
         limits,
+        records,
+        listeners,
         stats,
     ] {
         let path = dir.join(map.name());

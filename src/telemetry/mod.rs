@@ -16,6 +16,7 @@ pub mod limit;
 mod load;
 pub mod pin;
 pub mod reader;
+pub mod records;
 pub mod sys;
 pub mod traces;
 pub mod wire;

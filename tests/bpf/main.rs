@@ -11,6 +11,7 @@ mod http1_cases;
 mod http2_cases;
 mod kernel;
 mod parallel;
+mod records;
 mod split;
 mod stream;
 mod tcp;

@@ -50,7 +50,15 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "What happened and is not counted above because the table for it was full",
         labels: &[Label {
             name: "source",
-            values: &["connections", "counters", "histograms", "dns", "http2", "http2_streams"],
+            values: &[
+                "connections",
+                "counters",
+                "histograms",
+                "dns",
+                "records",
+                "http2",
+                "http2_streams",
+            ],
         }],
         source: Source::Node(|reading| {
             reading.stats(&[
@@ -58,6 +66,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("counters", Stat::STAT_FULL_COUNTERS),
                 ("histograms", Stat::STAT_FULL_HISTOGRAMS),
                 ("dns", Stat::STAT_FULL_DNS),
+                ("records", Stat::STAT_FULL_RECORDS),
                 ("http2", Stat::STAT_FULL_HTTP2),
                 ("http2_streams", Stat::STAT_FULL_STREAMS),
             ])

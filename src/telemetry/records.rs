@@ -1,0 +1,101 @@
+//! Live records: what the programs tell of each exchange while somebody listens.
+//!
+//! They go through a ring that may lose some when it is full, which the kernel side counts
+//! (`STAT_FULL_RECORDS`). Nothing that is exported as a total depends on them.
+
+use std::{path::Path, time::Duration};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    pin,
+    wire::{Record, bytes_of, from_bytes},
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// The ring of this node's pods. One process at a time may read it: each record is had once.
+pub struct Records<'sink> {
+    ring: RingBuffer<'sink>,
+    listeners: MapHandle,
+}
+
+impl std::fmt::Debug for Records<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
+    }
+}
+
+impl<'sink> Records<'sink> {
+    /// Opens the pinned ring; `sink` gets each record, and the bytes of the stream that came with
+    /// it.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
+    pub fn open(bpf_dir: &Path, mut sink: impl FnMut(&Record, &[u8]) + 'sink) -> Result<Self> {
+        let map = |name| {
+            pin::map(bpf_dir, name)?.ok_or_else(|| {
+                let msg =
+                    format!("no map {name} in {}: no pod has been counted yet", bpf_dir.display());
+                Error::new(Kind::Telemetry, msg)
+            })
+        };
+        let (records, listeners) = (map("records")?, map("listeners")?);
+        let failed = || "can't map the ring of live records".into();
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&records, move |bytes: &[u8]| {
+                if let Some(record) = from_bytes::<Record>(bytes) {
+                    let data = bytes.get(size_of::<Record>()..).unwrap_or_default();
+                    sink(&record, data.get(..record.len.into()).unwrap_or_default());
+                }
+                0
+            })
+            .context(Kind::Telemetry, failed)?;
+        Ok(Self { ring: builder.build().context(Kind::Telemetry, failed)?, listeners })
+    }
+
+    /// Asks for records from now on, for `time`. The wish ends by itself, so that nobody goes on
+    /// paying for a listener who was killed.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`]: the map can't be written.
+    pub fn listen(&self, time: Duration) -> Result<()> {
+        let until = monotonic()?.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.until(until)
+    }
+
+    /// Asks for no more records.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`]: the map can't be written.
+    pub fn cease(&self) -> Result<()> {
+        self.until(0)
+    }
+
+    fn until(&self, monotonic_ns: u64) -> Result<()> {
+        self.listeners
+            .update(bytes_of(&0u32), bytes_of(&monotonic_ns), MapFlags::ANY)
+            .context(Kind::Telemetry, || "can't write the map listeners".into())
+    }
+
+    /// Hands all that is in the ring to the sink. Never waits: the programs wake nobody, since that
+    /// costs ten times the record.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`].
+    pub fn consume(&self) -> Result<()> {
+        self.ring.consume().context(Kind::Telemetry, || "can't read the live records".into())
+    }
+}
+
+/// The clock of [`Record::at_ns`], now.
+///
+/// # Errors
+/// [`Kind::Telemetry`]: the kernel has no such clock.
+pub fn monotonic() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .context(Kind::Telemetry, || "can't read the monotonic clock".into())?;
+    let nanoseconds = Duration::from(now).as_nanos();
+    Ok(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
