@@ -107,6 +107,9 @@ pub enum Need {
     /// The capability `mac`.
     #[serde(rename = "mac")]
     Mac,
+    /// The capability `portMappings`.
+    #[serde(rename = "portMappings")]
+    PortMappings,
 }
 
 impl Case {

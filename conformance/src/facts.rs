@@ -63,6 +63,7 @@ impl Need {
             ),
             Self::Ips => (capability("ips"), "not the capability ips"),
             Self::Mac => (capability("mac"), "not the capability mac"),
+            Self::PortMappings => (capability("portMappings"), "not the capability portMappings"),
         };
         (!met).then_some(what)
     }

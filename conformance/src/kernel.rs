@@ -110,19 +110,47 @@ pub fn ips(result: &Value, at: usize) -> Result<Vec<IpAddr>> {
 pub fn talk(client: &Space, server: &Space, address: IpAddr) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match talk_once(client, server, address) {
+        match talk_once(client, server, SocketAddr::new(address, 0), None) {
             Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(100)),
             done => return done,
         }
     }
 }
 
-fn talk_once(client: &Space, server: &Space, address: IpAddr) -> Result<()> {
-    let what = || format!("no TCP to {address}");
-    let listener = server.run(|| {
-        TcpListener::bind(SocketAddr::new(address, 0)).context(|| format!("bind {address}"))
-    })?;
-    let target = listener.local_addr().context(what)?;
+/// The same through an address and port that lead to another: `target` is asked, `listen` answers.
+///
+/// # Errors
+/// It did not come about.
+pub fn talk_through(
+    client: &Space,
+    server: &Space,
+    target: SocketAddr,
+    listen: SocketAddr,
+) -> Result<()> {
+    talk_once(client, server, listen, Some(target))
+}
+
+/// Checks that nobody takes a connection there.
+///
+/// # Errors
+/// Somebody does.
+pub fn silent(client: &Space, target: SocketAddr) -> Result<()> {
+    client.run(|| match TcpStream::connect_timeout(&target, Duration::from_secs(1)) {
+        Ok(_) => Err(format!("{target} is still answered")),
+        Err(_) => Ok(()),
+    })
+}
+
+fn talk_once(
+    client: &Space,
+    server: &Space,
+    listen: SocketAddr,
+    target: Option<SocketAddr>,
+) -> Result<()> {
+    let listener = server.run(|| TcpListener::bind(listen).context(|| format!("bind {listen}")))?;
+    let bound = listener.local_addr().context(|| format!("bind {listen}"))?;
+    let target = target.unwrap_or(bound);
+    let what = || format!("no TCP to {target}");
     let served = thread::spawn(move || {
         // A client that never comes must not hold the run up.
         listener.set_nonblocking(true).ok()?;

@@ -1,9 +1,13 @@
 //! What a step looks at, once the plugin has answered.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use crate::{
     Context, Result, kernel,
+    node::OUTSIDE,
     play::Player,
     shape,
     step::{See, Sight},
@@ -58,6 +62,7 @@ impl Player<'_> {
                 let (node, pod) = (&self.node.space, self.pods.get(pod).ok_or("no such pod")?);
                 ips.into_iter().try_for_each(|ip| kernel::talk(node, pod, ip))
             }
+            (Sight::Port | Sight::NoPort, Some(ports)) => self.port(see.see, pod, ports),
             (_, Some(to)) => {
                 let other = self.results.get(&(to.clone(), ifname.to_owned()));
                 let other = other.ok_or("no ADD gave the other a result")?;
@@ -86,5 +91,18 @@ impl Player<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a port of the node, asked from outside, leads to one of the pod: `8080:80`.
+    fn port(&self, sight: Sight, pod: &str, ports: &str) -> Result<()> {
+        let (node, of_pod) = ports.split_once(':').ok_or("ports are like 8080:80")?;
+        let number = |text: &str| text.parse::<u16>().context(|| format!("port {text:?}"));
+        let target = SocketAddr::from((OUTSIDE, number(node)?));
+        let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number(of_pod)?));
+        if sight == Sight::NoPort {
+            return kernel::silent(&self.node.world, target);
+        }
+        let server = self.pods.get(pod).ok_or("no such pod")?;
+        kernel::talk_through(&self.node.world, server, target, listen)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
@@ -23,6 +24,8 @@ use crate::{Context, Result, process};
 
 /// What the node hides of the machine's own.
 pub const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
+/// The node's address towards the world.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace.

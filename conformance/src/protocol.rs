@@ -53,6 +53,9 @@ pub fn read(answer: &Answer) -> Result<Said> {
     if error["code"].as_u64().unwrap_or_default() == 0 {
         return complaint("has no code");
     }
+    if is_reserved(error["code"].as_u64().unwrap_or_default()) {
+        return complaint("has a code that the specification reserves and gives no meaning");
+    }
     if error["msg"].as_str().unwrap_or_default().is_empty() {
         return complaint("has no msg");
     }
@@ -60,6 +63,11 @@ pub fn read(answer: &Answer) -> Result<Said> {
         return complaint("has details that are no text");
     }
     Ok(Said::Failure(error))
+}
+
+/// Section "Error": 0 to 99 are the specification's; 8 is the reference library's by now.
+fn is_reserved(code: u64) -> bool {
+    code < 100 && !matches!(code, 1..=8 | 11 | 50 | 51)
 }
 
 fn one_object(stdout: &[u8]) -> Result<Option<Value>> {
@@ -263,6 +271,7 @@ mod tests {
             (1, "{}", "no code"),
             (1, r#"{"code": 0, "msg": "x"}"#, "no code"),
             (1, r#"{"code": 7}"#, "no msg"),
+            (1, r#"{"code": 42, "msg": "x"}"#, "reserves"),
             (1, r#"{"code": 7, "msg": "x", "details": {}}"#, "details"),
         ] {
             let broken = read(&answer(code, stdout)).unwrap_err();

@@ -202,7 +202,7 @@ pub struct See {
     /// Of which interface.
     #[serde(default = "eth0")]
     pub ifname: String,
-    /// A second pod, or the name or text to look for.
+    /// A second pod; the ports.
     pub to: Option<String>,
 }
 
@@ -224,6 +224,10 @@ pub enum Sight {
     Distinct,
     /// The host's end of the pod's interface is gone.
     Gone,
+    /// A TCP port of the node, reached from outside, leads to one of the pod: `8080:80`.
+    Port,
+    /// It does not, any more.
+    NoPort,
 }
 
 /// An IPAM plugin with given answers.
