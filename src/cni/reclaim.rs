@@ -40,7 +40,7 @@ fn link_gone(record: &Record) -> Result<bool> {
 /// The dead attachments of the call's network.
 ///
 /// # Errors
-/// [`Kind::Io`](crate::error::Kind::Io): the records can't be listed.
+/// [`Kind::Io`]: the records can't be listed.
 pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
     let boot_id = state::boot_id()?;
     let all = record::list(&call.config.state_dir)?;

@@ -24,7 +24,7 @@ use crate::error::{Context, Kind, Result};
 /// such end.
 ///
 /// # Errors
-/// [`Kind::Netns`](crate::error::Kind::Netns) and [`Kind::Kernel`](crate::error::Kind::Kernel),
+/// [`Kind::Netns`] and [`Kind::Kernel`],
 /// when namespace or kernel can't be asked.
 pub fn host_side(netns: &Netns, ifname: &str) -> Result<Option<Link>> {
     let mut pod = netns.run(link::socket)??;
