@@ -16,7 +16,6 @@ use libbpf_rs::{
     MapCore, PrintLevel,
     skel::{OpenSkel, SkelBuilder},
 };
-use nix::fcntl::{Flock, FlockArg};
 
 use super::{
     histogram, pin,
@@ -47,24 +46,26 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
     load(bpf_dir)
 }
 
-fn lock(bpf_dir: &Path) -> Result<Flock<fs::File>> {
-    let mut file = fs::File::open(bpf_dir)
-        .context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
+/// The directory, locked for as long as it is open.
+fn lock(bpf_dir: &Path) -> Result<fs::File> {
+    let dir = open(bpf_dir)?;
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
-            Err((_, err)) => {
-                return Err(Error::new(
-                    Kind::TryAgain,
-                    format!("{} is locked by a process that loads programs", bpf_dir.display()),
-                )
-                .details(err));
+        match dir.try_lock() {
+            Ok(()) => return Ok(dir),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {}
+            Err(err) => {
+                let shown = bpf_dir.display();
+                let msg = format!("{shown} is locked by a process that loads programs");
+                return Err(Error::new(Kind::TryAgain, msg).details(err));
             }
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+fn open(bpf_dir: &Path) -> Result<fs::File> {
+    fs::File::open(bpf_dir).context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))
 }
 
 /// Removes what a loader left that died; says whether there was such. One that loads is left alone.
@@ -73,9 +74,10 @@ pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
     if !temporary.is_dir() {
         return Ok(false);
     }
-    let dir = fs::File::open(bpf_dir)
-        .context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
-    let Ok(_lock) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) else { return Ok(false) };
+    let dir = open(bpf_dir)?;
+    if dir.try_lock().is_err() {
+        return Ok(false);
+    }
     clear(&temporary).map(|()| true)
 }
 

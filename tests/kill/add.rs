@@ -184,7 +184,7 @@ fn a_failed_load_says_so() {
     ground.unload();
     let course = ground.course(ground.call("ADD", Some(&a)));
     ground.call("DEL", Some(&a)).succeed();
-    each(&course.failures(640), |strike| {
+    each(&course.after_the_probes().failures(100), |strike| {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         struck.told(strike);

@@ -32,8 +32,8 @@ pub struct Sight {
 }
 
 impl Ground {
-    /// A node whose pods have everything that weir does: two families, masquerade, counting by
-    /// `attach`.
+    /// A node whose pods have everything that weir does: two families, masquerade, a host port, a
+    /// limit, counting by `attach`.
     pub fn new(label: &str, attach: &str) -> Self {
         let host = Host::new(label);
         let name = host.node.path().file_name().unwrap().to_str().unwrap().to_owned();
@@ -93,7 +93,19 @@ impl Ground {
     }
 
     pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
-        let call = self.host.call(verb, container);
+        let mut call = self.host.call(verb, container);
+        if let Some(container) = container {
+            let port = 8000 + u16::from(container.id.as_bytes()[0]);
+            let rate = 100_000_000;
+            let runtime = json!({
+                "portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}],
+                "bandwidth": {
+                    "ingressRate": rate, "ingressBurst": rate,
+                    "egressRate": rate, "egressBurst": rate,
+                },
+            });
+            call = call.key("runtimeConfig", runtime);
+        }
         self.keys.iter().fold(call, |call, (key, value)| call.key(key, value.clone()))
     }
 
