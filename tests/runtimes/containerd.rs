@@ -43,7 +43,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 }
 
 fn pod<'a>(name: &'a str, ports: &'a [(u16, u16)], cgroup: &'a str) -> Pod<'a> {
-    Pod { namespace: "shop", name, uid: "2f1d6a1c-0000-4000-8000-000000000000", ports, cgroup }
+    let uid = "2f1d6a1c-0000-4000-8000-000000000000";
+    Pod { namespace: "shop", name, uid, ports, annotations: &[], cgroup }
 }
 
 /// What the kubelet does at a pod's end: it stops a sandbox more than once.
@@ -146,5 +147,31 @@ fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
     let refused = cri.run(&pod("second", &[(8080, 80)], &cgroup)).unwrap_err();
     assert!(refused.contains("8080"), "{refused}");
     end(&cri, &holding);
+    node.await_same(&before);
+}
+
+#[test]
+fn the_limits_of_a_pods_annotations_are_in_force_and_go_with_it() {
+    let Some(node) = Node::enter("limits") else { return };
+    let _containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let cgroup = node.cgroup.clone();
+    let limits =
+        [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
+    let limited = |name| Pod { annotations: &limits, ..pod(name, &[], &cgroup) };
+    let first = cri.run(&limited("first")).unwrap();
+    end(&cri, &first);
+    let before = node.footprint();
+
+    let slow = cri.run(&limited("slow")).unwrap();
+    // What goes to the pod waits on the node's side, what comes from it on the pod's.
+    let of_node = succeed("tc qdisc show");
+    assert!(of_node.contains("rate 8Mbit"), "{of_node}");
+    let netns = node.records()[0]["netns"]["path"].as_str().unwrap().to_owned();
+    let of_pod = succeed(&format!("nsenter --net={netns} tc qdisc show dev eth0"));
+    assert!(of_pod.contains("rate 16Mbit"), "{of_pod}");
+    let (_, ips) = cri.status(&slow).unwrap();
+    fetch(ips[0], 80);
+    end(&cri, &slow);
     node.await_same(&before);
 }

@@ -113,6 +113,8 @@ pub struct Pod<'a> {
     pub uid: &'a str,
     /// A port of the node and one of the pod, over TCP.
     pub ports: &'a [(u16, u16)],
+    /// Annotations, such as those that limit bandwidth.
+    pub annotations: &'a [(&'a str, &'a str)],
     /// Under which control group.
     pub cgroup: &'a str,
 }
@@ -126,6 +128,9 @@ impl Pod<'_> {
         for (host, container) in self.ports {
             let port = Message::new().number(2, (*container).into()).number(3, (*host).into());
             config = config.message(5, &port);
+        }
+        for (key, value) in self.annotations {
+            config = config.message(7, &Message::new().bytes(1, key).bytes(2, value));
         }
         config.message(8, &Message::new().bytes(1, self.cgroup))
     }

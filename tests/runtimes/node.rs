@@ -76,7 +76,7 @@ impl Node {
                     "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 },
                 "telemetry": {"required": true},
-                "capabilities": {"portMappings": true},
+                "capabilities": {"portMappings": true, "bandwidth": true},
             }],
         });
         fs::write("/run/cni/net.d/10-weir.conflist", list.to_string()).unwrap();
