@@ -50,36 +50,52 @@ enum half_state {
 /* A body that the end of the connection ends. */
 #define UNTIL_CLOSE (1ULL << 62)
 
+/* Where a direction of a database's protocol is, between two tokens; each uses it in its way. */
+struct db_half {
+	__u64 left;   /* Redis: elements that still come */
+	__u32 number; /* Redis: of the argument under way */
+	__u8 stage;
+	__u8 flags;
+	__u8 operation; /* enum db_operation, of the current request */
+	__u8 outcome;	/* enum db_outcome, of the current response */
+};
+
 /* One direction. Only the CPU that holds `owner` may touch the rest, but for `held`. */
 struct half {
 	__u32 owner; /* 0: free, 1: taken, by compare-and-swap */
 	__u32 next;  /* sequence number of the next byte */
 	__u64 remain;
 	__u64 started;	 /* monotonic ns of the first byte of the current message */
-	__u64 tail;	 /* the last 8 characters of the unfinished line, white space left out */
 	__u32 hole_from; /* the last stretch of a body that was skipped unseen */
 	__u32 hole_to;
-	__u32 head_len; /* bytes of the current head, to bound it */
-	__u16 line_len; /* bytes of the unfinished line, saturating */
-	__u16 status;	/* of the current response */
+	union {
+		struct {		/* HTTP/1, and what is not decided yet */
+			__u64 tail;	/* the last 8 characters of the unfinished line, white space
+					   left out */
+			__u32 head_len; /* bytes of the current head, to bound it */
+			__u16 status;	/* of the current response */
+			__u8 chunked;
+			__u8 has_length;
+		};
+		struct db_half db;
+	};
+	__u16 line_len; /* bytes of the unfinished line or token, saturating */
 	__u8 state;	/* enum half_state */
-	__u8 chunked;
-	__u8 has_length;
 	__u8 fin;
 	__u8 method; /* of the current request */
 	__u8 then;   /* the state behind what is skipped */
 	__u8 zero[2];
 	__u32 held; /* segments of this direction in the map held; atomic, owner or not */
 	__u32 zero2;
-	__u8 line[LINE_PREFIX]; /* what an unfinished line began with */
+	__u8 line[LINE_PREFIX]; /* what an unfinished line or token began with */
 };
 
 struct inflight {
 	__u64 started;
 	__u32 number; /* the request's number on its connection + 1; 0: free */
-	__u8 method;
-	__u8 version;
-	__u16 zero;
+	__u8 method;  /* enum http_method, or enum db_operation */
+	__u8 version; /* enum http_version, or what kind of answer a database's request waits for */
+	__u16 tag;    /* what its answer will repeat */
 };
 
 /* Pipelined requests that wait for their response beside the connection; more go to a map. */

@@ -60,10 +60,34 @@ static __always_inline void role_count(struct conn *conn, __u8 kind, __u8 a, __u
 	counter_add(conn->pod, fields(kind, conn->role, a, 0), 0, n);
 }
 
-/* Remembers a request. Only the requests' direction calls this, holding it. */
-__noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u64 started)
+/* A database's request; `ns` is 0 where nobody can tell how long it took. */
+__noinline int db_count(const struct conn *conn, __u8 operation, __u8 outcome, __u64 ns)
 {
-	struct inflight request = {.started = started, .method = method, .version = version};
+	__u32 pod;
+	__u8 role, system;
+
+	if (!conn)
+		return 0;
+	pod = conn->pod;
+	role = conn->role;
+	system = conn->protocol;
+	counter_add(pod, fields(COUNTER_DB_REQUESTS, role, system, operation), outcome, 1);
+	if (ns)
+		histogram_add(pod, fields(HISTOGRAM_DB_REQUEST, role, system, 0), ns);
+	return 0;
+}
+
+static __always_inline int is_database(__u8 protocol)
+{
+	return protocol >= L7_REDIS && protocol <= L7_KAFKA;
+}
+
+/* Remembers a request. Only the requests' direction calls this, holding it. */
+__noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u16 tag,
+			      __u64 started)
+{
+	struct inflight request = {
+		.started = started, .method = method, .version = version, .tag = tag};
 	struct inflight *slot;
 	__u32 number;
 
@@ -76,6 +100,7 @@ __noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u6
 		slot->started = started;
 		slot->method = method;
 		slot->version = version;
+		slot->tag = tag;
 		slot->number = number + 1;
 	} else {
 		struct spill_key key = {.conn = conn->id, .number = number};
@@ -141,6 +166,19 @@ __noinline int exchange_end(struct conn *conn, struct half *responses, __u64 now
 			      now - (request.started ?: responses->started));
 }
 
+/* The same for a database's request, which was answered so. */
+__noinline int db_answer(struct conn *conn, struct half *responses, __u8 outcome, __u64 now)
+{
+	struct inflight request;
+
+	if (!conn || !responses || !exchange_waits(conn))
+		return 0;
+	request = exchange_front(conn);
+	exchange_pop(conn);
+	return db_count(conn, request.method, outcome,
+			now - (request.started ?: responses->started));
+}
+
 struct drain {
 	struct conn *conn;
 	__u64 now;
@@ -150,13 +188,20 @@ struct drain {
 static long drain_step(__u32 i, struct drain *d)
 {
 	struct inflight request;
+	__u64 ns;
 
 	if (!exchange_waits(d->conn))
 		return 1;
 	request = exchange_front(d->conn);
 	exchange_pop(d->conn);
-	exchange_count(d->conn, &request, 0, d->error,
-		       request.started ? d->now - request.started : 0);
+	/* The other side never said that it is what the requests looked like. */
+	if (!d->conn->decided)
+		return 0;
+	ns = request.started ? d->now - request.started : 0;
+	if (d->conn->protocol == L7_HTTP1)
+		exchange_count(d->conn, &request, 0, d->error, ns);
+	else if (is_database(d->conn->protocol))
+		db_count(d->conn, request.method, d->conn->opaque ? DB_UNTOLD : DB_NO_RESPONSE, ns);
 	return 0;
 }
 

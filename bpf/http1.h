@@ -8,6 +8,7 @@
 #define WEIR_HTTP1_H
 
 #include "http1_line.h"
+#include "redis.h"
 #include "step.h"
 
 /* Twice what servers accept; a head beyond it is not followed. */
@@ -51,6 +52,8 @@ static __always_inline int request_line(struct step *s, __u32 len)
 			int http2 = begins(word_at(s->cur->line), "PRI * HT", 8) &&
 				    h->tail == __builtin_bswap64(word("HTTP/2.0", 8));
 
+			if (!http2 && redis_opens(s, len))
+				return 1;
 			decide(s->conn, http2 ? L7_HTTP2 : L7_UNKNOWN);
 			if (http2) {
 				/* The rest of the preface: "\r\nSM\r\n\r\n" (RFC 9113, 3.4). */
@@ -65,7 +68,7 @@ static __always_inline int request_line(struct step *s, __u32 len)
 	if (s->cur->head != NOWHERE)
 		record_head(s->skb, s->cur, s->conn, s->conn->pushed + 1, s->cur->head, s->cur->end,
 			    HEAD_FIRST, 0);
-	exchange_begin(s->conn, method, version, h->started);
+	exchange_begin(s->conn, method, version, 0, h->started);
 	h->method = method;
 	h->state = HALF_HEAD;
 	return 0;

@@ -395,15 +395,6 @@ static __always_inline void http2_passed(struct step *s)
 		s->half->state = HALF_FRAME;
 }
 
-/* The client's first bytes were no preface: what the server sent first was no SETTINGS either. */
-static __always_inline int http2_refuted(struct step *s)
-{
-	if (s->conn->decided)
-		return give_up(s, STAT_GAP_MALFORMED);
-	decide(s->conn, L7_UNKNOWN);
-	return 1;
-}
-
 static long http2_step(__u32 i, struct step *s)
 {
 	struct cursor *c = s->cur;
@@ -422,7 +413,7 @@ static long http2_step(__u32 i, struct step *s)
 		bad = -1;
 	else
 		bad = frame_step(s);
-	return bad ? http2_refuted(s) : 0;
+	return bad ? refuted(s) : 0;
 }
 
 /* Finds this direction's state; -1: the map is full, and nothing more is parsed. */

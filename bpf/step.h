@@ -10,6 +10,9 @@
 
 #include "exchange.h"
 
+/* Steps per skb; a 64 kB skb of the shortest chunks has 22,000. */
+#define STEPS_MAX 32768
+
 /* conn.opaque: nothing more is parsed, because … */
 enum opaque {
 	OPAQUE_NOT = 0,
@@ -50,6 +53,15 @@ static __always_inline void decide(struct conn *conn, __u8 protocol)
 	role_count(conn, COUNTER_L7_CONNECTIONS, protocol, 1);
 }
 
+/* What one side said is not in the protocol that the first bytes promised. */
+static __always_inline int refuted(struct step *s)
+{
+	if (s->conn->decided)
+		return give_up(s, STAT_GAP_MALFORMED);
+	decide(s->conn, L7_UNKNOWN);
+	return 1;
+}
+
 /* Whether the window has no byte at the cursor. */
 static __always_inline int window_over(const struct cursor *c)
 {
@@ -72,6 +84,43 @@ __noinline int gather(struct cursor *c, struct half *h, __u32 want)
 		c->at++;
 	}
 	return 0;
+}
+
+/*
+ * Collects in half.line what an unfinished line begins with, as far as the window reaches. Returns
+ * whether it is whole; half.line_len is its length then, without the newline and saturating.
+ */
+__noinline int gather_line(struct cursor *c, struct half *h)
+{
+	__u32 from, to, have, i;
+	int newline;
+
+	if (!c || !h)
+		return 0;
+	from = c->at - c->from;
+	newline = find_newline(c, from, c->filled);
+	to = newline < 0 ? c->filled : newline;
+	have = h->line_len;
+	if (!have) {
+		/* Always 64 bytes, by words: what is behind the line is read, never meant. */
+		for (i = 0; i < LINE_PREFIX / 8; i++)
+			*(__u64 *)(h->line + i * 8) =
+				word_at(c->window + (from & WINDOW_MASK) + i * 8);
+	} else {
+		for (i = 0; i < LINE_PREFIX; i++) {
+			__u32 at = have + i;
+
+			if (at >= LINE_PREFIX || from + i >= to)
+				break;
+			/* Else the mask is left out, which the verifier can't follow. */
+			asm volatile("" : "+r"(at));
+			h->line[at & (LINE_PREFIX - 1)] = c->window[(from + i) & WINDOW_MASK];
+		}
+	}
+	have += to - from;
+	h->line_len = have > 0xffff ? 0xffff : have;
+	c->at += to - from + (newline >= 0);
+	return newline >= 0;
 }
 
 /* Passes over bytes that are announced and never looked at; 1 when they are through. */

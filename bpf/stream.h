@@ -12,8 +12,6 @@
 #include "http2.h"
 #include "tls.h"
 
-/* Messages and lines per skb; a 64 kB skb of the shortest chunks has 22,000. */
-#define STEPS_MAX 32768
 /* So many of a server's bytes tell what it is, if it speaks first. */
 #define GREETING 5
 

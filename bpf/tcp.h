@@ -92,9 +92,7 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 		/* What the client may still say asks for nothing. */
 		conn->opaque = conn->opaque ?: OPAQUE_PROTOCOL;
 	}
-	if (conn->protocol != L7_HTTP1)
-		return;
-	if (responses->status && conn->opaque == OPAQUE_NOT) {
+	if (conn->protocol == L7_HTTP1 && responses->status && conn->opaque == OPAQUE_NOT) {
 		if (responses->state == HALF_BODY && responses->remain >= UNTIL_CLOSE / 2 &&
 		    responses->fin)
 			exchange_end(conn, responses, now, HTTP_ERROR_NONE);

@@ -23,6 +23,8 @@ struct {
 	enum tcp_result tcp_result;
 	enum l7_protocol l7_protocol;
 	enum tls_version tls_version;
+	enum db_operation db_operation;
+	enum db_outcome db_outcome;
 	enum counter_kind counter_kind;
 	enum histogram_kind histogram_kind;
 	enum attach_mode attach_mode;
@@ -64,6 +66,15 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	return NULL;
 }
 
+/* From here and not from read_stream(), because of 6.1's 512 bytes of stack. */
+static __always_inline void read_bytes(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+{
+	if (conn->protocol < L7_REDIS)
+		read_stream(skb, conn, dir);
+	if (conn->protocol == L7_REDIS)
+		redis_read(skb, conn, dir);
+}
+
 static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 {
 	struct cursor *c = cursor();
@@ -76,7 +87,7 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 	/* Each further round reads a held segment, or sees that none has its turn. */
 	for (i = 0; i < 2 * HOLD_MAX; i++) {
 		if (conn) {
-			read_stream(skb, conn, dir);
+			read_bytes(skb, conn, dir);
 			segment_end(conn, dir);
 		}
 		if (!c->more)

@@ -62,6 +62,10 @@ enum l7_protocol {
 	L7_HTTP2,
 	L7_TLS,
 	L7_DNS,
+	L7_REDIS,
+	L7_POSTGRESQL,
+	L7_MYSQL,
+	L7_KAFKA,
 };
 
 /* What a ServerHello chose (RFC 8446, 4.2.1). */
@@ -71,6 +75,66 @@ enum tls_version {
 	TLS_VERSION_1_1,
 	TLS_VERSION_1_2,
 	TLS_VERSION_1_3,
+};
+
+/*
+ * What a database is asked for. One list for all: what is called the same is the same number, and
+ * what a pod can make up beyond it is DB_OTHER.
+ */
+enum db_operation {
+	DB_OTHER = 0,
+	DB_UNKNOWN, /* not told by what was seen */
+	/* Redis: its commands. SELECT and SET are SQL's as well. */
+	DB_AUTH,
+	DB_CLIENT,
+	DB_CONFIG,
+	DB_DEL,
+	DB_EVAL,
+	DB_EVALSHA,
+	DB_EXEC,
+	DB_EXISTS,
+	DB_EXPIRE,
+	DB_GET,
+	DB_HDEL,
+	DB_HELLO,
+	DB_HGET,
+	DB_HGETALL,
+	DB_HMGET,
+	DB_HSET,
+	DB_INCR,
+	DB_INFO,
+	DB_LPOP,
+	DB_LPUSH,
+	DB_LRANGE,
+	DB_MGET,
+	DB_MSET,
+	DB_MULTI,
+	DB_PING,
+	DB_PUBLISH,
+	DB_RPOP,
+	DB_RPUSH,
+	DB_SADD,
+	DB_SCAN,
+	DB_SELECT,
+	DB_SET,
+	DB_SMEMBERS,
+	DB_SPOP,
+	DB_SREM,
+	DB_SUBSCRIBE,
+	DB_TTL,
+	DB_XADD,
+	DB_XREADGROUP,
+	DB_ZADD,
+	DB_ZPOPMIN,
+	DB_ZRANGE,
+	DB_OPERATION_MAX,
+};
+
+enum db_outcome {
+	DB_NO_RESPONSE = 0, /* the connection ended before the answer did */
+	DB_OK,
+	DB_ERROR,
+	DB_UNTOLD, /* there is no answer to it, or none that could be read */
 };
 
 /*
@@ -96,6 +160,7 @@ enum counter_kind {
 	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
 	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN */
 	COUNTER_TLS_HANDSHAKES,	    /* a tls_version */
+	COUNTER_DB_REQUESTS,	    /* a l7_protocol, b db_operation, c db_outcome */
 	COUNTER_KIND_MAX,
 };
 
@@ -121,6 +186,7 @@ enum histogram_kind {
 	HISTOGRAM_DNS_LOOKUP,
 	HISTOGRAM_TCP_CONNECT,
 	HISTOGRAM_GRPC_REQUEST,
+	HISTOGRAM_DB_REQUEST, /* a l7_protocol */
 	HISTOGRAM_KIND_MAX,
 };
 

@@ -6,8 +6,8 @@
 use std::fmt;
 
 use crate::telemetry::wire::{
-    Direction, Family, HttpError, HttpMethod, HttpStatus, HttpVersion, L7Protocol, Role, TcpResult,
-    TlsVersion, Transport,
+    DbOperation, DbOutcome, Direction, Family, HttpError, HttpMethod, HttpStatus, HttpVersion,
+    L7Protocol, Role, TcpResult, TlsVersion, Transport,
 };
 
 /// The value of one label; numbers are kept as numbers, so that a status costs no text of its own.
@@ -158,7 +158,80 @@ names! {
         L7Protocol::L7_HTTP2.0 => "http2",
         L7Protocol::L7_TLS.0 => "tls",
         L7Protocol::L7_DNS.0 => "dns",
+        L7Protocol::L7_REDIS.0 => "redis",
+        L7Protocol::L7_POSTGRESQL.0 => "postgresql",
+        L7Protocol::L7_MYSQL.0 => "mysql",
+        L7Protocol::L7_KAFKA.0 => "kafka",
         L7Protocol::L7_UNKNOWN.0 => "unknown",
+    }
+}
+
+names! {
+    /// The databases among [`l7_protocol`]'s.
+    db_system, DB_SYSTEMS, else UNKNOWN, {
+        L7Protocol::L7_REDIS.0 => "redis",
+        L7Protocol::L7_POSTGRESQL.0 => "postgresql",
+        L7Protocol::L7_MYSQL.0 => "mysql",
+        L7Protocol::L7_KAFKA.0 => "kafka",
+    }
+}
+
+names! {
+    /// What a database was asked for; `unknown` where nothing that was seen tells it.
+    db_operation, DB_OPERATIONS + "other", else "other", {
+        DbOperation::DB_UNKNOWN.0 => "unknown",
+        DbOperation::DB_AUTH.0 => "AUTH",
+        DbOperation::DB_CLIENT.0 => "CLIENT",
+        DbOperation::DB_CONFIG.0 => "CONFIG",
+        DbOperation::DB_DEL.0 => "DEL",
+        DbOperation::DB_EVAL.0 => "EVAL",
+        DbOperation::DB_EVALSHA.0 => "EVALSHA",
+        DbOperation::DB_EXEC.0 => "EXEC",
+        DbOperation::DB_EXISTS.0 => "EXISTS",
+        DbOperation::DB_EXPIRE.0 => "EXPIRE",
+        DbOperation::DB_GET.0 => "GET",
+        DbOperation::DB_HDEL.0 => "HDEL",
+        DbOperation::DB_HELLO.0 => "HELLO",
+        DbOperation::DB_HGET.0 => "HGET",
+        DbOperation::DB_HGETALL.0 => "HGETALL",
+        DbOperation::DB_HMGET.0 => "HMGET",
+        DbOperation::DB_HSET.0 => "HSET",
+        DbOperation::DB_INCR.0 => "INCR",
+        DbOperation::DB_INFO.0 => "INFO",
+        DbOperation::DB_LPOP.0 => "LPOP",
+        DbOperation::DB_LPUSH.0 => "LPUSH",
+        DbOperation::DB_LRANGE.0 => "LRANGE",
+        DbOperation::DB_MGET.0 => "MGET",
+        DbOperation::DB_MSET.0 => "MSET",
+        DbOperation::DB_MULTI.0 => "MULTI",
+        DbOperation::DB_PING.0 => "PING",
+        DbOperation::DB_PUBLISH.0 => "PUBLISH",
+        DbOperation::DB_RPOP.0 => "RPOP",
+        DbOperation::DB_RPUSH.0 => "RPUSH",
+        DbOperation::DB_SADD.0 => "SADD",
+        DbOperation::DB_SCAN.0 => "SCAN",
+        DbOperation::DB_SELECT.0 => "SELECT",
+        DbOperation::DB_SET.0 => "SET",
+        DbOperation::DB_SMEMBERS.0 => "SMEMBERS",
+        DbOperation::DB_SPOP.0 => "SPOP",
+        DbOperation::DB_SREM.0 => "SREM",
+        DbOperation::DB_SUBSCRIBE.0 => "SUBSCRIBE",
+        DbOperation::DB_TTL.0 => "TTL",
+        DbOperation::DB_XADD.0 => "XADD",
+        DbOperation::DB_XREADGROUP.0 => "XREADGROUP",
+        DbOperation::DB_ZADD.0 => "ZADD",
+        DbOperation::DB_ZPOPMIN.0 => "ZPOPMIN",
+        DbOperation::DB_ZRANGE.0 => "ZRANGE",
+    }
+}
+
+names! {
+    /// How a database answered.
+    db_outcome, DB_OUTCOMES, else UNKNOWN, {
+        DbOutcome::DB_OK.0 => "ok",
+        DbOutcome::DB_ERROR.0 => "error",
+        DbOutcome::DB_NO_RESPONSE.0 => "no_response",
+        DbOutcome::DB_UNTOLD.0 => "unknown",
     }
 }
 
@@ -212,11 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_of_the_wire_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> =
+            (0..DbOperation::DB_OPERATION_MAX.0).map(db_operation).collect();
+        assert_eq!(names.len(), DbOperation::DB_OPERATION_MAX.0 as usize);
+    }
+
+    #[test]
     fn a_number_without_a_name_does_not_become_a_series_of_its_own() {
         for (name, all) in [
             (dns_qtype as fn(u32) -> Value, DNS_QTYPES),
             (dns_rcode, DNS_RCODES),
             (http_method, HTTP_METHODS),
+            (db_operation, DB_OPERATIONS),
         ] {
             let names: std::collections::BTreeSet<_> =
                 (0..=u32::from(u16::MAX)).map(name).collect();

@@ -20,13 +20,14 @@ mod skeleton {
 
 pub use skeleton::types::{
     __sk_buff as SkBuff, attach_mode as AttachMode, attachment as RawAttachment,
-    counter_key as CounterKey, counter_kind as CounterKind, direction as Direction,
-    family as Family, head_part as HeadPart, histogram as Histogram, histogram_key as HistogramKey,
-    histogram_kind as HistogramKind, http_error as HttpError, http_method as HttpMethod,
-    http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
-    limit as RawLimit, limit_key as LimitKey, net_counter as NetCounter, pod_traffic as PodTraffic,
-    record as Record, record_kind as RecordKind, role as Role, stat as Stat,
-    tcp_result as TcpResult, tls_version as TlsVersion, transport as Transport,
+    counter_key as CounterKey, counter_kind as CounterKind, db_operation as DbOperation,
+    db_outcome as DbOutcome, direction as Direction, family as Family, head_part as HeadPart,
+    histogram as Histogram, histogram_key as HistogramKey, histogram_kind as HistogramKind,
+    http_error as HttpError, http_method as HttpMethod, http_status as HttpStatus,
+    http_version as HttpVersion, l7_protocol as L7Protocol, limit as RawLimit,
+    limit_key as LimitKey, net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
+    record_kind as RecordKind, role as Role, stat as Stat, tcp_result as TcpResult,
+    tls_version as TlsVersion, transport as Transport,
 };
 pub(super) use skeleton::{WeirMaps, WeirProgs, WeirSkelBuilder};
 

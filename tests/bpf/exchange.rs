@@ -1,7 +1,8 @@
 //! What both sides of a connection send, and what that amounts to.
 
 use weir::telemetry::wire::{
-    CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol, Role,
+    CounterKind, DbOperation, DbOutcome, HistogramKind, HttpError, HttpMethod, HttpVersion,
+    L7Protocol, Role,
 };
 
 use crate::kernel::Counts;
@@ -45,6 +46,19 @@ impl Exchange {
     pub fn request(self, method: HttpMethod, version: HttpVersion, status: u16) -> Self {
         self.count(CounterKind::COUNTER_HTTP_REQUESTS, method.0, version.0, status, 1)
             .observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1)
+    }
+
+    /// Requests to a database that were answered so.
+    pub fn asked(
+        self,
+        system: L7Protocol,
+        operation: DbOperation,
+        outcome: DbOutcome,
+        n: u64,
+    ) -> Self {
+        let outcome = u16::try_from(outcome.0).unwrap();
+        self.count(CounterKind::COUNTER_DB_REQUESTS, system.0, operation.0, outcome, n)
+            .observe(HistogramKind::HISTOGRAM_DB_REQUEST, n)
     }
 
     pub fn error(self, error: HttpError) -> Self {

@@ -12,6 +12,7 @@ mod http2_cases;
 mod kernel;
 mod parallel;
 mod records;
+mod redis_cases;
 mod split;
 mod stream;
 mod tcp;

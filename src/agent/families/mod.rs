@@ -3,6 +3,7 @@
 //! Names, types and labels are a contract with dashboards and alerts; `docs/metrics.md` is printed
 //! from these. Nothing in here touches a map or a socket.
 
+mod db;
 mod dns;
 mod http;
 mod node;
@@ -40,7 +41,9 @@ fn role(key: &CounterKey) -> Values {
 
 /// All families, in the order of the page. The overflow counter is last: it counts the others.
 pub fn all() -> impl Iterator<Item = &'static Family> {
-    [http::FAMILIES, dns::FAMILIES, tcp::FAMILIES, node::FAMILIES].into_iter().flatten()
+    [http::FAMILIES, dns::FAMILIES, db::FAMILIES, tcp::FAMILIES, node::FAMILIES]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
