@@ -75,24 +75,29 @@ static __always_inline __u32 histogram_cell(__u64 ns)
 	return low;
 }
 
-/* Adds an observation to the histogram whose key has these fields. */
-__noinline int histogram_add(__u32 pod, __u32 fields, __u64 ns)
+/* Adds to one cell, and to the sum, of the histogram whose key has these fields. */
+static __always_inline void histogram_put(__u32 pod, __u32 fields, __u32 cell, __u64 n, __u64 sum)
 {
 	struct histogram_key key = {
 		.pod = pod, .kind = fields, .role = fields >> 8, .a = fields >> 16};
 	struct histogram *value = bpf_map_lookup_elem(&histograms, &key);
-	__u32 cell = histogram_cell(ns);
 
 	if (!value) {
 		bpf_map_update_elem(&histograms, &key, &histogram_zero, BPF_NOEXIST);
 		value = bpf_map_lookup_elem(&histograms, &key);
 	}
 	if (!value || cell >= HISTOGRAM_CELLS) {
-		stat_add(STAT_FULL_HISTOGRAMS, 1);
-		return 0;
+		stat_add(STAT_FULL_HISTOGRAMS, n);
+		return;
 	}
-	__sync_fetch_and_add(&value->cells[cell], 1);
-	__sync_fetch_and_add(&value->sum_ns, ns);
+	__sync_fetch_and_add(&value->cells[cell], n);
+	__sync_fetch_and_add(&value->sum_ns, sum);
+}
+
+/* Adds an observation to the histogram whose key has these fields. */
+__noinline int histogram_add(__u32 pod, __u32 fields, __u64 ns)
+{
+	histogram_put(pod, fields, histogram_cell(ns), 1, ns);
 	return 0;
 }
 

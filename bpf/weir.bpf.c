@@ -5,6 +5,7 @@
  * that limit are attached to pods with a limit alone.
  */
 #include "limit.h"
+#include "merge.h"
 #include "sweep.h"
 
 #define NEXT -1
@@ -31,6 +32,8 @@ struct {
 	enum stat stat;
 	enum record_kind record_kind;
 	enum head_part head_part;
+	enum merge_kind merge_kind;
+	struct merge_entry merge_entry;
 	struct record_data record_data;
 } wire_btf;
 
@@ -132,6 +135,14 @@ SEC("tc")
 int weir_sweep(struct __sk_buff *skb)
 {
 	sweep();
+	return 0;
+}
+
+/* Likewise. */
+SEC("tc")
+int weir_merge(struct __sk_buff *skb)
+{
+	merge(skb);
 	return 0;
 }
 

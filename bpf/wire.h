@@ -2,7 +2,9 @@
 /*
  * Every struct, enum and limit that crosses between the kernel's side and user
  * space. The skeleton turns them into Rust types; nothing is mirrored by hand.
- * A change in here changes the schema, so it changes where the maps are pinned.
+ * A change in here changes the schema, so it changes where the maps are pinned. The totals are
+ * carried over by `weir reload`, key by key: a number of an enumeration is never given to another
+ * meaning, and new ones come at its end (before its _MAX).
  */
 #ifndef WEIR_WIRE_H
 #define WEIR_WIRE_H
@@ -334,6 +336,29 @@ struct record_data {
 };
 
 #define RECORDS_BYTES (2 << 20)
+
+/* What weir_merge adds up. */
+enum merge_kind {
+	MERGE_NONE = 0,
+	MERGE_COUNTER,	 /* n */
+	MERGE_HISTOGRAM, /* n to cell c, and to the sum */
+	MERGE_TRAFFIC,	 /* bytes n, packets sum; pod is the interface */
+	MERGE_STAT,	 /* n to stat c */
+};
+
+struct merge_entry {
+	__u32 kind; /* enum merge_kind */
+	__u32 pod;
+	__u32 fields; /* counter_key's or histogram_key's bytes behind pod; direction, family << 8
+		       */
+	__u32 c;
+	__u64 n;
+	__u64 sum;
+};
+_Static_assert(sizeof(struct merge_entry) == 32, "merge_entry is passed as bytes");
+
+/* As many as a test run takes. */
+#define MERGE_ENTRIES 100
 
 #define MAX_PODS 1024
 #define MAX_LIMITS (2 * MAX_PODS)

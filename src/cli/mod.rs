@@ -14,6 +14,7 @@ mod demo;
 mod doctor;
 mod pods;
 mod reconcile;
+mod reload;
 mod table;
 
 /// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
@@ -39,6 +40,7 @@ enum Command {
     /// touched, and nothing is left behind however it ends.
     Demo(demo::Args),
     Reconcile(reconcile::Args),
+    Reload(reload::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
 }
@@ -76,6 +78,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Reload(args) => reload::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(&args),
     };
     done.unwrap_or_else(|err| {

@@ -3,6 +3,7 @@
 //! The maps know the pod before the first packet can pass, so no packet goes uncounted.
 
 use std::{
+    fs,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -41,15 +42,17 @@ impl Pins {
         };
         Ok(Some(Self { programs: [(tx, from), (rx, to)], pods, attachments }))
     }
+}
 
-    fn require(bpf_dir: &Path) -> Result<Self> {
-        Self::open(bpf_dir)?.ok_or_else(|| {
-            Error::new(
-                Kind::Telemetry,
-                format!("no programs are pinned in {}", pin::dir(bpf_dir).display()),
-            )
-        })
-    }
+fn unpinned(bpf_dir: &Path) -> Error {
+    let dir = pin::dir(bpf_dir);
+    Error::new(Kind::Telemetry, format!("no programs are pinned in {}", dir.display()))
+}
+
+/// The pins, and the lock by which no reload swaps them meanwhile.
+fn hold(bpf_dir: &Path) -> Result<Option<(fs::File, Pins)>> {
+    let Some(shared) = load::share(&pin::dir(bpf_dir))? else { return Ok(None) };
+    Ok(Pins::open(bpf_dir)?.map(|pins| (shared, pins)))
 }
 
 /// See [`super::intend`].
@@ -68,11 +71,12 @@ pub fn attach(
     mut journal: impl FnMut(Attached) -> Result<()>,
 ) -> Result<Attached> {
     libbpf_rs::set_print(None);
-    let pins = match Pins::open(bpf_dir)? {
-        Some(pins) => pins,
+    // So that a reload sees this pod whole or not at all.
+    let (_shared, pins) = match hold(bpf_dir)? {
+        Some(held) => held,
         None => {
             load::ensure(bpf_dir)?;
-            Pins::require(bpf_dir)?
+            hold(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))?
         }
     };
     let target = Target { bpf_dir, pins: &pins, ifindex, index: signed(ifindex)? };

@@ -7,20 +7,17 @@ use std::{
     fs,
     mem::MaybeUninit,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
 };
 
 use libbpf_rs::{
     MapCore, PrintLevel,
-    skel::{OpenSkel, SkelBuilder},
+    skel::{OpenSkel, Skel, SkelBuilder},
 };
 
-use super::{
-    histogram, pin,
-    wire::{WeirMaps, WeirProgs, WeirSkelBuilder},
-};
+use super::{histogram, pin, wire::WeirSkelBuilder};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
@@ -46,17 +43,34 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
     load(bpf_dir)
 }
 
-/// The directory, locked for as long as it is open.
-fn lock(bpf_dir: &Path) -> Result<fs::File> {
+/// The lock of those who load: the directory, locked for as long as it is open.
+pub fn lock(bpf_dir: &Path) -> Result<fs::File> {
+    wait(bpf_dir, fs::File::try_lock)
+}
+
+/// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
+/// `None`: there is no such directory.
+pub fn share(dir: &Path) -> Result<Option<fs::File>> {
+    if dir.is_dir() { wait(dir, fs::File::try_lock_shared).map(Some) } else { Ok(None) }
+}
+
+/// See [`share`].
+pub fn alone(dir: &Path) -> Result<fs::File> {
+    wait(dir, fs::File::try_lock)
+}
+
+type Lock = fn(&fs::File) -> std::result::Result<(), fs::TryLockError>;
+
+fn wait(bpf_dir: &Path, lock: Lock) -> Result<fs::File> {
     let dir = open(bpf_dir)?;
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
-        match dir.try_lock() {
+        match lock(&dir) {
             Ok(()) => return Ok(dir),
             Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {}
             Err(err) => {
                 let shown = bpf_dir.display();
-                let msg = format!("{shown} is locked by a process that loads programs");
+                let msg = format!("{shown} is locked by a process that loads or swaps programs");
                 return Err(Error::new(Kind::TryAgain, msg).details(err));
             }
         }
@@ -83,6 +97,20 @@ pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
 
 /// Loads into a directory of a temporary name and publishes it by renaming.
 fn load(bpf_dir: &Path) -> Result<()> {
+    let temporary = aside(bpf_dir, None)?;
+    let published = fs::rename(&temporary, pin::dir(bpf_dir))
+        .context(Kind::Telemetry, || format!("can't rename {}", temporary.display()));
+    if published.is_err() {
+        clear(&temporary)?;
+    }
+    published
+}
+
+/// Loads beside what is there, into a directory that no ADD looks at. Call holding the lock.
+///
+/// # Errors
+/// As [`ensure`]; nothing is left of it then.
+pub fn aside(bpf_dir: &Path, maps: Option<&Path>) -> Result<PathBuf> {
     let temporary = bpf_dir.join(TEMPORARY);
     // Only the holder of the lock gets here, so what is there was left by a loader that died.
     clear(&temporary)?;
@@ -90,17 +118,14 @@ fn load(bpf_dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(&temporary)
         .context(Kind::Telemetry, || format!("can't make {}", temporary.display()))?;
-    let published = load_and_pin(&temporary).and_then(|()| {
-        fs::rename(&temporary, pin::dir(bpf_dir))
-            .context(Kind::Telemetry, || format!("can't rename {}", temporary.display()))
-    });
-    if published.is_err() {
-        clear(&temporary)?;
+    match load_and_pin(&temporary, maps) {
+        Ok(()) => Ok(temporary),
+        Err(err) => clear(&temporary).and(Err(err)),
     }
-    published
 }
 
-fn clear(dir: &Path) -> Result<()> {
+/// Removes a directory of pins, if it is there.
+pub fn clear(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
             Err(err).context(Kind::Telemetry, || format!("can't remove {}", dir.display()))
@@ -140,7 +165,14 @@ fn verdict(printed: &str) -> String {
     lines[end.saturating_sub(3)..end].join(" | ")
 }
 
-fn load_and_pin(dir: &Path) -> Result<()> {
+/// Per-CPU scratch, and the variables of the programs, which each load has of its own.
+fn is_scratch(name: &std::ffi::OsStr) -> bool {
+    name == "cursors" || name.as_encoded_bytes().contains(&b'.')
+}
+
+/// Loads and pins below `dir`: programs and maps, or, to go on with the maps that are pinned in
+/// `maps`, the programs alone.
+fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut storage = MaybeUninit::uninit();
     let mut open = WeirSkelBuilder::default()
@@ -151,49 +183,24 @@ fn load_and_pin(dir: &Path) -> Result<()> {
             *to = from;
         }
     }
-    let mut skel = open.load().map_err(refused)?;
-    let WeirMaps {
-        pods,
-        attachments,
-        counters,
-        histograms,
-        conns,
-        inflight_spill,
-        http2,
-        http2_streams,
-        held,
-        dns_pending,
-        limits,
-        records,
-        listeners,
-        stats,
-        ..
-    } = &mut skel.maps;
-    for map in [
-        pods,
-        attachments,
-        counters,
-        histograms,
-        conns,
-        inflight_spill,
-        http2,
-        http2_streams,
-        held,
-        dns_pending,
-        limits,
-        records,
-        listeners,
-        stats,
-    ] {
-        let path = dir.join(map.name());
-        map.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
+    if let Some(pinned) = maps {
+        for mut map in open.open_object_mut().maps_mut().filter(|map| !is_scratch(map.name())) {
+            let path = pinned.join(map.name());
+            map.reuse_pinned_map(&path)
+                .context(Kind::Telemetry, || format!("can't go on with {}", path.display()))?;
+        }
     }
-    let WeirProgs {
-        weir_from_pod, weir_to_pod, weir_limit_from, weir_limit_to, weir_sweep, ..
-    } = &mut skel.progs;
-    for program in [weir_from_pod, weir_to_pod, weir_limit_from, weir_limit_to, weir_sweep] {
+    let mut skel = open.load().map_err(refused)?;
+    let failed = |path: &Path| format!("can't pin {}", path.display());
+    for mut map in skel.object_mut().maps_mut().filter(|map| !is_scratch(map.name())) {
+        if maps.is_none() {
+            let path = dir.join(map.name());
+            map.pin(&path).context(Kind::Telemetry, || failed(&path))?;
+        }
+    }
+    for mut program in skel.object_mut().progs_mut() {
         let path = dir.join(program.name());
-        program.pin(&path).context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
+        program.pin(&path).context(Kind::Telemetry, || failed(&path))?;
     }
     Ok(())
 }

@@ -65,6 +65,28 @@ pub fn tcx_detach(pin: &Path) -> io::Result<()> {
     }
 }
 
+/// Puts `program` into a pinned link in one step (Linux 5.7; for tcx 6.6).
+///
+/// # Errors
+/// The kernel's; `ENOLINK` where the link's device is gone.
+pub fn link_update(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = libbpf_rs::Link::open(pin).map_err(|err| io::Error::other(err.to_string()))?;
+    // SAFETY: two open descriptors; no options are passed.
+    let err = unsafe {
+        libbpf_sys::bpf_link_update(link.as_fd().as_raw_fd(), program.as_raw_fd(), std::ptr::null())
+    };
+    if err < 0 { Err(io::Error::from_raw_os_error(-err)) } else { Ok(()) }
+}
+
+/// Waits until no run of a program that was taken off before this call is under way: a run is an RCU
+/// reader, and this command of membarrier(2) waits for all of them (Linux 4.3).
+pub fn wait_for_runs() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes three integers and touches no memory of ours.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Whether somebody's tcx program already sits on one direction of `ifindex`.
 pub fn tcx_in_use(ifindex: i32, direction: Direction) -> bool {
     let mut opts = libbpf_sys::bpf_prog_query_opts {

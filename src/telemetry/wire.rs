@@ -18,6 +18,7 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/weir.skel.rs"));
 }
 
+pub(super) use skeleton::WeirSkelBuilder;
 pub use skeleton::types::{
     __sk_buff as SkBuff, attach_mode as AttachMode, attachment as RawAttachment,
     counter_key as CounterKey, counter_kind as CounterKind, db_operation as DbOperation,
@@ -25,11 +26,11 @@ pub use skeleton::types::{
     histogram as Histogram, histogram_key as HistogramKey, histogram_kind as HistogramKind,
     http_error as HttpError, http_method as HttpMethod, http_status as HttpStatus,
     http_version as HttpVersion, l7_protocol as L7Protocol, limit as RawLimit,
-    limit_key as LimitKey, net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
+    limit_key as LimitKey, merge_entry as MergeEntry, merge_kind as MergeKind,
+    net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
     record_kind as RecordKind, role as Role, stat as Stat, tcp_result as TcpResult,
     tls_version as TlsVersion, transport as Transport,
 };
-pub(super) use skeleton::{WeirMaps, WeirProgs, WeirSkelBuilder};
 
 /// A type that is nothing but its bytes: every bit pattern is a value, no padding is left implicit.
 ///
@@ -56,6 +57,7 @@ wire! {
     LimitKey = 8,
     RawLimit = 24,
     Record = 64,
+    MergeEntry = 32,
 }
 
 /// The bytes of `value`, as a map key or value.

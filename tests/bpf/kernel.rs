@@ -1,6 +1,8 @@
 //! The pinned programs and maps of a test: a bpffs and a network namespace of its own.
 
-use std::{collections::BTreeMap, os::fd::AsFd, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    collections::BTreeMap, os::fd::AsFd, os::fd::OwnedFd, path::Path, path::PathBuf, sync::RwLock,
+};
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -19,8 +21,7 @@ const LOOPBACK: u32 = 1;
 pub struct Kernel {
     mounted: PathBuf,
     pub attached: Attached,
-    from_pod: OwnedFd,
-    to_pod: OwnedFd,
+    programs: RwLock<[OwnedFd; 2]>,
     pub maps: Maps,
 }
 
@@ -37,6 +38,10 @@ impl Counts {
     pub fn of(&self, kind: CounterKind) -> u64 {
         self.0.iter().filter(|(key, _)| u32::from(key.0) == kind.0).map(|(_, n)| n).sum()
     }
+}
+
+fn pinned(bpf_dir: &Path) -> [OwnedFd; 2] {
+    ["weir_from_pod", "weir_to_pod"].map(|name| pin::program(bpf_dir, name).unwrap().unwrap())
 }
 
 fn small(value: u32) -> u8 {
@@ -65,22 +70,31 @@ impl Kernel {
         let intent = telemetry::intend(choice);
         let attached =
             telemetry::attach(&bpf_dir, choice, LOOPBACK, &identity, intent, |_| Ok(())).unwrap();
-        let program = |name| pin::program(&bpf_dir, name).unwrap().unwrap();
         Self {
             attached,
-            from_pod: program("weir_from_pod"),
-            to_pod: program("weir_to_pod"),
+            programs: RwLock::new(pinned(&bpf_dir)),
             maps: Maps::open(&bpf_dir).unwrap(),
             mounted,
         }
     }
 
     pub fn leave_pod(&self, frame: &[u8]) {
-        test_run(self.from_pod.as_fd(), frame, Skb::default(), 1).unwrap();
+        test_run(self.programs.read().unwrap()[0].as_fd(), frame, Skb::default(), 1).unwrap();
     }
 
     pub fn enter_pod(&self, frame: &[u8]) {
-        test_run(self.to_pod.as_fd(), frame, Skb::default(), 1).unwrap();
+        test_run(self.programs.read().unwrap()[1].as_fd(), frame, Skb::default(), 1).unwrap();
+    }
+
+    /// Takes the programs that are pinned by now.
+    pub fn refresh(&self) {
+        *self.programs.write().unwrap() = pinned(&self.bpf_dir());
+    }
+
+    /// And the maps.
+    pub fn reopen(&mut self) {
+        self.refresh();
+        self.maps = Maps::open(&self.bpf_dir()).unwrap();
     }
 
     /// What DEL does when the link is gone.

@@ -13,6 +13,7 @@ mod kernel;
 mod parallel;
 mod records;
 mod redis_cases;
+mod reload;
 mod split;
 mod stream;
 mod tcp;

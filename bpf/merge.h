@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Adds the totals of an older layout's maps to those that count by now: user space can't, because
+ * an increment that it does not see between its reading and its writing would be lost.
+ */
+#ifndef WEIR_MERGE_H
+#define WEIR_MERGE_H
+
+#include "count.h"
+
+struct merge {
+	struct __sk_buff *skb;
+	struct merge_entry entry;
+};
+
+static __always_inline void merge_traffic(const struct merge_entry *e)
+{
+	__u32 ifindex = e->pod;
+	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
+	struct net_counter *net;
+
+	if (!traffic)
+		return;
+	/* This CPU's share, with softirqs off: a reader adds all of them up. */
+	net = &traffic->net[e->fields & 1][e->fields >> 8 & 1];
+	net->bytes += e->n;
+	net->packets += e->sum;
+}
+
+static long merge_step(__u32 i, struct merge *m)
+{
+	struct merge_entry *e = &m->entry;
+
+	if (bpf_skb_load_bytes(m->skb, ETH_HLEN + i * sizeof(*e), e, sizeof(*e)))
+		return 1;
+	switch (e->kind) {
+	case MERGE_COUNTER:
+		counter_add(e->pod, e->fields, e->c, e->n);
+		break;
+	case MERGE_HISTOGRAM:
+		histogram_put(e->pod, e->fields, e->c, e->n, e->sum);
+		break;
+	case MERGE_TRAFFIC:
+		merge_traffic(e);
+		break;
+	case MERGE_STAT:
+		stat_add(e->c, e->n);
+		break;
+	}
+	return 0;
+}
+
+/* The skb is entries behind an Ethernet header, as BPF_PROG_TEST_RUN wants one. */
+static __always_inline void merge(struct __sk_buff *skb)
+{
+	struct merge m = {.skb = skb};
+
+	bpf_loop(MERGE_ENTRIES, merge_step, &m, 0);
+}
+
+#endif

@@ -1,0 +1,193 @@
+//! Puts this binary's programs in the place of those that run, for all pods, without a packet that
+//! passes uncounted: every swap replaces one program by another in a single step.
+//!
+//! With the layout of the maps unchanged, the new programs go on with the same maps, mid-message. From
+//! another layout the totals are carried over: the new programs begin at 0 beside the old, all pods
+//! are swapped, and when no old run is under way any more the old totals, which are final then, are
+//! added in the kernel. Until that is done the new maps are in no place where anybody looks for them.
+
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::{MapHandle, Program};
+
+use super::{
+    Mode,
+    clsact::{self, Filter},
+    load, merge, pin, reader, sys,
+    wire::{Direction, RawAttachment},
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Pods whose programs were swapped.
+    pub pods: usize,
+    /// From the first swap to the last.
+    pub swap: Duration,
+    /// For the verifier, before that.
+    pub load: Duration,
+    /// The layouts that totals were carried over from, by the names of their directories.
+    pub from: Vec<String>,
+}
+
+/// The programs that are hooked to pods, by where.
+const HOOKED: [(&str, Direction, Filter); 4] = [
+    ("weir_from_pod", Direction::DIRECTION_TX, Filter::Count),
+    ("weir_to_pod", Direction::DIRECTION_RX, Filter::Count),
+    ("weir_limit_from", Direction::DIRECTION_TX, Filter::LimitLast),
+    ("weir_limit_to", Direction::DIRECTION_RX, Filter::LimitFirst),
+];
+
+/// Loads, swaps and removes what was swapped out.
+///
+/// # Errors
+/// [`Kind::Telemetry`]: the kernel refused the programs (its verifier's words in the details), and the
+/// old ones run on; or it refused a swap, which names the interface. [`Kind::TryAgain`]: another
+/// process loads, or hooks a pod, for ten seconds.
+pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
+    libbpf_rs::set_print(None);
+    pin::prepare(bpf_dir)?;
+    let _loading = load::lock(bpf_dir)?;
+    let current = pin::dir(bpf_dir);
+    let old = others(bpf_dir)?;
+    let begun = Instant::now();
+    let mut done =
+        Reloaded { pods: 0, swap: Duration::ZERO, load: Duration::ZERO, from: Vec::new() };
+    if current.is_dir() {
+        let new = load::aside(bpf_dir, Some(&current))?;
+        done.load = begun.elapsed();
+        let swapped = swap_in_place(bpf_dir, &current, &new, &mut done);
+        load::clear(&new)?;
+        swapped?;
+        for dir in old {
+            carry(bpf_dir, &dir, &current, &mut done)?;
+        }
+        return Ok(done);
+    }
+    let new = load::aside(bpf_dir, None)?;
+    done.load = begun.elapsed();
+    let carried = old.iter().try_for_each(|dir| carry(bpf_dir, dir, &new, &mut done));
+    if let Err(err) = carried {
+        return load::clear(&new).and(Err(err));
+    }
+    fs::rename(&new, &current)
+        .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
+    for dir in old {
+        load::clear(&dir)?;
+    }
+    Ok(done)
+}
+
+/// The directories of other layouts.
+fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = || format!("can't list {}", bpf_dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(bpf_dir).context(Kind::Telemetry, failed)? {
+        let path = entry.context(Kind::Telemetry, failed)?.path();
+        if path != pin::dir(bpf_dir) && path.join("attachments").exists() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.
+fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
+    let _alone = load::alone(current)?;
+    let programs = programs(new)?;
+    let pods = living(current)?;
+    for entry in
+        fs::read_dir(new).context(Kind::Telemetry, || format!("can't list {}", new.display()))?
+    {
+        let from =
+            entry.context(Kind::Telemetry, || format!("can't list {}", new.display()))?.path();
+        let Some(name) = from.file_name() else { continue };
+        fs::rename(&from, current.join(name))
+            .context(Kind::Telemetry, || format!("can't rename {}", from.display()))?;
+    }
+    swap(bpf_dir, &programs, &pods, done)
+}
+
+/// Moves the pods of another layout, and their totals, to the maps in `new`.
+fn carry(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
+    let _alone = load::alone(old)?;
+    merge::fits(old, new)?;
+    let programs = programs(new)?;
+    merge::register(old, new)?;
+    swap(bpf_dir, &programs, &living(old)?, done)?;
+    if sys::wait_for_runs().is_err() {
+        // A kernel with nohz_full has no such barrier; no run takes so long.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    merge::totals(old, new)?;
+    let name = old.file_name().unwrap_or_default();
+    done.from.push(name.to_string_lossy().into_owned());
+    // What was carried must not be carried twice, whatever happens next.
+    load::clear(old)
+}
+
+fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
+    let [a, b, c, d] = HOOKED.map(|(name, ..)| {
+        let path = dir.join(name);
+        Program::fd_from_pinned_path(&path)
+            .context(Kind::Telemetry, || format!("can't open {}", path.display()))
+    });
+    Ok([a?, b?, c?, d?])
+}
+
+fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
+    let path = dir.join("attachments");
+    let map = MapHandle::from_pinned_path(&path)
+        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
+    let all = reader::dump::<u32, RawAttachment>(&map)?;
+    Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
+}
+
+/// Swaps every hook of every pod; one whose interface is gone meanwhile has none.
+fn swap(
+    bpf_dir: &Path,
+    programs: &[OwnedFd; 4],
+    pods: &[(u32, RawAttachment)],
+    done: &mut Reloaded,
+) -> Result<()> {
+    let begun = Instant::now();
+    for (pod, raw) in pods {
+        let mut swapped = false;
+        for ((_, direction, filter), program) in HOOKED.iter().zip(programs) {
+            let refused = |err: &dyn std::fmt::Display| {
+                let msg = format!(
+                    "the kernel refused the swap of a program on interface {}",
+                    raw.ifindex
+                );
+                Error::new(Kind::Telemetry, msg).details(err)
+            };
+            if reader::mode(raw) == Mode::Tcx && *filter == Filter::Count {
+                swapped |= swap_link(&pin::link(bpf_dir, *pod, *direction), program)
+                    .map_err(|err| refused(&err))?;
+            } else if let Ok(index) = i32::try_from(raw.ifindex) {
+                swapped |= clsact::swap(program.as_fd(), index, *direction, *filter)
+                    .map_err(|err| refused(&err))?;
+            }
+        }
+        done.pods += usize::from(swapped);
+    }
+    done.swap += begun.elapsed();
+    Ok(())
+}
+
+/// Whether there was a link to swap: its pin may be gone, or its device (`ENOLINK`).
+fn swap_link(pin: &Path, program: &OwnedFd) -> std::io::Result<bool> {
+    if !pin.exists() {
+        return Ok(false);
+    }
+    match sys::link_update(pin, program.as_fd()) {
+        Err(err) if err.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32) => Ok(false),
+        done => done.map(|()| true),
+    }
+}

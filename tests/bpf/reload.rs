@@ -1,0 +1,93 @@
+//! Programs are swapped under connections in mid-message, and nothing is lost or counted twice.
+
+use weir::telemetry::{
+    pin,
+    reload::reload,
+    wire::{CounterKind, HistogramKind, Role},
+};
+
+use crate::{
+    exchange::Exchange,
+    frame::v4,
+    http1_cases, http2_cases,
+    kernel::{Counts, Kernel},
+    stream::{Side, Stream},
+};
+
+/// The requests in two parts and the responses in two, with something done between any two of them.
+fn play(stream: &mut Stream<'_>, exchange: &Exchange, mut between: impl FnMut()) {
+    for (side, bytes) in [(Side::Client, &exchange.requests), (Side::Server, &exchange.responses)] {
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        stream.send(side, first);
+        between();
+        stream.send(side, second);
+        between();
+    }
+    stream.fin(Side::Client);
+    between();
+    stream.fin(Side::Server);
+}
+
+fn without_tcp(mut counts: Counts) -> Counts {
+    let tcp = [CounterKind::COUNTER_TCP_CONNECTIONS, CounterKind::COUNTER_TCP_CLOSED];
+    counts.0.retain(|key, _| !tcp.iter().any(|kind| kind.0 == u32::from(key.0)));
+    counts
+}
+
+#[test]
+fn exchanges_go_on_in_the_new_programs_in_mid_message() {
+    let exchanges: Vec<_> = [http1_cases::exchanges(), http2_cases::exchanges()]
+        .into_iter()
+        .flatten()
+        .filter(|exchange| exchange.name != http2_cases::LEFT_OPEN)
+        .step_by(4)
+        .collect();
+    let kernel = Kernel::new();
+    for (exchange, port) in exchanges.iter().zip(40000..) {
+        let before = without_tcp(kernel.counts());
+        let mut steps = 0;
+        let mut stream =
+            Stream::open(&kernel, Role::ROLE_SERVER, v4(9, port), v4(2, exchange.port));
+        play(&mut stream, exchange, || {
+            steps += 1;
+            assert_eq!(reload(&kernel.bpf_dir()).unwrap().pods, 1);
+            kernel.refresh();
+        });
+        assert_eq!(steps, 5);
+        let mut added = without_tcp(kernel.counts());
+        added.0.retain(|key, n| {
+            *n -= before.0.get(key).copied().unwrap_or_default();
+            *n > 0
+        });
+        assert_eq!(added, exchange.expected(Role::ROLE_SERVER), "{}", exchange.name);
+    }
+}
+
+#[test]
+fn totals_come_along_from_another_layout_and_are_added_once() {
+    let mut kernel = Kernel::new();
+    let exchange = &http1_cases::exchanges()[0];
+    let run = |kernel: &Kernel, port| {
+        let mut stream = Stream::open(kernel, Role::ROLE_CLIENT, v4(2, port), v4(9, 80));
+        play(&mut stream, exchange, || ());
+    };
+    (40000..40030).for_each(|port| run(&kernel, port));
+    let before = kernel.counts();
+    let network = kernel.snapshot().pods[&kernel.attached.pod].network;
+    let other = kernel.bpf_dir().join("0123456789abcdef");
+    // As a version of another layout would have left it.
+    std::fs::rename(pin::dir(&kernel.bpf_dir()), &other).unwrap();
+    let done = reload(&kernel.bpf_dir()).unwrap();
+    assert_eq!((done.pods, &done.from[..]), (1, &["0123456789abcdef".to_owned()][..]));
+    assert!(!other.exists());
+    kernel.reopen();
+    assert_eq!(kernel.counts(), before);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 30);
+    let after = kernel.snapshot().pods[&kernel.attached.pod].network;
+    assert_eq!(format!("{after:?}"), format!("{network:?}"));
+    (41000..41010).for_each(|port| run(&kernel, port));
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
+    assert!(reload(&kernel.bpf_dir()).unwrap().from.is_empty());
+    kernel.reopen();
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
+}
