@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{
     Call,
     args::Args,
+    behind::Behind,
     chain,
     config::Config,
     counting::Counting,
@@ -31,11 +32,12 @@ use crate::{
 /// Makes the attachment and answers with its result.
 pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let args = Args::parse(&call.request.args)?;
-    let counting = Counting::parse(&call.config)?;
+    let behind = Behind::look(&call.config);
+    let counting = Counting::parse(&call.config)?.beside(&behind);
     if let Some(prev_result) = chain::interfaces_before(&call.config)? {
         return chain::add(call, attachment, path, &counting, args.pod, prev_result);
     }
-    let wanted = Wanted::parse(&call.config, &args)?;
+    let wanted = Wanted::parse(&call.config, &args)?.beside(&behind);
     let dns = dns(&wanted)?;
     let netns = Netns::open(path)?;
     let mtu = wanted.mtu.map_or_else(net::default_mtu, Ok)?;

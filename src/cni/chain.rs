@@ -5,7 +5,8 @@ use std::{net::IpAddr, path::Path};
 use serde_json::Value;
 
 use super::{
-    Call, add, config::Config, counting::Counting, field::Field, reclaim, reply, teardown,
+    Call, add, bandwidth, config::Config, counting::Counting, field::Field, ports, reclaim, reply,
+    teardown,
 };
 use crate::{
     attachment::Attachment,
@@ -39,6 +40,7 @@ pub fn add(
     prev_result: Field<'_>,
 ) -> Result<()> {
     require_interface(&prev_result, attachment)?;
+    tell_what_is_left(&call.config)?;
     let netns = Netns::open(path)?;
     let mut record = add::begin_record(&call.config, attachment, &netns, pod)?;
     let host = if counting.enabled {
@@ -61,6 +63,20 @@ pub fn add(
             eprintln!("weir: rolling back: {err}; the record stays for DEL to finish");
         }
     })
+}
+
+/// Says what the runtime asked of us that is for a plugin that makes networks, or for one of its own.
+fn tell_what_is_left(config: &Config) -> Result<()> {
+    let runtime = config.root().get("runtimeConfig");
+    for (asked, capability) in [
+        (!ports::parse(runtime.as_ref())?.is_empty(), "portMappings"),
+        (bandwidth::parse(runtime.as_ref())?.is_limited(), "bandwidth"),
+    ] {
+        if asked {
+            eprintln!("weir: behind another plugin {capability} is left to the others");
+        }
+    }
+    Ok(())
 }
 
 fn count(

@@ -1,6 +1,6 @@
 //! The configuration's `telemetry`, and its policy: fail open, unless counting is required.
 
-use super::{config::Config, field::Field};
+use super::{behind::Behind, config::Config, field::Field};
 use crate::{
     attachment::Attachment,
     error::{Kind, Result},
@@ -31,6 +31,12 @@ impl Counting {
             required: get("required").map_or(Ok(false), |flag| flag.flag())?,
             choice: get("attach").map_or(Ok(Choice::default()), |choice| choice.decode())?,
         })
+    }
+
+    /// The same without the qdisc slot that a plugin behind us needs, where the choice is ours.
+    pub fn beside(self, behind: &Behind) -> Self {
+        let leave = behind.wants_slot && self.choice == Choice::Auto;
+        Self { choice: if leave { Choice::Tcx } else { self.choice }, ..self }
     }
 
     /// How the pod is to be counted, if it is: for the record, before anything is made.

@@ -17,6 +17,7 @@ use crate::{error::Result, spec::Version};
 mod add;
 mod args;
 mod bandwidth;
+mod behind;
 mod chain;
 mod check;
 mod config;

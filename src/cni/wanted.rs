@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use serde_json::json;
+
 use super::{
     args::{self, Args},
     bandwidth,
+    behind::Behind,
     config::Config,
     field::Field,
     ports,
@@ -68,12 +71,13 @@ impl Wanted {
         let ports = ports::parse(runtime.as_ref())?;
         let bandwidth = bandwidth::parse(runtime.as_ref())?;
         // CONVENTIONS.md: what the runtime was told beats what the user's args say, beats CNI_ARGS.
+        // Go writes an empty text or list for what was not said.
+        let said = |field: &Field<'_>| *field.value() != json!("") && *field.value() != json!([]);
         let asked = |key: &str| {
             let of_runtime = runtime.as_ref().and_then(|runtime| runtime.get_any_case(key));
-            of_runtime.or_else(|| by_hand.as_ref()?.get_any_case(key))
+            of_runtime.filter(said).or_else(|| by_hand.as_ref()?.get_any_case(key).filter(said))
         };
         let mac = match asked("mac") {
-            Some(mac) if mac.text()?.is_empty() => args.mac,
             Some(mac) => Some(mac.read(str::parse)?),
             None => args.mac,
         };
@@ -91,6 +95,16 @@ impl Wanted {
             ports,
             bandwidth,
         })
+    }
+}
+
+impl Wanted {
+    /// The same without what a plugin behind us does.
+    pub fn beside(mut self, behind: &Behind) -> Self {
+        if behind.shapes {
+            self.bandwidth = Bandwidth::default();
+        }
+        self
     }
 }
 
@@ -191,7 +205,7 @@ fn range(field: &Field<'_>) -> Result<Range> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
 
@@ -287,6 +301,19 @@ mod tests {
                 "10.0.0.2 02:00:00:00:00:02",
                 "10.0.0.1 02:00:00:00:00:01"
             ]
+        );
+    }
+
+    #[test]
+    fn what_is_empty_was_not_said() {
+        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03").unwrap();
+        let nothing = json!({"IPS": [], "Mac": ""});
+        let ipam = json!({"ranges": ranges()});
+        let keys = json!({"ipam": ipam, "args": {"cni": nothing}, "runtimeConfig": nothing});
+        let wanted = Wanted::parse(&config(keys), &environment).unwrap();
+        assert_eq!(
+            (wanted.requested, wanted.mac),
+            (vec![environment.ip.unwrap()], environment.mac)
         );
     }
 

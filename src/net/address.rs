@@ -6,7 +6,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
     route::RouteType,
 };
 use nix::errno::Errno;
@@ -138,6 +140,21 @@ pub fn introduce(
         message.attributes.push(mac);
         Ask::new(
             format!("add neighbour {} at {}", neighbour.ip, neighbour.mac),
+            RouteNetlinkMessage::NewNeighbour(message),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        )
+    })
+}
+
+/// The requests that make the node answer on the host side, the link of that index, for the pod's
+/// gateways.
+pub fn answer(plan: &Plan, index: u32) -> impl Iterator<Item = Ask<RouteNetlinkMessage>> {
+    let gateways = plan.pod_neighbours.iter().filter(|_| plan.answers);
+    gateways.map(move |gateway| {
+        let mut message = neighbour_message(gateway.ip, index);
+        message.header.flags = NeighbourFlags::Proxy;
+        Ask::new(
+            format!("answer for {} on {}", gateway.ip, plan.mark.host_ifname),
             RouteNetlinkMessage::NewNeighbour(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )

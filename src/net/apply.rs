@@ -188,6 +188,7 @@ fn lead_to_pod(plan: &Plan, host: &mut Netlink, index: u32) -> Result<()> {
         .chain(link::raise(plan))
         .chain(address::of_host(plan, index))
         .chain(address::introduce(&plan.host_neighbours, index))
+        .chain(address::answer(plan, index))
         .chain(route::to_pod(plan, index))
         .chain(route::loopback(plan, index))
         .collect();

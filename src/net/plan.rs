@@ -89,6 +89,10 @@ pub struct Plan {
     pub host_link_local: Option<Ipv6Addr>,
     /// The gateways, as the pod sees them.
     pub pod_neighbours: Vec<Neighbour>,
+    /// Whether the node answers a pod that asks for its gateway: one whose MAC was asked for. The tuning
+    /// plugin, which many chains end with, sets that MAC once more, and the kernel forgets the pod's
+    /// neighbours, permanent or not, whenever a MAC is set.
+    pub answers: bool,
     /// The pod's addresses, as the host sees them.
     pub host_neighbours: Vec<Neighbour>,
     /// The pod's routes; a `gw` of none means directly on the link.
@@ -130,12 +134,13 @@ impl Plan {
                 .gateways()
                 .map(|ip| Neighbour { ip, mac: mark.host_mac })
                 .collect(),
+            answers: request.mac.is_some(),
             host_neighbours: addresses.iter().map(|&ip| Neighbour { ip, mac: pod_mac }).collect(),
             pod_routes: pod_routes(request, families)?,
             host_routes: addresses.iter().map(|&ip| IpNetwork::from(ip)).collect(),
             bandwidth: request.bandwidth,
             loopback_v6: families.v6 && on_loopback(request.ports, false),
-            sysctls: sysctls(&mark.host_ifname, families, request.ports),
+            sysctls: sysctls(&mark.host_ifname, families, request),
             mark,
             addresses,
         })
@@ -271,7 +276,7 @@ fn on_loopback(ports: &[PortMapping], v4: bool) -> bool {
     ports.any(|port| port.address().is_none_or(|ip| ip.is_loopback()))
 }
 
-fn sysctls(host_ifname: &str, families: Families, ports: &[PortMapping]) -> Vec<Sysctl> {
+fn sysctls(host_ifname: &str, families: Families, request: &Request<'_>) -> Vec<Sysctl> {
     let mut sysctls = Vec::new();
     // As the reference plugins do: without forwarding no packet gets past the node. The kernel
     // stops heeding router advertisements with IPv6 forwarding unless accept_ra is 2.
@@ -286,8 +291,18 @@ fn sysctls(host_ifname: &str, families: Families, ports: &[PortMapping]) -> Vec<
     sysctls.push(Sysctl::own(format!("ipv6/conf/{host_ifname}/accept_ra"), "0"));
     // What the node sends from 127.0.0.1 to a host port leaves by this interface with another source,
     // and comes back to it. The table's guard keeps the pod from speaking to 127.0.0.1 by itself.
-    if families.v4 && on_loopback(ports, true) {
+    if families.v4 && on_loopback(request.ports, true) {
         sysctls.push(Sysctl::own(format!("ipv4/conf/{host_ifname}/route_localnet"), "1"));
+    }
+    if request.mac.is_some() {
+        // The node answers for the gateway at once, not after a random while.
+        let at_once =
+            |family| Sysctl::own(format!("{family}/neigh/{host_ifname}/proxy_delay"), "0");
+        sysctls.extend(families.v4.then(|| at_once("ipv4")));
+        if families.v6 {
+            sysctls.push(at_once("ipv6"));
+            sysctls.push(Sysctl::own(format!("ipv6/conf/{host_ifname}/proxy_ndp"), "1"));
+        }
     }
     sysctls
 }

@@ -166,6 +166,37 @@ fn what_the_runtime_asks_for_is_given_in_either_spelling() {
 }
 
 #[test]
+fn a_mac_may_be_asked_for_in_three_ways_and_the_runtimes_counts() {
+    let host = Host::new("macs");
+    let mac = |last: &str| format!("02:00:00:00:00:{last}");
+    let args = json!({"cni": {"mac": mac("a2"), "ips": ["10.88.0.32"]}});
+    let runtime = json!({"MAC": mac("a3"), "ips": []});
+    for (ways, last) in [(0, "a1"), (1, "a2"), (2, "a3")] {
+        let a = host.container(&format!("c{ways}"));
+        let environment = format!("K8S_POD_NAME=p;MAC={};IgnoreUnknown=1", mac("a1"));
+        let mut call = host.call("ADD", Some(&a)).variable("CNI_ARGS", &environment);
+        if ways >= 1 {
+            call = call.key("args", args.clone());
+        }
+        if ways >= 2 {
+            call = call.key("runtimeConfig", runtime.clone());
+        }
+        let reply = call.succeed();
+        assert_eq!(a.space.ip("link show eth0")[0]["address"], mac(last).as_str());
+        assert_eq!(reply["interfaces"][1]["mac"], mac(last).as_str());
+        if ways >= 1 {
+            assert_eq!(ips(&reply)[0], "10.88.0.32", "an empty list asks for nothing");
+        }
+        // It may send and be sent to by that MAC.
+        for ip in ips(&reply) {
+            talk(&host.node, &a.space, address(&ip));
+        }
+        host.check(&a, &reply).succeed();
+        host.del(&a);
+    }
+}
+
+#[test]
 fn the_mtu_is_the_default_routes_unless_the_configuration_has_one() {
     let host = Host::new("mtu");
     let _world = host.node.outside();

@@ -20,7 +20,7 @@ use crate::{
 
 /// What a runtime sends as burst where a pod has none (containerd).
 const NO_BURST: u64 = u32::MAX as u64;
-const MBIT: u64 = 1_000_000;
+pub const MBIT: u64 = 1_000_000;
 
 /// Both directions at the same rate.
 fn both(rate: u64) -> Value {
@@ -32,7 +32,7 @@ fn limited<'a>(call: Call<'a>, bandwidth: &Value) -> Call<'a> {
 }
 
 /// Sends as fast as TCP can for a time; the bits a second that arrived in its second part.
-fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
+pub fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
     const WARM: Duration = Duration::from_millis(700);
     const MEASURED: Duration = Duration::from_millis(2_000);
     let listener = to.run(|| TcpListener::bind(SocketAddr::new(ip, 0)).unwrap());

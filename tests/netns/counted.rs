@@ -44,10 +44,11 @@ impl Counted {
         Maps::open(&self.bpffs.join("weir")).unwrap().snapshot().unwrap()
     }
 
-    /// Bytes and packets counted of the only pod, sent and received.
+    /// Bytes and packets counted of the only living pod, sent and received.
     pub fn network(&self) -> [[u64; 2]; 2] {
         let snapshot = self.snapshot();
-        let pod = snapshot.pods.values().next().unwrap();
+        let mut living = snapshot.pods.values().filter(|pod| pod.deleted.is_none());
+        let pod = living.next().unwrap();
         [Direction::DIRECTION_TX, Direction::DIRECTION_RX].map(|direction| {
             let families = &pod.network[direction.0 as usize];
             [families.iter().map(|of| of.bytes).sum(), families.iter().map(|of| of.packets).sum()]
@@ -61,7 +62,7 @@ impl Counted {
     }
 
     /// The filters on an interface of the node, by direction.
-    fn filters(&self, name: &str) -> [usize; 2] {
+    pub fn filters(&self, name: &str) -> [usize; 2] {
         ["ingress", "egress"].map(|direction| {
             let shown = self.host.node.command(&format!("tc filter show dev {name} {direction}"));
             let shown = String::from_utf8(shown.stdout).unwrap();
@@ -70,7 +71,7 @@ impl Counted {
     }
 
     /// Pins below the directory; those of programs and maps stay for the next pod.
-    fn pins(&self) -> Vec<PathBuf> {
+    pub fn pins(&self) -> Vec<PathBuf> {
         let mut pins = Vec::new();
         let mut dirs = vec![self.bpffs.clone()];
         while let Some(dir) = dirs.pop() {

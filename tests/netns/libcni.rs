@@ -16,7 +16,7 @@ use crate::node::{Node, Space, talk};
 const VERSIONS: [&str; 3] = ["0.3.1", "0.4.0", "1.0.0"];
 
 /// The compiled driver; built once a run.
-fn driver() -> &'static Path {
+pub fn driver() -> &'static Path {
     static DRIVER: OnceLock<PathBuf> = OnceLock::new();
     DRIVER.get_or_init(|| {
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));

@@ -30,4 +30,5 @@ mod plugin;
 mod ports;
 mod ports_owned;
 mod reconcile;
+mod references;
 mod status;

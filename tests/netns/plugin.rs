@@ -32,6 +32,7 @@ pub struct Call<'a> {
     variables: Vec<(String, String)>,
     conf: Value,
     under: Vec<String>,
+    plugin: PathBuf,
 }
 
 /// What there is on a node, a line a thing; two that differ show only their differences.
@@ -109,7 +110,9 @@ impl Host {
     /// A call of a verb, for a container if there is one.
     pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
         let (verb, conf) = (verb.to_owned(), self.conf());
-        let call = Call { host: self, verb, variables: Vec::new(), conf, under: Vec::new() };
+        let plugin = env!("CARGO_BIN_EXE_weir").into();
+        let (variables, under) = (Vec::new(), Vec::new());
+        let call = Call { host: self, verb, variables, conf, under, plugin };
         match container {
             None => call,
             Some(container) => call
@@ -248,6 +251,26 @@ impl Call<'_> {
         self.key("cniVersion", json!(version))
     }
 
+    /// The configuration so far.
+    #[allow(dead_code, reason = "not a word for tests/kill")]
+    pub fn conf(&self) -> &Value {
+        &self.conf
+    }
+
+    /// The call with another configuration.
+    #[allow(dead_code, reason = "not a word for tests/kill")]
+    pub fn with(mut self, conf: Value) -> Self {
+        self.conf = conf;
+        self
+    }
+
+    /// The call of another plugin.
+    #[allow(dead_code, reason = "not a word for tests/kill")]
+    pub fn by(mut self, directory: &str, plugin: &str) -> Self {
+        self.plugin = Path::new(directory).join(plugin);
+        self
+    }
+
     /// The call as another command runs it, whose words these are.
     #[allow(dead_code, reason = "a word for tests/kill")]
     pub fn under(mut self, words: Vec<String>) -> Self {
@@ -268,7 +291,7 @@ impl Call<'_> {
         let path = self.host.node.path();
         let mut command = Command::new("timeout");
         command.args(["20", "nsenter", &format!("--net={}", path.display())]);
-        command.args(&self.under).arg(env!("CARGO_BIN_EXE_weir"));
+        command.args(&self.under).arg(&self.plugin);
         command.env("CNI_COMMAND", &self.verb);
         command.env("CNI_PATH", "/usr/lib/cni");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));

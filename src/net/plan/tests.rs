@@ -59,6 +59,7 @@ fn dual_stack_plan_in_full() {
             {"ip": "169.254.1.1", "mac": host_mac},
             {"ip": "fe80::1", "mac": host_mac},
         ],
+        "answers": false,
         "host_neighbours": [
             {"ip": "10.88.0.5", "mac": pod_mac},
             {"ip": "fd00:88::5", "mac": pod_mac},
@@ -93,6 +94,23 @@ fn ipv4_alone_needs_nothing_of_ipv6_but_the_guard() {
         keys,
         ["ipv4/ip_forward", &format!("ipv6/conf/{}/accept_ra", plan.mark.host_ifname)]
     );
+}
+
+#[test]
+fn the_node_answers_for_the_gateway_of_a_pod_whose_mac_was_asked_for() {
+    let asked = plan(&[v4(), v6()], &[], |request| request.mac = "02:00:00:00:00:05".parse().ok());
+    let asked = asked.unwrap();
+    let keys: Vec<_> = asked.sysctls.iter().map(|sysctl| sysctl.key.as_str()).collect();
+    let host = &asked.mark.host_ifname;
+    assert!(asked.answers);
+    for key in [
+        format!("ipv4/neigh/{host}/proxy_delay"),
+        format!("ipv6/neigh/{host}/proxy_delay"),
+        format!("ipv6/conf/{host}/proxy_ndp"),
+    ] {
+        assert!(keys.contains(&key.as_str()), "{keys:?}");
+    }
+    assert!(!plan(&[v4()], &[], |_| {}).unwrap().answers);
 }
 
 #[test]
