@@ -117,6 +117,9 @@ struct conn {
 	__u32 isn;	 /* of the SYN that opened it */
 	__u64 again_ns;	 /* monotonic: when a SYN came for a connection that is established */
 	__u32 again_isn; /* its number */
+	__u32 rtt_seq;	 /* what acknowledges the pod's segment that is being timed */
+	__u64 rtt_ns;	 /* monotonic: when it passed; 0: none */
+	__u64 rtt_next;	 /* coarse monotonic: no other is timed before */
 	__u8 again;	 /* 1 + its direction; 0: none */
 	__u8 decided;	 /* the protocol is sure, and counted */
 	__u16 zero;

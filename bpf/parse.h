@@ -20,10 +20,18 @@
 #include <bpf/bpf_helpers.h>
 #include "conn.h"
 
+/* The tag of a frame whose device did not take it off (IEEE 802.1Q). */
+#define VLAN_HLEN 4
+
 #define IP_FRAGMENT_MASK 0x3fff /* more-fragments and the offset */
 #define IPV6_EXTENSIONS_MAX 8
 /* No offset in a frame's headers is beyond: Ethernet, the longest IPv6 chain, TCP. */
 #define HEADERS_MAX 0x3fff
+
+struct vlan_tag {
+	__u16 control;
+	__u16 protocol; /* of what is behind it */
+};
 
 struct packet {
 	struct conn_key key; /* ports are 0 but for TCP and UDP */
@@ -55,35 +63,35 @@ static __always_inline __u32 ip_end(struct __sk_buff *skb, __u32 described)
 	return described && described < skb->len ? described : skb->len;
 }
 
-static __always_inline int parse_ipv4(struct __sk_buff *skb, int tx, struct packet *p)
+static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 l3, int tx, struct packet *p)
 {
 	struct iphdr ip;
 	__u32 header;
 
-	if (load(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (load(skb, l3, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return -1;
 	header = ip.ihl * 4;
 	p->key.family = FAMILY_IPV4;
 	__builtin_memcpy(p->key.pod_addr, tx ? &ip.saddr : &ip.daddr, 4);
 	__builtin_memcpy(p->key.peer_addr, tx ? &ip.daddr : &ip.saddr, 4);
-	p->l4 = ETH_HLEN + header;
-	p->end = ip_end(skb, ip.tot_len ? ETH_HLEN + bpf_ntohs(ip.tot_len) : 0);
+	p->l4 = l3 + header;
+	p->end = ip_end(skb, ip.tot_len ? l3 + bpf_ntohs(ip.tot_len) : 0);
 	p->protocol = ip.frag_off & bpf_htons(IP_FRAGMENT_MASK) ? PROTOCOL_FRAGMENT : ip.protocol;
 	return p->protocol;
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *skb, int tx, struct packet *p)
+static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 l3, int tx, struct packet *p)
 {
 	struct ipv6hdr ip;
 	struct {
 		__u8 next;
 		__u8 len;
 	} extension;
-	__u32 off = ETH_HLEN + sizeof(ip);
+	__u32 off = l3 + sizeof(ip);
 	__u8 next;
 	int i;
 
-	if (load(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 6)
+	if (load(skb, l3, &ip, sizeof(ip)) || ip.version != 6)
 		return -1;
 	p->key.family = FAMILY_IPV6;
 	__builtin_memcpy(p->key.pod_addr, tx ? &ip.saddr : &ip.daddr, 16);
@@ -113,12 +121,21 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, int tx, struct pack
 /* Fills `p` and returns the L4 protocol; -1 for what is no IP. `tx`: the pod is the source. */
 static __always_inline int parse_ip(struct __sk_buff *skb, int tx, struct packet *p)
 {
+	__u32 protocol = skb->protocol, l3 = ETH_HLEN;
+	struct vlan_tag tag;
+
 	__builtin_memset(p, 0, sizeof(*p));
 	p->key.ifindex = skb->ifindex;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(skb, tx, p);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(skb, tx, p);
+	if (protocol == bpf_htons(ETH_P_8021Q)) {
+		if (load(skb, ETH_HLEN, &tag, sizeof(tag)))
+			return -1;
+		protocol = tag.protocol;
+		l3 += VLAN_HLEN;
+	}
+	if (protocol == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, l3, tx, p);
+	if (protocol == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, l3, tx, p);
 	return -1;
 }
 

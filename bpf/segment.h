@@ -12,6 +12,8 @@
 
 #include "tcp.h"
 
+#define RTT_PAUSE (SECOND / 10)
+
 /* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
 static __always_inline int gap_is_blind(const struct step *s, __u32 gap)
 {
@@ -45,9 +47,36 @@ static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, 
 	c->told = 0;
 }
 
+/*
+ * The round trip of the pod's segments, from here to the peer's acknowledgement: one at a time, and
+ * at most ten a second of a connection. Races between CPUs cost a sample at worst.
+ */
+static __always_inline void rtt_begin(struct conn *conn, __u32 acknowledges, __u64 now)
+{
+	if (conn->rtt_ns || conn->rtt_next > now)
+		return;
+	conn->rtt_seq = acknowledges;
+	conn->rtt_next = now + RTT_PAUSE;
+	conn->rtt_ns = now;
+}
+
+static __always_inline void rtt_end(struct conn *conn, __u32 acknowledged)
+{
+	__u64 since = conn->rtt_ns;
+
+	if (!since || (__s32)(acknowledged - conn->rtt_seq) < 0)
+		return;
+	conn->rtt_ns = 0;
+	histogram_add(conn->pod, fields(HISTOGRAM_TCP_RTT, conn->role, 0, 0),
+		      bpf_ktime_get_ns() - since);
+}
+
 /* Not late but again. */
 static __always_inline void count_again(struct step *s, __u32 dir)
 {
+	/* Which of the two is acknowledged can't be told (RFC 6298, 3). */
+	if (dir == DIRECTION_TX)
+		s->conn->rtt_ns = 0;
 	counter_add(s->conn->pod, fields(COUNTER_TCP_RETRANSMITS, ROLE_NONE, dir, 0), 0,
 		    segments(s->skb));
 }
@@ -92,6 +121,8 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	set_bytes(c, 0, at, at);
 	if ((__u32)seen < payload) {
 		h->next = seq + payload;
+		if (dir == DIRECTION_TX)
+			rtt_begin(s->conn, h->next, c->now);
 		set_bytes(c, 0, at + seen, p->end);
 	} else if (payload && seq - h->hole_from >= h->hole_to - h->hole_from) {
 		count_again(s, dir);
@@ -141,6 +172,8 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
 		    TCP_SYN_ACKED)
 		tcp_result(conn, TCP_RESULT_ESTABLISHED);
+	if (dir == DIRECTION_RX && t.ack)
+		rtt_end(conn, bpf_ntohl(t.ack_seq));
 	if (p->end > at || t.fin) {
 		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = c};
 

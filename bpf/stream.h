@@ -164,9 +164,14 @@ __noinline int stream_begin(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 }
 
 /* Reads what the cursor was set to. */
-static __always_inline void read_stream(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+static __always_inline void read_stream(struct __sk_buff *skb, const struct cursor *c,
+					struct conn *conn, __u32 dir)
 {
-	if (conn->opaque || !stream_begin(skb, conn, dir))
+	/* What most segments need not go through. */
+	if (conn->opaque ||
+	    ((c->gap || conn->protocol == L7_UNDECIDED) && !stream_begin(skb, conn, dir)))
+		return;
+	if (c->at >= c->end)
 		return;
 	if (conn->protocol <= L7_HTTP1)
 		read_http1(skb, conn, dir);

@@ -70,10 +70,11 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 }
 
 /* From here and not from read_stream(), because of 6.1's 512 bytes of stack. */
-static __always_inline void read_bytes(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+static __always_inline void read_bytes(struct __sk_buff *skb, const struct cursor *c,
+				       struct conn *conn, __u32 dir)
 {
 	if (conn->protocol < L7_REDIS)
-		read_stream(skb, conn, dir);
+		read_stream(skb, c, conn, dir);
 	if (conn->protocol == L7_REDIS)
 		redis_read(skb, conn, dir);
 }
@@ -90,7 +91,7 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 	/* Each further round reads a held segment, or sees that none has its turn. */
 	for (i = 0; i < 2 * HOLD_MAX; i++) {
 		if (conn) {
-			read_bytes(skb, conn, dir);
+			read_bytes(skb, c, conn, dir);
 			segment_end(conn, dir);
 		}
 		if (!c->more)

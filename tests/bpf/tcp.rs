@@ -197,3 +197,48 @@ fn fragments_and_nonsense_are_counted_and_harm_nothing() {
     let snapshot = kernel.snapshot();
     assert_eq!(snapshot.stats[Stat::STAT_GAP_FRAGMENT.0 as usize], 1);
 }
+
+#[test]
+fn a_round_trip_is_of_a_segment_that_was_sent_once() {
+    let kernel = Kernel::new();
+    let observed = || kernel.observations(HistogramKind::HISTOGRAM_TCP_RTT);
+    for (port, role) in [(40000, Role::ROLE_CLIENT), (40001, Role::ROLE_SERVER)] {
+        let before = observed();
+        let (near, far) = (v4(2, port), v4(9, 7));
+        let (client, server) = if role == Role::ROLE_CLIENT { (near, far) } else { (far, near) };
+        let (pod, peer) = if role == Role::ROLE_CLIENT {
+            (Side::Client, Side::Server)
+        } else {
+            (Side::Server, Side::Client)
+        };
+        let mut stream = Stream::open(&kernel, role, client, server);
+        stream.send(peer, b"\x01the peer's segments are not timed");
+        stream.send_flags(pod, ACK);
+        assert_eq!(observed(), before);
+        let start = stream.next(pod);
+        stream.send(pod, b"\x01hello");
+        stream.send_flags(peer, ACK);
+        assert_eq!(observed(), before + 1);
+        stream.send_flags(peer, ACK);
+        assert_eq!(observed(), before + 1, "an acknowledgement again");
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        stream.send(pod, b"\x01once more");
+        stream.segment(pod, start.wrapping_add(6), ACK, b"\x01once more");
+        stream.send_flags(peer, ACK);
+        assert_eq!(observed(), before + 1, "which of the two was acknowledged?");
+    }
+}
+
+#[test]
+fn a_tagged_frame_is_read_like_any_other() {
+    let kernel = Kernel::new();
+    let (client, server) = (v6(9, 40000), v6(2, 80));
+    let tagged = |mut frame: Vec<u8>| {
+        frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+        frame
+    };
+    kernel.enter_pod(&tagged(frame::tcp_acknowledging(client, server, (7, 0), SYN, &[])));
+    kernel.leave_pod(&tagged(frame::tcp_acknowledging(server, client, (8, 8), SYN | ACK, &[])));
+    kernel.enter_pod(&tagged(frame::tcp_acknowledging(client, server, (8, 9), ACK, &[])));
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CONNECTIONS), 1);
+}

@@ -61,6 +61,17 @@ pub(super) const FAMILIES: &[Family] = &[
         ..POD
     },
     Family {
+        name: "weir_tcp_rtt_seconds",
+        kind: Kind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time from a segment of the pod to its acknowledgement, at most ten a second of a connection",
+        labels: &[ROLE],
+        source: Source::Histograms(HistogramKind::HISTOGRAM_TCP_RTT, |key| {
+            values([labels::role(key.role.into())])
+        }),
+        ..POD
+    },
+    Family {
         name: "weir_network_bytes",
         unit: Unit::Bytes,
         help: "Bytes as ip -s link counts them on the pod's interface, by direction as the pod sees it",
