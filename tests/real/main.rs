@@ -9,6 +9,9 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod counts;
+mod http1;
+mod nginx;
 mod pair;
 mod redis;
 

@@ -77,6 +77,11 @@ impl Pair {
         run(within(&self.client.space, words))
     }
 
+    /// Runs a closure in the client's pod.
+    pub fn at_client<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
+        self.client.space.run(inside)
+    }
+
     /// The requests to databases that `role` counted, once there are `total` of them.
     pub fn requests(&self, role: &str, system: &str, total: u64) -> Requests {
         let end = Instant::now() + PATIENCE;
