@@ -97,6 +97,24 @@ pub fn assigned(socket: &mut Netlink, index: u32) -> Result<Vec<Assigned>> {
         .collect())
 }
 
+/// The addresses of one family by which others, or the node itself, may speak to the socket's
+/// namespace: all but link-local ones.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn of_node(socket: &mut Netlink, v4: bool) -> Result<Vec<IpAddr>> {
+    let mut all = AddressMessage::default();
+    all.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let replies = socket.dump("list addresses", &RouteNetlinkMessage::GetAddress(all))?;
+    let addresses = replies.into_iter().filter_map(|reply| match reply {
+        RouteNetlinkMessage::NewAddress(message) if message.header.scope != AddressScope::Link => {
+            Some(read(&message)?.ip)
+        }
+        _ => None,
+    });
+    Ok(addresses.collect())
+}
+
 /// Whether the socket's namespace has an IPv4 address to speak to others from.
 ///
 /// # Errors

@@ -174,8 +174,11 @@ fn a_client_that_goes_on_sending_reaches_the_next_pod() {
     // Before anybody has the port: the kernel remembers that it leads to nobody.
     assert_eq!((v4.ask(BRIEFLY), v6.ask(BRIEFLY)), (None, None));
     assert!(flows().contains("src=10.9.0.2 dst=10.9.0.1"), "{}", flows());
-    for (container, name) in [(&a, "a"), (&b, "b")] {
-        with_ports(&host, container, &json!([map("5353", "udp", "80")])).succeed();
+    // A few ports are forgotten by filter, of many the whole table is read.
+    for (container, name, others) in [(&a, "a", 0), (&b, "b", 100)] {
+        let mut ports = vec![map("5353", "udp", "80")];
+        ports.extend((0..others).map(|number| map(&format!("{}", 20_000 + number), "udp", "80")));
+        with_ports(&host, container, &json!(ports)).succeed();
         let _server = Server::new(&container.space, name);
         for (client, seen) in [(&v4, "10.9.0.2"), (&v6, "fd09::2")] {
             // The first may only collect the refusal of the one before it.
