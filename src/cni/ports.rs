@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Kind, Result},
     net::{
         conntrack, link, names,
-        nft::hostport::{self, Refused},
+        nft::hostport::{self, Deletion, Refused},
     },
     record::{self, Entry, Plumbing},
     spec::capability::{PortMapping, Protocol},
@@ -144,14 +144,14 @@ pub fn check(attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
 ///
 /// # Errors
 /// [`Kind::Kernel`].
-pub fn withdraw(attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
+pub fn withdraw(attachment: &Attachment, plumbing: &Plumbing) -> Result<Option<Deletion>> {
     let (ports, addresses) = (&plumbing.ports, &plumbing.addresses);
     if ports.is_empty() || addresses.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    hostport::withdraw(attachment, ports, addresses)?;
-    told(conntrack::forget_mapped(ports, addresses));
-    Ok(())
+    let mut deletion = hostport::withdraw(attachment, ports, addresses)?;
+    told(conntrack::forget_mapped(&mut deletion.0, ports, addresses));
+    Ok(Some(deletion))
 }
 
 /// A flow that goes astray for half a minute is no reason to keep a pod from starting or ending.

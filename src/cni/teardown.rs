@@ -46,8 +46,13 @@ impl Failures {
 pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result<()> {
     let mut failures = Failures::default();
     let ours = record.plumbing.as_ref();
+    // Closed at the end: the link waits for the same grace period.
+    let mut deletion = None;
     let unmapped = match ours {
-        Some(plumbing) => failures.note(ports::withdraw(attachment, plumbing)),
+        Some(plumbing) => {
+            let withdrawn = ports::withdraw(attachment, plumbing);
+            failures.note(withdrawn.map(|open| deletion = open))
+        }
         None => true,
     };
     let link_gone = match ours {
@@ -78,6 +83,7 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
     if failures.0.is_empty() {
         failures.note(record::remove(&call.config.state_dir, attachment));
     }
+    drop(deletion);
     failures.into_result()
 }
 

@@ -52,6 +52,10 @@ const MAX_DELETIONS: usize = 64;
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel).
 pub fn forget_others(ports: &[PortMapping], addresses: &[Address]) -> Result<()> {
+    if !has_udp(ports) {
+        return Ok(());
+    }
+    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
     let udp = ports.iter().copied().filter(|port| port.protocol == Protocol::Udp);
     for pod in of_each_family(addresses) {
         let ports: Vec<_> = udp.clone().filter(|port| port.is_of(pod.is_ipv4())).collect();
@@ -65,10 +69,10 @@ pub fn forget_others(ports: &[PortMapping], addresses: &[Address]) -> Result<()>
             addresses.map(|ip| Filter::To(ip, port.host_port))
         });
         let targets: Vec<_> = targets.take(MAX_DELETIONS + 1).collect();
-        if targets.len() <= MAX_DELETIONS && delete(pod, &targets)? {
+        if targets.len() <= MAX_DELETIONS && delete(&mut socket, pod, &targets)? {
             continue;
         }
-        delete_one_by_one(pod, |flow| {
+        delete_one_by_one(&mut socket, pod, |flow| {
             let (to, to_port) = flow.original.destination;
             let is_to = |port: &PortMapping| match port.address() {
                 Some(ip) => ip == to,
@@ -82,20 +86,28 @@ pub fn forget_others(ports: &[PortMapping], addresses: &[Address]) -> Result<()>
 }
 
 /// Forgets the UDP flows that the pod with these addresses answers: it ends, and ports of the node led
-/// to it.
+/// to it. By a netfilter socket that is open anyhow: none can be closed soon after a deletion.
 ///
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel).
-pub fn forget_mapped(ports: &[PortMapping], addresses: &[Address]) -> Result<()> {
-    if ports.iter().all(|port| port.protocol != Protocol::Udp) {
+pub fn forget_mapped(
+    socket: &mut Netlink,
+    ports: &[PortMapping],
+    addresses: &[Address],
+) -> Result<()> {
+    if !has_udp(ports) {
         return Ok(());
     }
     of_each_family(addresses).try_for_each(|pod| {
-        if delete(pod, &[Filter::AnsweredBy(pod)])? {
+        if delete(socket, pod, &[Filter::AnsweredBy(pod)])? {
             return Ok(());
         }
-        delete_one_by_one(pod, |flow| flow.reply.source.0 == pod)
+        delete_one_by_one(socket, pod, |flow| flow.reply.source.0 == pod)
     })
+}
+
+fn has_udp(ports: &[PortMapping]) -> bool {
+    ports.iter().any(|port| port.protocol == Protocol::Udp)
 }
 
 /// The addresses that host ports lead to.
@@ -127,8 +139,7 @@ struct Flow {
 }
 
 /// Has the kernel delete the flows that it finds by itself; says whether it can.
-fn delete(pod: IpAddr, filters: &[Filter]) -> Result<bool> {
-    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+fn delete(socket: &mut Netlink, pod: IpAddr, filters: &[Filter]) -> Result<bool> {
     for filter in filters {
         let message = filtered(pod, ConntrackMessageType::Delete, filter);
         match socket.exchange(vec![Ask::new("forget tracked connections", message, 0)]) {
@@ -142,8 +153,11 @@ fn delete(pod: IpAddr, filters: &[Filter]) -> Result<bool> {
 }
 
 /// Deletes the flows of UDP, and of the address's family, that are stale.
-fn delete_one_by_one(pod: IpAddr, stale: impl Fn(&Flow) -> bool) -> Result<()> {
-    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+fn delete_one_by_one(
+    socket: &mut Netlink,
+    pod: IpAddr,
+    stale: impl Fn(&Flow) -> bool,
+) -> Result<()> {
     let flows: Vec<NetfilterMessage> = socket.dump("list tracked connections", &all(pod))?;
     for flow in flows.into_iter().filter_map(flow).filter(stale) {
         let message = inet(pod, ConntrackMessage::Delete(flow.identity));

@@ -105,11 +105,20 @@ fn add(socket: &mut Netlink, owner: &Attachment, elements: &[Element]) -> Result
     }
 }
 
+/// The socket of a deletion. To close one of netfilter takes until a grace period of the kernel's is over,
+/// 16 ms: it is best kept until something else has waited for that.
+#[derive(Debug)]
+pub struct Deletion(pub Netlink);
+
 /// Takes away what leads the ports to the pod, if it is the owner's. Nothing there is success.
 ///
 /// # Errors
 /// [`Kind::Kernel`].
-pub fn withdraw(owner: &Attachment, ports: &[PortMapping], addresses: &[Address]) -> Result<()> {
+pub fn withdraw(
+    owner: &Attachment,
+    ports: &[PortMapping],
+    addresses: &[Address],
+) -> Result<Deletion> {
     let mut socket = open()?;
     for chunk in element::all(ports, addresses).chunks(CHUNK) {
         let mut own = Vec::new();
@@ -121,7 +130,7 @@ pub fn withdraw(owner: &Attachment, ports: &[PortMapping], addresses: &[Address]
         }
         delete(&mut socket, &own)?;
     }
-    Ok(())
+    Ok(Deletion(socket))
 }
 
 /// Takes away every element that an owner has: for who has lost what the ports were. Reads all of the
