@@ -17,6 +17,7 @@ mod bandwidth;
 mod chained;
 mod check;
 mod counted;
+mod crowd;
 mod del;
 mod delegated;
 mod gc;

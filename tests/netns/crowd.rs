@@ -1,0 +1,156 @@
+//! Many calls at once, of all verbs.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+
+use crate::plugin::{Call, Container, Host, ips};
+
+const CROWD: usize = 200;
+
+/// A range of exactly as many addresses.
+fn range(call: Call<'_>) -> Call<'_> {
+    let subnet = "10.88.0.0/24";
+    let range = json!({"subnet": subnet, "rangeStart": "10.88.0.2", "rangeEnd": "10.88.0.201"});
+    call.key("ipam", json!({"ranges": [[range]], "routes": [{"dst": "0.0.0.0/0"}]}))
+}
+
+fn at_once<T: Send>(containers: &[Container], act: impl Fn(&Container) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let act = &act;
+        let calls: Vec<_> =
+            containers.iter().map(|container| scope.spawn(move || act(container))).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    })
+}
+
+/// Whether the pod answers: it refuses a connection to a port that nobody listens on.
+fn answers(host: &Host, ip: &str) -> bool {
+    let target = SocketAddr::new(ip.parse().unwrap(), 9);
+    let connected = host.node.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)));
+    connected.is_err_and(|err| err.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn distinct(texts: impl Iterator<Item = String>) -> usize {
+    texts.collect::<HashSet<_>>().len()
+}
+
+#[test]
+fn a_crowd_fills_a_range_to_the_last_address() {
+    let host = Host::new("crowd");
+    let before = host.footprint();
+    let containers: Vec<_> = (0..CROWD).map(|n| host.container(&format!("c{n}"))).collect();
+    let replies =
+        at_once(&containers, |container| range(host.call("ADD", Some(container))).succeed());
+
+    let late = host.container("late");
+    let refusal = range(host.call("ADD", Some(&late))).refused(101);
+    assert!(refusal.contains("10.88.0.0/24"), "{refusal}");
+    let interfaces =
+        || replies.iter().flat_map(|reply| reply["interfaces"].as_array().unwrap().iter());
+    assert_eq!(distinct(replies.iter().flat_map(ips)), CROWD);
+    assert_eq!(distinct(interfaces().map(|interface| interface["mac"].to_string())), 2 * CROWD);
+    assert_eq!(distinct(interfaces().map(|interface| interface["name"].to_string())), CROWD + 1);
+    let lost: Vec<_> = replies.iter().flat_map(ips).filter(|ip| !answers(&host, ip)).collect();
+    assert!(lost.is_empty(), "{lost:?} don't answer");
+
+    at_once(&containers, |container| host.del(container));
+    host.footprint().assert_is(&before, "afterwards");
+    range(host.call("ADD", Some(&late))).succeed();
+    host.del(&late);
+}
+
+#[test]
+fn a_check_straight_after_a_crowd_finds_all_right() {
+    let host = Host::new("straight");
+    let containers: Vec<_> = (0..100).map(|n| host.container(&format!("c{n}"))).collect();
+    // Each as soon as its ADD has answered, while the others' are still under way.
+    at_once(&containers, |container| {
+        let reply = host.add(container);
+        host.check(container, &reply).succeed();
+    });
+    at_once(&containers, |container| host.del(container));
+}
+
+/// Repeats an act as long as the flag is set.
+fn while_set(flag: &AtomicBool, act: impl Fn() -> Value) {
+    while flag.load(Ordering::Relaxed) {
+        act();
+    }
+}
+
+/// Clears the flag at its end, also at that of a panic.
+struct Cleared<'a>(&'a AtomicBool);
+
+impl Drop for Cleared<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn every_verb_goes_beside_every_other() {
+    let host = Host::new("mixed");
+    let before = host.footprint();
+    let still = host.container("still");
+    let reply = host.add(&still);
+    let containers: Vec<_> = (0..16).map(|n| host.container(&format!("c{n}"))).collect();
+    let valid: Vec<_> = containers.iter().chain([&still]).collect();
+    let valid: Value =
+        valid.iter().map(|it| json!({"containerID": it.id, "ifname": "eth0"})).collect();
+    let working = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let (host, working, still, valid, reply) = (&host, &working, &still, &valid, &reply);
+        let check = move || host.check(still, reply).succeed();
+        let gc =
+            move || host.call("GC", None).key("cni.dev/valid-attachments", valid.clone()).succeed();
+        let status = move || host.call("STATUS", None).succeed();
+        scope.spawn(move || while_set(working, check));
+        scope.spawn(move || while_set(working, gc));
+        scope.spawn(move || while_set(working, status));
+        let _rest = Cleared(working);
+        at_once(&containers, |container| {
+            for _ in 0..4 {
+                let reply = host.add(container);
+                host.check(container, &reply).succeed();
+                host.del(container);
+            }
+        });
+    });
+    host.check(&still, &reply).succeed();
+    host.del(&still);
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_stuck_holder_of_the_lock_is_waited_for_in_bounds_and_never_by_status() {
+    let host = Host::new("stuck");
+    let a = host.container("a");
+    host.add(&a);
+    for file in ["leases/podnet/lock", "attachments"] {
+        let file = fs::File::open(host.state_dir().join(file)).unwrap();
+        let lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+        let b = host.container("b");
+        let started = Instant::now();
+        host.call("STATUS", None).succeed();
+        let status = started.elapsed();
+        assert!(status < Duration::from_secs(2), "{status:?}");
+        let started = Instant::now();
+        let said = host.call("ADD", Some(&b)).refused_without_a_trace(11);
+        let add = started.elapsed();
+        assert!(said.contains("locked by another call"), "{said}");
+        assert!((4..9).contains(&add.as_secs()), "{add:?}");
+        drop(lock);
+        host.add(&b);
+        host.del(&b);
+    }
+}
