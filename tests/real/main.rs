@@ -10,7 +10,9 @@
 )]
 
 mod counts;
+mod curl;
 mod http1;
+mod http2;
 mod nginx;
 mod pair;
 mod redis;
