@@ -79,7 +79,7 @@ __noinline int read_http1(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 	c->head = NOWHERE;
 	if (!s.responses && (h->line_len || h->state == HALF_HEAD))
 		record_head(skb, c, conn, conn->pushed + (h->state == HALF_START), c->at, c->end, 0,
-			    0);
+			    h->head_len);
 	if (h->line_len)
 		__builtin_memcpy(c->line, h->line, LINE_PREFIX);
 	if (bpf_loop(STEPS_MAX, http1_step, &s, 0) == STEPS_MAX && c->at < c->end)
@@ -111,10 +111,13 @@ __noinline int read_tls(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 
 	if (step_begin(&s, dir))
 		return 0;
-	/* The ClientHello, as much as there is before the server answers. */
-	for (i = 0; !s.responses && !conn->decided && i < 2; i++)
-		record_head(skb, c, conn, 1, c->at + i * RECORD_DATA, c->end, i ? 0 : HEAD_FIRST,
-			    0);
+	/* The ClientHello behind what tls_client() took, until the server answers. */
+	for (i = 0; !s.responses && !conn->decided && i < 2; i++) {
+		__u64 before = UNTIL_CLOSE - s.half->remain + i * RECORD_DATA;
+
+		record_head(skb, c, conn, 1, c->at + i * RECORD_DATA, c->end,
+			    before ? 0 : HEAD_FIRST, before);
+	}
 	bpf_loop(STEPS_MAX, tls_step, &s, 0);
 	return 0;
 }

@@ -308,7 +308,8 @@ enum head_part {
 
 struct record {
 	__u64 at_ns;	   /* monotonic */
-	__u64 duration_ns; /* RECORD_HEAD: HTTP/2's header bytes before these, on the connection */
+	__u64 duration_ns; /* RECORD_HEAD: the bytes before these: of an HTTP/1 head; of all HTTP/2
+			      header blocks on the connection; of a ClientHello behind its type */
 	__u64 conn;	   /* joins the records of a connection; 0: UDP */
 	__u32 number;	   /* of the request on its connection, from 1; a stream; a DNS id */
 	__u32 pod;	   /* attachment id */

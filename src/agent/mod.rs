@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! totals (a thread, owns the maps) > series (by the table of families) > text > server > routes
+//! flows (a thread, owns the ring of live records while somebody listens)          > server > routes
 //! ```
 //!
 //! Nothing waits for it: a pod is plumbed and counted without an agent, and one that is started late
@@ -15,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 mod accept;
 mod audit;
@@ -27,6 +28,7 @@ pub(crate) mod family;
 mod fill;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod flows;
 pub(crate) mod labels;
 pub mod log;
 pub(crate) mod pods;
@@ -69,22 +71,27 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
     for address in listen {
         listeners.push(server::bind(address).await?);
     }
-    let (totals, thread) = totals::Totals::start(state_dir, bpf_dir)?;
-    let totals = Arc::new(totals);
+    let (flows, flows_thread) = flows::Flows::start(bpf_dir.clone())?;
+    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir)?;
+    let sources = Arc::new(routes::Sources { totals, flows });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     for listener in listeners {
         let mut stopped = stopped.clone();
         // The sender gone means the same as a message: stop.
         let stop = async move { drop(stopped.changed().await) };
-        servers.spawn(server::serve(listener, Arc::clone(&totals), stop));
+        servers.spawn(server::serve(listener, Arc::clone(&sources), stop));
     }
     told.await;
     log::say("agent: stopping");
     drop(stop);
+    // Streams have no end of their own.
+    sources.flows.close();
     while servers.join_next().await.is_some() {}
-    drop(totals);
-    thread.join().map_err(|_| crate::error::Error::new(Kind::Kernel, "the reading thread died"))
+    drop(sources);
+    let died = |_| Error::new(Kind::Kernel, "a reading thread died");
+    flows_thread.join().map_err(died)?;
+    totals_thread.join().map_err(died)
 }
 
 /// Done once SIGTERM or SIGINT has come, both of which are caught from now on.

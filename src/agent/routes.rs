@@ -1,6 +1,6 @@
 //! From a request to its answer. Read-only: GET and HEAD, and nothing that a client sends is kept.
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
@@ -9,19 +9,35 @@ use hyper::{
     },
 };
 
-use super::{accept, totals::Totals};
+use super::{
+    accept,
+    flows::{Events, Flows, filter::Filter},
+    totals::Totals,
+};
 use crate::error::Error;
 
-/// What the server sends.
-pub type Answer = Response<Full<Bytes>>;
+/// What answers are made of.
+#[derive(Debug)]
+pub struct Sources {
+    /// The maps.
+    pub totals: Totals,
+    /// The ring of live records.
+    pub flows: Flows,
+}
+
+/// What the server sends: a whole, or events without end.
+pub type Answer = Response<Either<Full<Bytes>, Events>>;
+
+const PATHS: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/flows"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const EVENTS: &str = "text/event-stream";
 
 /// Answers one request.
-pub async fn answer<B>(request: &Request<B>, totals: &Totals) -> Answer {
+pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
     let path = request.uri().path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
-        return text(StatusCode::NOT_FOUND, "there is /metrics, /healthz and /readyz\n");
+    if !PATHS.contains(&path) {
+        return text(StatusCode::NOT_FOUND, format!("there are {}\n", PATHS.join(", ")));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -29,8 +45,9 @@ pub async fn answer<B>(request: &Request<B>, totals: &Totals) -> Answer {
         return refused;
     }
     match path {
-        "/metrics" => metrics(request, totals).await,
-        "/readyz" => match totals.ready() {
+        "/metrics" => metrics(request, &sources.totals).await,
+        "/api/flows" => flows(request, &sources.flows),
+        "/readyz" => match sources.totals.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(reason) => unavailable(&reason),
         },
@@ -53,6 +70,21 @@ async fn metrics<B>(request: &Request<B>, totals: &Totals) -> Answer {
     }
 }
 
+/// Live records as server-sent events (HTML standard, section 9.2).
+fn flows<B>(request: &Request<B>, flows: &Flows) -> Answer {
+    let filter = match Filter::from_query(request.uri().query().unwrap_or_default()) {
+        Ok(filter) => filter,
+        Err(wrong) => return text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
+    };
+    if request.method() == Method::HEAD {
+        return respond(StatusCode::OK, EVENTS, Bytes::new());
+    }
+    match flows.listen(filter) {
+        Ok(events) => answer_with(StatusCode::OK, EVENTS, Either::Right(events)),
+        Err(reason) => unavailable(&reason),
+    }
+}
+
 fn unavailable(reason: &Error) -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
 }
@@ -62,7 +94,15 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    answer_with(status, content_type, Either::Left(Full::new(body.into())))
+}
+
+fn answer_with(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Either<Full<Bytes>, Events>,
+) -> Answer {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

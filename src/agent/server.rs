@@ -13,11 +13,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU8, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use http_body_util::Either;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -26,7 +27,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{log, routes, totals::Totals};
+use super::{
+    log,
+    routes::{self, Sources},
+};
 use crate::error::{Context, Kind, Result};
 
 /// Connections at a time, per address: a few scrapers, and room for the slow.
@@ -61,14 +65,14 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Serves until `stop` is done, then gives answers that are under way a moment.
-pub async fn serve(listener: TcpListener, totals: Arc<Totals>, stop: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, sources: Arc<Sources>, stop: impl Future<Output = ()>) {
     let mut connections = Connections::default();
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.add(stream, &totals),
+                Ok((stream, _)) => connections.add(stream, &sources),
                 Err(err) => cope(&err).await,
             },
             Some(_) = connections.running.join_next() => {}
@@ -90,43 +94,72 @@ async fn cope(err: &io::Error) {
 #[derive(Default)]
 struct Connections {
     running: JoinSet<()>,
-    /// Oldest first; with whether its request has come.
-    places: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+    /// Oldest first.
+    places: VecDeque<(AbortHandle, Arc<Stage>)>,
+}
+
+/// How far a connection is.
+#[derive(Debug, Default)]
+struct Stage(AtomicU8);
+
+impl Stage {
+    const ASKED: u8 = 1;
+    const STREAMING: u8 = 2;
+
+    fn reach(&self, stage: u8) {
+        self.0.store(stage, Relaxed);
+    }
+
+    fn silent(&self) -> bool {
+        self.0.load(Relaxed) < Self::ASKED
+    }
+
+    fn streaming(&self) -> bool {
+        self.0.load(Relaxed) == Self::STREAMING
+    }
 }
 
 impl Connections {
-    fn add(&mut self, stream: TcpStream, totals: &Arc<Totals>) {
+    fn add(&mut self, stream: TcpStream, sources: &Arc<Sources>) {
         self.places.retain(|(connection, _)| !connection.is_finished());
         if self.places.len() >= CONNECTIONS {
             self.evict();
         }
-        let asked = Arc::new(AtomicBool::new(false));
-        let connection = connection(stream, Arc::clone(totals), Arc::clone(&asked));
-        self.places.push_back((self.running.spawn(connection), asked));
+        let stage = Arc::new(Stage::default());
+        let connection = connection(stream, Arc::clone(sources), Arc::clone(&stage));
+        self.places.push_back((self.running.spawn(connection), stage));
     }
 
     /// Ends the oldest connection, rather one that has not asked for anything yet.
     fn evict(&mut self) {
-        let silent = self.places.iter().position(|(_, asked)| !asked.load(Relaxed));
-        if let Some((connection, _)) = self.places.remove(silent.unwrap_or(0)) {
+        let silent = self.places.iter().position(|(_, stage)| stage.silent());
+        let ending = || self.places.iter().position(|(_, stage)| !stage.streaming());
+        let place = silent.or_else(ending).unwrap_or(0);
+        if let Some((connection, _)) = self.places.remove(place) {
             connection.abort();
         }
     }
 
     /// Ends those that have not asked for anything, and gives the others a moment.
     async fn part(mut self) {
-        for (connection, _) in self.places.iter().filter(|(_, asked)| !asked.load(Relaxed)) {
+        for (connection, _) in self.places.iter().filter(|(_, stage)| stage.silent()) {
             connection.abort();
         }
         let _ = timeout(PARTING, async { while self.running.join_next().await.is_some() {} }).await;
     }
 }
 
-async fn connection(stream: TcpStream, totals: Arc<Totals>, asked: Arc<AtomicBool>) {
+async fn connection(stream: TcpStream, sources: Arc<Sources>, stage: Arc<Stage>) {
     let service = service_fn(|request| {
-        asked.store(true, Relaxed);
-        let totals = Arc::clone(&totals);
-        async move { Ok::<_, Infallible>(routes::answer(&request, &totals).await) }
+        stage.reach(Stage::ASKED);
+        let (sources, stage) = (Arc::clone(&sources), Arc::clone(&stage));
+        async move {
+            let answer = routes::answer(&request, &sources).await;
+            if matches!(answer.body(), Either::Right(_)) {
+                stage.reach(Stage::STREAMING);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -135,6 +168,12 @@ async fn connection(stream: TcpStream, totals: Arc<Totals>, asked: Arc<AtomicBoo
         .max_headers(HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
+    let deadline = async {
+        sleep(WHOLE).await;
+        if stage.streaming() {
+            std::future::pending::<()>().await;
+        }
+    };
     // What goes wrong with a client is the client's affair: nothing of it is worth a line of log.
-    let _ = timeout(WHOLE, http).await;
+    tokio::select! { _ = http => {}, () = deadline => {} }
 }

@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{
     pin,
-    wire::{Record, bytes_of, from_bytes},
+    wire::{RawAttachment, Record, Stat, bytes_of, from_bytes, text},
 };
 use crate::error::{Context, Error, Kind, Result};
 
@@ -18,6 +18,8 @@ use crate::error::{Context, Error, Kind, Result};
 pub struct Records<'sink> {
     ring: RingBuffer<'sink>,
     listeners: MapHandle,
+    stats: MapHandle,
+    attachments: MapHandle,
 }
 
 impl std::fmt::Debug for Records<'_> {
@@ -41,6 +43,7 @@ impl<'sink> Records<'sink> {
             })
         };
         let (records, listeners) = (map("records")?, map("listeners")?);
+        let (stats, attachments) = (map("stats")?, map("attachments")?);
         let failed = || "can't map the ring of live records".into();
         let mut builder = RingBufferBuilder::new();
         builder
@@ -52,7 +55,8 @@ impl<'sink> Records<'sink> {
                 0
             })
             .context(Kind::Telemetry, failed)?;
-        Ok(Self { ring: builder.build().context(Kind::Telemetry, failed)?, listeners })
+        let ring = builder.build().context(Kind::Telemetry, failed)?;
+        Ok(Self { ring, listeners, stats, attachments })
     }
 
     /// Asks for records from now on, for `time`. The wish ends by itself, so that nobody goes on
@@ -77,6 +81,31 @@ impl<'sink> Records<'sink> {
         self.listeners
             .update(bytes_of(&0u32), bytes_of(&monotonic_ns), MapFlags::ANY)
             .context(Kind::Telemetry, || "can't write the map listeners".into())
+    }
+
+    /// How many records the ring had no room for, since the programs were loaded.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`]: the map can't be read.
+    pub fn lost(&self) -> Result<u64> {
+        let values = self
+            .stats
+            .lookup_percpu(bytes_of(&Stat::STAT_FULL_RECORDS.0), MapFlags::ANY)
+            .context(Kind::Telemetry, || "can't read the map stats".into())?;
+        Ok(values.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum())
+    }
+
+    /// Namespace and name of the pod with this attachment id, if there is any.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`]: the map can't be read.
+    pub fn pod(&self, id: u32) -> Result<Option<(String, String)>> {
+        let found = self
+            .attachments
+            .lookup(bytes_of(&id), MapFlags::ANY)
+            .context(Kind::Telemetry, || "can't read the map attachments".into())?;
+        let raw = found.and_then(|bytes| from_bytes::<RawAttachment>(&bytes));
+        Ok(raw.map(|raw| (text(&raw.pod_namespace), text(&raw.pod_name))))
     }
 
     /// Hands all that is in the ring to the sink. Never waits: the programs wake nobody, since that

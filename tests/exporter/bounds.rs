@@ -13,7 +13,7 @@ use super::{
 };
 
 #[test]
-fn only_three_paths_and_two_methods_are_answered() {
+fn only_known_paths_and_two_methods_are_answered() {
     let node = Node::new("methods");
     let _agent = node.agent();
     for (request, status) in [
@@ -28,6 +28,11 @@ fn only_three_paths_and_two_methods_are_answered() {
         ("GET /metrics/../../etc/passwd HTTP/1.1", 404),
         ("GET /%2e%2e/etc/passwd HTTP/1.1", 404),
         ("GET //metrics HTTP/1.1", 404),
+        ("HEAD /api/flows HTTP/1.1", 200),
+        ("POST /api/flows HTTP/1.1", 405),
+        ("GET /api/flows?status=teapot HTTP/1.1", 400),
+        ("GET /api/flows?%zz=%ff HTTP/1.1", 400),
+        ("GET /api/ HTTP/1.1", 404),
         ("OPTIONS * HTTP/1.1", 404),
         ("GET /metrics HTTP/9.9", 400),
         ("GET", 400),

@@ -11,8 +11,10 @@
 mod bounds;
 mod doctor;
 mod fill;
+mod flows;
 mod http;
 mod lifecycle;
 mod node;
 mod pages;
 mod prometheus;
+mod traffic;

@@ -1,0 +1,246 @@
+//! Which records a listener wants: the same words on the command line and in a query string.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::flow::Flow;
+
+/// Statuses: one, or all of a hundred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statuses {
+    low: u16,
+    high: u16,
+}
+
+impl FromStr for Statuses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no status, such as 404, nor a class of them, such as 5xx");
+        let class = text.strip_suffix("xx").or_else(|| text.strip_suffix("XX"));
+        let (digits, size) = class.map_or((text, 1), |class| (class, 100));
+        if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let low = digits.parse::<u16>().ok().and_then(|first| first.checked_mul(size));
+        let low = low.filter(|low| (100..1_000).contains(low)).ok_or_else(wrong)?;
+        Ok(Self { low, high: low + size - 1 })
+    }
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.high - self.low {
+            0 => write!(f, "{}", self.low),
+            _ => write!(f, "{}xx", self.low / 100),
+        }
+    }
+}
+
+/// A pod's name, in one namespace or any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName {
+    namespace: Option<String>,
+    pod: String,
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, pod) = match text.split_once('/') {
+            Some((namespace, pod)) => (Some(namespace.to_owned()), pod),
+            None => (None, text),
+        };
+        if pod.is_empty() || pod.contains('/') {
+            return Err(format!(
+                "{text:?} is no pod: give NAMESPACE/NAME, or NAME for any namespace"
+            ));
+        }
+        Ok(Self { namespace, pod: pod.to_owned() })
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.pod),
+            None => f.write_str(&self.pod),
+        }
+    }
+}
+
+/// What protocols can be asked for; gRPC is HTTP too.
+pub const PROTOCOLS: [&str; 4] = ["http", "grpc", "dns", "tls"];
+
+/// All that has to be true of a record. Without any, all are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this pod.
+    pub pod: Option<PodName>,
+    /// One of [`PROTOCOLS`].
+    pub protocol: Option<String>,
+    /// With such an HTTP status.
+    pub status: Option<Statuses>,
+    /// With a path that begins so.
+    pub path_prefix: Option<String>,
+    /// That took at least so long.
+    pub slower_than: Option<Duration>,
+    /// That were recorded before, so long ago at most, for an earlier listener.
+    pub since: Option<Duration>,
+}
+
+impl Filter {
+    /// Whether a record is wanted.
+    pub fn wants(&self, flow: &Flow) -> bool {
+        let pod = self.pod.as_ref().is_none_or(|pod| {
+            pod.pod == flow.pod
+                && pod.namespace.as_ref().is_none_or(|namespace| *namespace == flow.namespace)
+        });
+        let protocol = self.protocol.as_ref().is_none_or(|protocol| {
+            flow.protocol == *protocol || (protocol == "http" && flow.protocol == "grpc")
+        });
+        let status = self.status.is_none_or(|Statuses { low, high }| {
+            flow.status.is_some_and(|status| (low..=high).contains(&status))
+        });
+        let path = self.path_prefix.as_ref().is_none_or(|prefix| {
+            flow.path.as_ref().is_some_and(|path| path.starts_with(prefix.as_str()))
+        });
+        let slow = self.slower_than.is_none_or(|least| {
+            flow.duration_seconds.is_some_and(|seconds| seconds >= least.as_secs_f64())
+        });
+        pod && protocol && status && path && slow
+    }
+
+    /// Reads a query string.
+    ///
+    /// # Errors
+    /// What is wrong with which parameter.
+    pub fn from_query(query: &str) -> Result<Self, String> {
+        let mut filter = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "pod" => filter.pod = Some(value.parse()?),
+                "protocol" => filter.protocol = Some(protocol(&value)?),
+                "status" => filter.status = Some(value.parse()?),
+                "path_prefix" => filter.path_prefix = Some(value.into_owned()),
+                "slower_than" => filter.slower_than = Some(duration(&value)?),
+                "since" => filter.since = Some(duration(&value)?),
+                _ => {
+                    return Err(format!(
+                        "{key:?} is no filter: there are pod, protocol, status, path_prefix, slower_than and since"
+                    ));
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    /// The query string that [`from_query`](Self::from_query) reads.
+    pub fn to_query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let mut add = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                query.append_pair(key, &value);
+            }
+        };
+        let span =
+            |time: Option<Duration>| time.map(|time| humantime::format_duration(time).to_string());
+        add("pod", self.pod.as_ref().map(ToString::to_string));
+        add("protocol", self.protocol.clone());
+        add("status", self.status.map(|status| status.to_string()));
+        add("path_prefix", self.path_prefix.clone());
+        add("slower_than", span(self.slower_than));
+        add("since", span(self.since));
+        query.finish()
+    }
+}
+
+/// One of [`PROTOCOLS`].
+///
+/// # Errors
+/// Which there are.
+pub fn protocol(text: &str) -> Result<String, String> {
+    let known = PROTOCOLS.contains(&text).then(|| text.to_owned());
+    known.ok_or_else(|| format!("{text:?} is no protocol: there are {}", PROTOCOLS.join(", ")))
+}
+
+/// A span of time with its unit.
+///
+/// # Errors
+/// What such a span looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is no span of time, such as 100ms, 2s or 5m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow {
+            namespace: "shop".into(),
+            pod: "web".into(),
+            protocol: "http".into(),
+            path: Some("/api/a".into()),
+            status: Some(503),
+            duration_seconds: Some(0.1),
+            ..Flow::default()
+        }
+    }
+
+    #[test]
+    fn each_filter_lets_its_own_through() {
+        for (query, wanted) in [
+            ("", true),
+            ("pod=shop/web", true),
+            ("pod=web", true),
+            ("pod=/web", false),
+            ("pod=other%2Fweb", false),
+            ("protocol=http", true),
+            ("protocol=grpc", false),
+            ("status=5xx", true),
+            ("status=503", true),
+            ("status=500", false),
+            ("path_prefix=/api/", true),
+            ("path_prefix=%2Fapi%2Fb", false),
+            ("slower_than=100ms", true),
+            ("slower_than=101ms", false),
+            ("pod=shop/web&status=4xx", false),
+        ] {
+            assert_eq!(Filter::from_query(query).unwrap().wants(&flow()), wanted, "{query}");
+        }
+        let grpc = Flow { protocol: "grpc".into(), ..Flow::default() };
+        assert!(Filter::from_query("protocol=http").unwrap().wants(&grpc));
+        assert!(!Filter::from_query("status=5xx").unwrap().wants(&grpc));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, named) in [
+            ("pods=a", "pods"),
+            ("pod=", "NAMESPACE/NAME"),
+            ("pod=a/b/c", "a/b/c"),
+            ("protocol=gopher", "gopher"),
+            ("status=0xx", "0xx"),
+            ("status=+5xx", "5xx"),
+            ("status=99", "99"),
+            ("status=60xx", "60xx"),
+            ("status=xx", "xx"),
+            ("slower_than=100", "100ms"),
+            ("since=-1s", "-1s"),
+        ] {
+            let said = Filter::from_query(query).unwrap_err();
+            assert!(said.contains(named), "{query}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_filter_survives_its_query_string() {
+        let query = "pod=a%2Fb&protocol=dns&status=4xx&path_prefix=%2F%C3%A9+%26&slower_than=1m+30s&since=5m";
+        let filter = Filter::from_query(query).unwrap();
+        assert_eq!(filter.path_prefix.as_deref(), Some("/é &"));
+        assert_eq!(Filter::from_query(&filter.to_query()), Ok(filter));
+    }
+}

@@ -1,0 +1,107 @@
+//! One exchange as a listener is told of it.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::labels::Value;
+
+/// A word of a closed set in the agent, and any in what a client reads.
+pub type Word = Cow<'static, str>;
+
+/// One exchange; what does not apply or is not known is left out of the JSON.
+///
+/// Texts that come from pods hold neither control characters nor line ends: a path and a host are
+/// percent-encoded outside of visible ASCII, names are as RFC 1035, section 5.1, writes them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flow {
+    /// When it ended (RFC 3339, UTC).
+    pub time: String,
+    /// The pod's namespace, or empty.
+    pub namespace: String,
+    /// The pod's name, or its container id.
+    pub pod: String,
+    /// The pod's role: `server` or `client`.
+    pub role: Word,
+    /// `http`, `grpc`, `dns`, `tls`, or what a newer release knows.
+    pub protocol: Word,
+    /// HTTP's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Word>,
+    /// HTTP's method, of the ten that are known, or `_OTHER`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Word>,
+    /// The target without its query, which may hold secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `Host` or `:authority`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// HTTP's status, if a response was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there is no complete response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Word>,
+    /// gRPC's status, `0` to `16` or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<Word>,
+    /// The name that DNS was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// DNS's query type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qtype: Option<Word>,
+    /// DNS's return code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rcode: Option<Word>,
+    /// What carried DNS: `udp` or `tcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Word>,
+    /// The version that the TLS server chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_version: Option<Word>,
+    /// The versions that the TLS client offered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub offered_versions: Vec<Word>,
+    /// The name that the TLS client asked for (SNI).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// The protocols that the TLS client offered (ALPN).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
+    /// How long it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_seconds: Option<f64>,
+    /// Address and port of the other side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// The pod's own port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The trace that the request is part of, 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The span that sent the request, 16 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
+}
+
+/// Records that a listener was not given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// `ring`: the agent was too slow for the traffic; `client`: this client was.
+    #[serde(rename = "where")]
+    pub place: Word,
+}
+
+/// A label's value as a word.
+pub fn word(value: Value) -> Word {
+    match value {
+        Value::Name(name) => Cow::Borrowed(name),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+    }
+}

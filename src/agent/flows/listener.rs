@@ -1,0 +1,206 @@
+//! The thread that owns the ring of live records, while somebody listens.
+//!
+//! The programs in the kernel tell nothing unless they are asked to, and are asked anew every
+//! second: without a client no request pays for this, nor does this thread wake up.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Hub,
+    assemble::{Assembly, rfc3339},
+    flow::Flow,
+    queue::{event, lost},
+};
+use crate::{
+    agent::log,
+    error::Result,
+    telemetry::{
+        records::{Records, monotonic},
+        wire::Record,
+    },
+};
+
+/// Between two looks into the ring. It holds some 1,700 requests with their heads, or 29,000
+/// records without.
+const SWEEP: Duration = Duration::from_millis(20);
+
+/// Between two wishes for more records.
+const RENEW: Duration = Duration::from_secs(1);
+
+/// How long a wish stands: past a moment in which this thread gets no CPU.
+const WISH: Duration = Duration::from_secs(5);
+
+/// A word to a client who has had none, so that one that has gone is noticed.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// Records that are kept for listeners who come later.
+const KEPT: usize = 4_096;
+
+/// Names of pods that are remembered; ids are never used again, so that they don't change.
+const NAMES: usize = 4_096;
+
+/// What the ring's sink fills.
+struct Inbox {
+    assembly: Assembly,
+    /// Monotonic: older ones were meant for a listener before this one.
+    not_before: u64,
+    flows: Vec<(u64, u32, Flow)>,
+}
+
+/// The thread's state.
+pub struct Listener {
+    hub: Arc<Hub>,
+    bpf_dir: PathBuf,
+    names: HashMap<u32, (String, String)>,
+    kept: VecDeque<(SystemTime, Flow)>,
+    said: String,
+}
+
+impl Listener {
+    /// For the clients of `hub`.
+    pub fn new(hub: Arc<Hub>, bpf_dir: PathBuf) -> Self {
+        let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
+        Self { hub, bpf_dir, names, kept, said }
+    }
+
+    /// Listens whenever there is a client, until the hub is closed.
+    pub fn run(mut self) {
+        while self.hub.wait_for_client() {
+            let inbox = Inbox {
+                assembly: Assembly::new(),
+                not_before: monotonic().unwrap_or_default(),
+                flows: Vec::new(),
+            };
+            self.attend(&Rc::new(RefCell::new(inbox)));
+        }
+    }
+
+    /// Listens until the last client has gone.
+    fn attend(&mut self, inbox: &Rc<RefCell<Inbox>>) {
+        let mut ring: Option<(Records<'static>, u64)> = None;
+        let (mut renew, mut sign) = (Instant::now(), Instant::now() + SIGN_OF_LIFE);
+        while self.hub.wait(SWEEP) {
+            let now = Instant::now();
+            let mut done = Ok(());
+            if now >= renew {
+                renew = now + RENEW;
+                done = self.renew(&mut ring, inbox);
+            }
+            if let (Ok(()), Some((records, lost))) = (&done, &mut ring) {
+                self.hub.welcome(&self.kept);
+                done = self.sweep(records, lost, inbox);
+            }
+            if done.is_err() {
+                ring = None;
+            }
+            self.say(&done);
+            if now >= sign {
+                sign = now + SIGN_OF_LIFE;
+                self.hub.tell_all(b":\n\n");
+            }
+        }
+        if let Some((records, _)) = ring {
+            // The wish would end by itself.
+            let _ = records.cease();
+        }
+    }
+
+    /// Opens what is pinned now, whoever removed or replaced it meanwhile, and asks for records.
+    fn renew(
+        &self,
+        ring: &mut Option<(Records<'static>, u64)>,
+        inbox: &Rc<RefCell<Inbox>>,
+    ) -> Result<()> {
+        let sink = Rc::clone(inbox);
+        let records = Records::open(&self.bpf_dir, move |record: &Record, bytes: &[u8]| {
+            sink.borrow_mut().take(record, bytes);
+        })?;
+        records.listen(WISH)?;
+        let before = match ring.take() {
+            // Of another load the count begins anew.
+            Some((_, before)) => before.min(records.lost()?),
+            None => records.lost()?,
+        };
+        *ring = Some((records, before));
+        Ok(())
+    }
+
+    /// Gives every client what is in the ring, and says how much was not.
+    fn sweep(
+        &mut self,
+        records: &Records<'_>,
+        before: &mut u64,
+        inbox: &Rc<RefCell<Inbox>>,
+    ) -> Result<()> {
+        records.consume()?;
+        let total = records.lost()?;
+        let flows = std::mem::take(&mut inbox.borrow_mut().flows);
+        let (now, monotonic) = (SystemTime::now(), monotonic()?);
+        let mut wanted = Vec::with_capacity(flows.len());
+        for (at, pod, mut flow) in flows {
+            let ago = Duration::from_nanos(monotonic.saturating_sub(at));
+            let time = now.checked_sub(ago).unwrap_or(now);
+            flow.time = rfc3339(time);
+            (flow.namespace, flow.pod) = self.name(records, pod)?;
+            wanted.push((time, flow));
+        }
+        self.hub.give(&wanted, |flow| event(None, flow));
+        if total > *before {
+            self.hub.tell_all(&lost(total - *before, "ring"));
+            *before = total;
+        }
+        self.keep(wanted);
+        Ok(())
+    }
+
+    fn name(&mut self, records: &Records<'_>, pod: u32) -> Result<(String, String)> {
+        if let Some(known) = self.names.get(&pod) {
+            return Ok(known.clone());
+        }
+        let name = records.pod(pod)?.unwrap_or_default();
+        if self.names.len() >= NAMES {
+            self.names.clear();
+        }
+        self.names.insert(pod, name.clone());
+        Ok(name)
+    }
+
+    fn keep(&mut self, flows: Vec<(SystemTime, Flow)>) {
+        let surplus = flows.len().saturating_sub(KEPT);
+        self.kept.extend(flows.into_iter().skip(surplus));
+        let surplus = self.kept.len().saturating_sub(KEPT);
+        self.kept.drain(..surplus);
+    }
+
+    /// Logs what changed.
+    fn say(&mut self, done: &Result<()>) {
+        let line = match done {
+            Ok(()) => String::new(),
+            Err(err) => format!("no live records, looking again every second: {err}"),
+        };
+        if line != self.said {
+            if !line.is_empty() {
+                log::say(format_args!("agent: {line}"));
+            }
+            self.said = line;
+        }
+    }
+}
+
+impl Inbox {
+    fn take(&mut self, record: &Record, bytes: &[u8]) {
+        if record.at_ns < self.not_before {
+            return;
+        }
+        if let Some(flow) = self.assembly.take(record, bytes) {
+            self.flows.push((record.at_ns, record.pod, flow));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Live flows: each exchange as it ends, for whoever listens.
+//!
+//! ```text
+//! ring > listener (a thread) > assemble (joins heads to exchanges) > queue of each client > routes
+//! ```
+//!
+//! They refine nothing that is counted. Whatever has no room, in the ring or for a client, is left
+//! out, and the client is told how much that was.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use crate::error::{Context, Error, Kind, Result};
+
+mod assemble;
+mod blocks;
+pub mod filter;
+pub mod flow;
+mod head;
+mod heads;
+mod hello;
+mod listener;
+mod question;
+mod queue;
+mod trace;
+
+use filter::Filter;
+use flow::Flow;
+pub use queue::Events;
+use queue::{Queue, event};
+
+/// Clients at a time.
+pub const CLIENTS: usize = 16;
+
+#[derive(Debug)]
+struct Client {
+    filter: Filter,
+    queue: Arc<Queue>,
+    /// It wants what was recorded from here on.
+    from: SystemTime,
+    /// Whether it has had what was recorded before it was first seen by the thread.
+    welcomed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    listening: Vec<Client>,
+    closed: bool,
+}
+
+/// Where the thread and the connections meet.
+#[derive(Debug, Default)]
+struct Hub {
+    clients: Mutex<Clients>,
+    changed: Condvar,
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a client to be there; false once the hub is closed.
+    fn wait_for_client(&self) -> bool {
+        let idle = |clients: &mut Clients| clients.listening.is_empty() && !clients.closed;
+        let clients = self.changed.wait_while(self.lock(), idle);
+        !clients.unwrap_or_else(PoisonError::into_inner).closed
+    }
+
+    /// Waits for `time`; false if no client is left, or the hub is closed.
+    fn wait(&self, time: Duration) -> bool {
+        let open = |clients: &mut Clients| !clients.closed;
+        let waited = self.changed.wait_timeout_while(self.lock(), time, open);
+        let (mut clients, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        clients.listening.retain(|client| {
+            let there = !client.queue.abandoned();
+            if !there {
+                client.queue.close();
+            }
+            there
+        });
+        !clients.closed && !clients.listening.is_empty()
+    }
+
+    /// Gives each client the records that it wants, written once for all of them.
+    fn give(&self, flows: &[(SystemTime, Flow)], write: impl Fn(&Flow) -> Vec<u8>) {
+        let clients = self.lock();
+        for (_, flow) in flows {
+            let mut written = None;
+            let wants = |client: &&Client| client.welcomed && client.filter.wants(flow);
+            for client in clients.listening.iter().filter(wants) {
+                client.queue.push(written.get_or_insert_with(|| write(flow)));
+            }
+        }
+        clients.listening.iter().for_each(|client| client.queue.wake());
+    }
+
+    fn tell_all(&self, event: &[u8]) {
+        for client in &self.lock().listening {
+            client.queue.tell(event);
+            client.queue.wake();
+        }
+    }
+
+    /// Gives new clients what they want of what is kept, and tells them that records will come.
+    fn welcome(&self, kept: &VecDeque<(SystemTime, Flow)>) {
+        for client in self.lock().listening.iter_mut().filter(|client| !client.welcomed) {
+            client.welcomed = true;
+            client.queue.tell(b": listening\n\n");
+            let recent = kept.iter().filter(|(time, _)| *time >= client.from);
+            for (_, flow) in recent.filter(|(_, flow)| client.filter.wants(flow)) {
+                client.queue.push(&event(None, flow));
+            }
+            client.queue.wake();
+        }
+    }
+}
+
+/// The handle of the thread. Dropping it ends the thread and every client's answer.
+#[derive(Debug)]
+pub struct Flows(Arc<Hub>);
+
+impl Flows {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `Kind::Kernel` if no thread can be had.
+    pub fn start(bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
+        let hub = Arc::new(Hub::default());
+        let listener_hub = Arc::clone(&hub);
+        let thread = std::thread::Builder::new()
+            .name("flows".into())
+            .spawn(move || listener::Listener::new(listener_hub, bpf_dir).run())
+            .context(Kind::Kernel, || "can't start the thread that reads live records".into())?;
+        Ok((Self(hub), thread))
+    }
+
+    /// Adds a listener.
+    ///
+    /// # Errors
+    /// `Kind::TryAgain`: there are as many as there may be.
+    pub fn listen(&self, filter: Filter) -> Result<Events> {
+        let mut clients = self.0.lock();
+        clients.listening.retain(|client| !client.queue.abandoned());
+        if clients.listening.len() >= CLIENTS || clients.closed {
+            return Err(Error::new(
+                Kind::TryAgain,
+                format!("{CLIENTS} clients are listening already"),
+            ));
+        }
+        let (queue, events) = Queue::new();
+        let since = filter.since.unwrap_or_default();
+        let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
+        clients.listening.push(Client { filter, queue, from, welcomed: false });
+        drop(clients);
+        self.0.changed.notify_all();
+        Ok(events)
+    }
+
+    /// Ends every answer and the thread.
+    pub fn close(&self) {
+        let mut clients = self.0.lock();
+        clients.closed = true;
+        clients.listening.iter().for_each(|client| client.queue.close());
+        drop(clients);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,214 @@
+//! What waits for a client: bounded, and honest about what it had no room for.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use hyper::body::{Body, Bytes, Frame};
+
+use super::flow::{Lost, Word};
+
+/// Bytes that wait for one client.
+const ROOM: usize = 1 << 20;
+
+/// Bytes that are handed over at a time.
+const FRAME: usize = 64 << 10;
+
+/// A client that has read nothing for so long while something waits for it loses its place.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Waiting {
+    frames: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Not given, behind what waits.
+    lost: u64,
+    taken: Instant,
+    closed: bool,
+    gone: bool,
+}
+
+/// Events for one client, shared by the thread that fills it and the connection that empties it.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    reader: AtomicWaker,
+}
+
+impl Queue {
+    /// An empty one, and the body of the answer that empties it.
+    pub fn new() -> (Arc<Self>, Events) {
+        let waiting = Waiting {
+            frames: VecDeque::new(),
+            bytes: 0,
+            lost: 0,
+            taken: Instant::now(),
+            closed: false,
+            gone: false,
+        };
+        let queue = Arc::new(Self { waiting: Mutex::new(waiting), reader: AtomicWaker::new() });
+        (Arc::clone(&queue), Events(queue))
+    }
+
+    /// Adds an event, or counts it as lost. The reader is not woken: see [`wake`](Self::wake).
+    pub fn push(&self, event: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.lost > 0 || waiting.bytes + event.len() > ROOM {
+            waiting.lost += 1;
+        } else {
+            waiting.add(event);
+        }
+    }
+
+    /// Adds an event that is not counted where there is no room for it.
+    pub fn tell(&self, event: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.lost == 0 && waiting.bytes + event.len() <= ROOM {
+            waiting.add(event);
+        }
+    }
+
+    /// Has the client look for what was added.
+    pub fn wake(&self) {
+        self.reader.wake();
+    }
+
+    /// Ends the answer once it is read.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.wake();
+    }
+
+    /// Whether nobody reads it any more.
+    pub fn abandoned(&self) -> bool {
+        let waiting = self.lock();
+        waiting.gone || (waiting.bytes > 0 && waiting.taken.elapsed() > PATIENCE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, event: &[u8]) {
+        if self.bytes == 0 {
+            self.taken = Instant::now();
+        }
+        self.bytes += event.len();
+        match self.frames.back_mut() {
+            Some(frame) if frame.len() + event.len() <= FRAME => frame.extend_from_slice(event),
+            _ => self.frames.push_back(event.to_vec()),
+        }
+    }
+
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let mut frame = self.frames.pop_front().unwrap_or_default();
+        self.bytes -= frame.len();
+        self.taken = Instant::now();
+        if self.frames.is_empty() && self.lost > 0 {
+            frame.extend_from_slice(&lost(std::mem::take(&mut self.lost), "client"));
+        }
+        (!frame.is_empty()).then_some(frame)
+    }
+}
+
+/// An event (HTML standard, section 9.2.6), with a name unless it is a record.
+pub fn event(name: Option<&str>, data: &impl serde::Serialize) -> Vec<u8> {
+    let mut event = Vec::with_capacity(384);
+    if let Some(name) = name {
+        event.extend_from_slice(b"event: ");
+        event.extend_from_slice(name.as_bytes());
+        event.push(b'\n');
+    }
+    event.extend_from_slice(b"data: ");
+    // Writing plain data to memory fails never, and JSON has no line end outside of its texts.
+    let _ = serde_json::to_writer(&mut event, data);
+    event.extend_from_slice(b"\n\n");
+    event
+}
+
+/// The event that tells of records that were not given.
+pub fn lost(records: u64, place: &'static str) -> Vec<u8> {
+    event(Some("lost"), &Lost { records, place: Word::Borrowed(place) })
+}
+
+/// The body of a listener's answer.
+#[derive(Debug)]
+pub struct Events(Arc<Queue>);
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.reader.register(context.waker());
+        let mut waiting = self.0.lock();
+        match waiting.take() {
+            Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame.into())))),
+            None if waiting.closed => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.0.lock().gone = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(events: &mut Events) -> Option<String> {
+        let mut context = Context::from_waker(futures_util::task::noop_waker_ref());
+        match Pin::new(events).poll_frame(&mut context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_told_behind_what_had() {
+        let (queue, mut events) = Queue::new();
+        let event = [b'x'; 1_000];
+        for _ in 0..1_100 {
+            queue.push(&event);
+        }
+        let mut given = 0;
+        let mut last = String::new();
+        while let Some(frame) = read(&mut events) {
+            given += frame.matches(['x']).count() / 1_000;
+            last = frame;
+        }
+        assert!(given < 1_100 && given > 1_000);
+        let expected = format!(
+            "event: lost\ndata: {{\"records\":{},\"where\":\"client\"}}\n\n",
+            1_100 - given
+        );
+        assert!(last.ends_with(&expected), "{expected}");
+        queue.push(b"again");
+        assert_eq!(read(&mut events).as_deref(), Some("again"));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_noticed() {
+        let (queue, events) = Queue::new();
+        assert!(!queue.abandoned());
+        drop(events);
+        assert!(queue.abandoned());
+    }
+}
