@@ -17,9 +17,7 @@ struct Seen {
 
 /// Runs `curl`, which keeps its connection for all URLs.
 fn curl(pair: &Pair, seen: &mut Seen, words: &str) {
-    // curl fails where it gets no answer, which is what some are for.
-    let script = "\"$@\"; [ $? -lt 100 ]";
-    let mut all = vec!["sh", "-c", script, "sh", "timeout", "20", "curl", "-s", "--globoff"];
+    let mut all = vec!["timeout", "20", "curl", "-s", "--globoff"];
     all.extend(["-w", "%{method}_%{http_code}_%{size_download}\\n"]);
     for word in words.split_whitespace() {
         all.push(word);
@@ -27,7 +25,7 @@ fn curl(pair: &Pair, seen: &mut Seen, words: &str) {
             all.extend(["-o", "/dev/null"]);
         }
     }
-    let said = pair.ask(&all);
+    let said = pair.try_to_ask(&all);
     assert!(!said.is_empty(), "{words:?}");
     for line in said.lines() {
         let [method, status, body] = line.split('_').collect::<Vec<_>>()[..] else {

@@ -11,11 +11,13 @@
 
 mod counts;
 mod curl;
+mod dns;
 mod http1;
 mod http2;
 mod nginx;
 mod pair;
 mod redis;
+mod tls;
 
 #[path = "../netns/node.rs"]
 #[allow(dead_code, reason = "the language has words that this test doesn't need")]

@@ -77,6 +77,17 @@ impl Pair {
         run(within(&self.client.space, words))
     }
 
+    /// The same for one that may fail, as some are meant to.
+    pub fn try_to_ask(&self, words: &[&str]) -> String {
+        let script = "\"$@\"; [ $? -lt 100 ]";
+        self.ask(&[&["sh", "-c", script, "sh"], words].concat())
+    }
+
+    /// Asks the server in its own pod, over the loopback, which is not counted.
+    pub fn ask_aside(&self, words: &[&str]) -> String {
+        run(within(&self.server.space, words))
+    }
+
     /// Runs a closure in the client's pod.
     pub fn at_client<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         self.client.space.run(inside)
