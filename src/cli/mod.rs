@@ -10,8 +10,12 @@ use crate::{
 };
 
 mod agent;
+mod client;
 mod demo;
 mod doctor;
+mod events;
+mod line;
+mod observe;
 mod pods;
 mod reconcile;
 mod reload;
@@ -30,8 +34,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve what the kernel counted: /metrics, /healthz, /readyz
+    /// Serve what the kernel counted: /metrics, /healthz, /readyz, and live records: /api/flows
     Agent(agent::Args),
+    Observe(observe::Args),
     /// List the attachments of this node
     Pods(pods::Args),
     /// Plumb two throw-away pods, send real traffic between them, show what the kernel counted
@@ -75,6 +80,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Agent(args) => agent::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Observe(args) => observe::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Reconcile(args) => reconcile::run(args),

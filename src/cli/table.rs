@@ -26,7 +26,8 @@ pub fn render(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn visible(cell: &str) -> String {
+/// `cell` with what is not visible written out.
+pub fn visible(cell: &str) -> String {
     let mut shown = String::with_capacity(cell.len());
     for c in cell.chars() {
         match c {

@@ -15,6 +15,7 @@ mod flows;
 mod http;
 mod lifecycle;
 mod node;
+mod observe;
 mod pages;
 mod prometheus;
 mod traffic;
