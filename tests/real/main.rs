@@ -12,6 +12,8 @@
 mod counts;
 mod curl;
 mod dns;
+mod grpc;
+mod grpc_service;
 mod http1;
 mod http2;
 mod nginx;

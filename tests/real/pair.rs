@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -86,6 +86,11 @@ impl Pair {
     /// Asks the server in its own pod, over the loopback, which is not counted.
     pub fn ask_aside(&self, words: &[&str]) -> String {
         run(within(&self.server.space, words))
+    }
+
+    /// A listener in the server's pod, for both families.
+    pub fn listen(&self, port: u16) -> TcpListener {
+        self.server.space.run(|| TcpListener::bind(("::", port)).unwrap())
     }
 
     /// Runs a closure in the client's pod.
