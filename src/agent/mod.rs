@@ -31,6 +31,7 @@ pub(crate) mod fixture;
 pub mod flows;
 pub(crate) mod labels;
 pub mod log;
+pub mod overview;
 pub(crate) mod pods;
 pub(crate) mod reading;
 pub mod roster;

@@ -28,9 +28,10 @@ pub struct Sources {
 /// What the server sends: a whole, or events without end.
 pub type Answer = Response<Either<Full<Bytes>, Events>>;
 
-const PATHS: [&str; 4] = ["/metrics", "/healthz", "/readyz", "/api/flows"];
+const PATHS: [&str; 5] = ["/metrics", "/healthz", "/readyz", "/api/flows", "/api/pods"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
 /// Answers one request.
@@ -46,6 +47,10 @@ pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
     }
     match path {
         "/metrics" => metrics(request, &sources.totals).await,
+        "/api/pods" => match sources.totals.pods().await {
+            Ok(pods) => respond(StatusCode::OK, JSON, pods),
+            Err(reason) => unavailable(&reason),
+        },
         "/api/flows" => flows(request, &sources.flows),
         "/readyz" => match sources.totals.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),

@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     audit::Audit,
     log,
+    overview::History,
     reading::{Own, Reading},
     roster::{self, Member},
     series::collect,
@@ -53,8 +54,17 @@ const STALE: Duration = Duration::from_secs(5);
 /// that wait get one page.
 const QUEUE: usize = 1_024;
 
+/// What is made of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// The metrics page.
+    Page(Form),
+    /// The pods with their rates, as JSON.
+    Pods,
+}
+
 struct Request {
-    form: Form,
+    wanted: Wanted,
     reply: oneshot::Sender<Bytes>,
 }
 
@@ -90,6 +100,7 @@ impl Totals {
             audit: Audit::default(),
             overflow: BTreeMap::new(),
             cached: None,
+            history: History::default(),
             publish,
         };
         let thread = std::thread::Builder::new()
@@ -104,8 +115,20 @@ impl Totals {
     /// # Errors
     /// `Kind::TryAgain`: too many are asking, or reading takes too long.
     pub async fn page(&self, form: Form) -> Result<Bytes> {
+        self.ask(Wanted::Page(form)).await
+    }
+
+    /// An [`Overview`](super::overview::Overview) in JSON, no older than a second.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    pub async fn pods(&self) -> Result<Bytes> {
+        self.ask(Wanted::Pods).await
+    }
+
+    async fn ask(&self, wanted: Wanted) -> Result<Bytes> {
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { form, reply }).map_err(|err| {
+        self.requests.try_send(Request { wanted, reply }).map_err(|err| {
             Error::new(
                 Kind::TryAgain,
                 match err {
@@ -145,17 +168,24 @@ struct Cached {
     snapshot: Snapshot,
     members: Vec<Member>,
     own: Own,
-    forms: Vec<(Form, Bytes)>,
+    made: Vec<(Wanted, Bytes)>,
 }
 
 impl Cached {
     /// The page in `form`, and what had to be folded for it, which is the same for every form.
-    fn page(&mut self, form: Form) -> (Bytes, Own) {
+    fn page(&self, form: Form) -> (Bytes, Own) {
         let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
         let mut reading = Reading { snapshot, members, now, own: self.own.clone() };
-        let page = Bytes::from(text::write(&collect(&mut reading, GRACE), form));
-        self.forms.push((form, page.clone()));
-        (page, reading.own)
+        (text::write(&collect(&mut reading, GRACE), form).into(), reading.own)
+    }
+
+    fn pods(&self, history: &mut History) -> Bytes {
+        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let reading = Reading { snapshot, members, now, own: self.own.clone() };
+        // Plain data is always written.
+        serde_json::to_vec(&history.overview(&reading, self.taken, GRACE))
+            .unwrap_or_default()
+            .into()
     }
 }
 
@@ -182,6 +212,7 @@ struct Worker {
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
     cached: Option<Cached>,
+    history: History,
     publish: watch::Sender<Health>,
 }
 
@@ -194,9 +225,9 @@ impl Worker {
                 sweep = Instant::now() + SWEEP;
             }
             match asked.recv_timeout(sweep.saturating_duration_since(Instant::now())) {
-                Ok(Request { form, reply }) => {
+                Ok(Request { wanted, reply }) => {
                     // A client that went away in the meantime is no concern.
-                    let _ = reply.send(self.page(form));
+                    let _ = reply.send(self.make(wanted));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -237,18 +268,25 @@ impl Worker {
         self.publish.send_replace(Health { at: Instant::now(), state });
     }
 
-    /// The page in `form`: of the reading of a moment ago, or of a new one.
-    fn page(&mut self, form: Form) -> Bytes {
+    /// What is wanted, of the reading of a moment ago or of a new one.
+    fn make(&mut self, wanted: Wanted) -> Bytes {
         let fresh = self.cached.take().filter(|cached| cached.taken.elapsed() < CACHE);
         let mut cached = fresh.unwrap_or_else(|| self.read());
-        let made = cached.forms.iter().find(|(made, _)| *made == form);
-        let page = made.map(|(_, page)| page.clone()).unwrap_or_else(|| {
-            let (page, own) = cached.page(form);
-            self.overflow = own.overflow;
-            page
+        let made = cached.made.iter().find(|(made, _)| *made == wanted);
+        let made = made.map(|(_, made)| made.clone()).unwrap_or_else(|| {
+            let made = match wanted {
+                Wanted::Pods => cached.pods(&mut self.history),
+                Wanted::Page(form) => {
+                    let (page, own) = cached.page(form);
+                    self.overflow = own.overflow;
+                    page
+                }
+            };
+            cached.made.push((wanted, made.clone()));
+            made
         });
         self.cached = Some(cached);
-        page
+        made
     }
 
     fn read(&mut self) -> Cached {
@@ -272,7 +310,7 @@ impl Worker {
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let snapshot = snapshot.unwrap_or_default();
-        Cached { taken, now, snapshot, members, own, forms: Vec::new() }
+        Cached { taken, now, snapshot, members, own, made: Vec::new() }
     }
 
     /// The records; without them the maps alone tell which pods there are.

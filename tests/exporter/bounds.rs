@@ -32,6 +32,7 @@ fn only_known_paths_and_two_methods_are_answered() {
         ("POST /api/flows HTTP/1.1", 405),
         ("GET /api/flows?status=teapot HTTP/1.1", 400),
         ("GET /api/flows?%zz=%ff HTTP/1.1", 400),
+        ("GET /api/pods HTTP/1.1", 200),
         ("GET /api/ HTTP/1.1", 404),
         ("OPTIONS * HTTP/1.1", 404),
         ("GET /metrics HTTP/9.9", 400),

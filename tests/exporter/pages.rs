@@ -163,3 +163,31 @@ fn many_scrapes_read_the_maps_once_a_second() {
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
     assert!(readings.len() >= 2 && readings.len() <= seconds + 2, "{readings:?}");
 }
+
+#[test]
+fn the_pods_are_told_with_their_totals_and_what_they_do_at_present() {
+    let node = Node::new("overview");
+    let web = Pod::new(&node, "web");
+    let ok = |count| web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, count);
+    ok(1_000);
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 503, 7);
+    let _agent = node.agent();
+    let pods = || serde_json::from_str::<Value>(&get("/api/pods").body).unwrap();
+    let mut first = Value::Null;
+    eventually("the totals", || {
+        first = pods();
+        first["pods"][0]["server"]["http"]["total"] == 1_007
+    });
+    assert_eq!(first["pods"][0]["pod"], "web");
+    assert_eq!(first["pods"][0]["server"]["http"]["errors"], 7);
+    ok(1_500);
+    let mut second = Value::Null;
+    eventually("the rates", || {
+        second = pods();
+        second["pods"][0]["server"]["http"]["total"] == 1_507
+    });
+    let rate = second["pods"][0]["server"]["http"]["rate"].as_f64().unwrap();
+    let interval = second["interval_seconds"].as_f64().unwrap();
+    assert!((rate * interval - 500.0).abs() < 1e-3, "{rate} in {interval}");
+    assert_eq!(second["pods"][0]["server"]["http"]["error_rate"], 0.0);
+}
