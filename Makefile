@@ -15,8 +15,11 @@ triple = $(shell rustc -vV | sed -n 's/^host: //p')
 bpf_sources = $(wildcard bpf/*.[ch])
 sudo = $(if $(filter 0,$(shell id -u)),,sudo)
 
-# Where `make install` puts the executable, and where the link to it goes that an operator types.
+# Where `make install` puts executable and configuration (CONF, else examples/10-weir.conflist, where
+# there is none yet), and where the link goes that an operator types.
 CNI_BIN ?= /opt/cni/bin
+CNI_CONF ?= /etc/cni/net.d
+CONF ?=
 PREFIX ?= /usr/local
 
 .PHONY: help
@@ -86,8 +89,12 @@ docs: ## the API's documentation, target/doc/weir/index.html
 	cargo doc --locked --no-deps --document-private-items
 
 .PHONY: install
-install: build ## put weir into CNI_BIN by rename, and a link to it into PREFIX/bin (root)
-	$(sudo) install -D -m 755 target/release/weir $(DESTDIR)$(CNI_BIN)/weir.new
-	$(sudo) mv -f $(DESTDIR)$(CNI_BIN)/weir.new $(DESTDIR)$(CNI_BIN)/weir
+install: build ## put weir into CNI_BIN and a configuration into CNI_CONF by rename, a link into PREFIX/bin (root)
+	$(sudo) target/release/weir install --bin-dir $(DESTDIR)$(CNI_BIN) --conf-dir $(DESTDIR)$(CNI_CONF) $(if $(CONF),--conf $(CONF))
 	$(sudo) mkdir -p $(DESTDIR)$(PREFIX)/bin
 	$(sudo) ln -sfn $(CNI_BIN)/weir $(DESTDIR)$(PREFIX)/bin/weir
+
+.PHONY: uninstall
+uninstall: ## take weir away again; running pods keep their network (root)
+	$(sudo) $(DESTDIR)$(CNI_BIN)/weir uninstall --bin-dir $(DESTDIR)$(CNI_BIN) --conf-dir $(DESTDIR)$(CNI_CONF)
+	$(sudo) rm -f $(DESTDIR)$(PREFIX)/bin/weir

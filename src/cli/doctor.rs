@@ -13,6 +13,9 @@ mod probes;
 mod ranges;
 mod trial;
 
+pub(super) use conflist::File as Network;
+pub(super) use probes::configurations as networks;
+
 /// Says for each thing that Weir needs whether this host has it, and what to do if not.
 ///
 /// Exits 1 if something fails; a warning is about a part of what Weir can do.

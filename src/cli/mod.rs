@@ -14,12 +14,14 @@ mod client;
 mod demo;
 mod doctor;
 mod events;
+mod install;
 mod line;
 mod observe;
 mod pods;
 mod reconcile;
 mod reload;
 mod table;
+mod uninstall;
 
 /// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
 ///
@@ -46,6 +48,8 @@ enum Command {
     Demo(demo::Args),
     Reconcile(reconcile::Args),
     Reload(reload::Args),
+    Install(install::Args),
+    Uninstall(uninstall::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
 }
@@ -85,6 +89,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Reload(args) => reload::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Install(args) => install::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(args) => uninstall::run(args),
         Command::Doctor(args) => doctor::run(&args),
     };
     done.unwrap_or_else(|err| {

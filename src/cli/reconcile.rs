@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Where runtimes keep plugins, by default and on Debian.
-const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
+pub(super) const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
 
 /// Reconciles and reports.
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -42,12 +42,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn json(dropped: &[Dropped]) -> Result<String> {
+pub(super) fn json(dropped: &[Dropped]) -> Result<String> {
     let json = serde_json::to_string_pretty(dropped);
     json.map(|json| json + "\n").context(Kind::Io, || "can't write the list as JSON".into())
 }
 
-fn text(dropped: &[Dropped]) -> String {
+pub(super) fn text(dropped: &[Dropped]) -> String {
     if dropped.is_empty() {
         return "nothing to drop\n".into();
     }
@@ -68,5 +68,10 @@ fn word(what: Thing) -> &'static str {
         Thing::Lease => "lease",
         Thing::Remnant => "remnant",
         Thing::Masquerade => "masquerade",
+        Thing::Configuration => "configuration",
+        Thing::Executable => "executable",
+        Thing::Pins => "pins",
+        Thing::Table => "table",
+        Thing::State => "state",
     }
 }

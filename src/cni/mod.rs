@@ -27,6 +27,7 @@ mod field;
 mod gc;
 mod ports;
 pub mod preview;
+pub mod purge;
 mod reclaim;
 pub mod reconcile;
 mod reply;

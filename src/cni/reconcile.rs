@@ -66,6 +66,16 @@ pub enum Thing {
     Remnant,
     /// A subnet that is masqueraded for no pod.
     Masquerade,
+    /// A network configuration, when Weir is uninstalled.
+    Configuration,
+    /// The executable, likewise.
+    Executable,
+    /// Programs, maps and links, likewise.
+    Pins,
+    /// The nftables table, likewise.
+    Table,
+    /// The state dir, likewise.
+    State,
 }
 
 /// One thing that was dropped.
@@ -127,12 +137,18 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
 }
 
 impl Report {
-    fn note<T>(&mut self, attempt: Result<T>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, attempt: Result<T>) -> Option<T> {
         attempt.map_err(|err| self.failures.push(err)).ok()
     }
 
     /// Remembers what was dropped, if it was.
-    fn drop(&mut self, what: Thing, name: impl ToString, network: Option<&str>, gone: Result<()>) {
+    pub(super) fn drop(
+        &mut self,
+        what: Thing,
+        name: impl ToString,
+        network: Option<&str>,
+        gone: Result<()>,
+    ) {
         if self.note(gone).is_some() {
             let network = network.map(str::to_owned);
             self.dropped.push(Dropped { what, name: name.to_string(), network });
@@ -171,7 +187,7 @@ fn drop_dead(
 }
 
 /// Whether the attachment's own interface is gone: where its record can't be read, all that tells.
-fn is_bare(attachment: &Attachment) -> Result<bool> {
+pub(super) fn is_bare(attachment: &Attachment) -> Result<bool> {
     Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
 }
 
@@ -204,7 +220,7 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
 }
 
 /// The network and attachment that a link's alias names, if its name bears that out.
-fn owner(link: &Link) -> Option<(String, Attachment)> {
+pub(super) fn owner(link: &Link) -> Option<(String, Attachment)> {
     let mut parts = link.alias.strip_prefix("weir:")?.splitn(3, '/');
     let (network, id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
     let attachment = Attachment::new(id, ifname).ok()?;
@@ -289,7 +305,7 @@ fn drop_masquerade(places: &Places, report: &mut Report) -> Result<()> {
 
 impl Places {
     /// A call of our own, for what takes an attachment away for a runtime's.
-    fn call(&self, network: &str) -> Call {
+    pub(super) fn call(&self, network: &str) -> Call {
         let request =
             Request { command: Command::Gc, args: String::new(), path: self.cni_path.clone() };
         let config = Config {

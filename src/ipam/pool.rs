@@ -12,11 +12,10 @@ use crate::{
     attachment::Attachment,
     error::{Context, Error, Kind, Result},
     spec::Address,
-    state::{self, ATTACHMENTS, Dir, LEASES},
+    state::{self, ATTACHMENTS, Dir, LEASES, LOCK},
 };
 
 /// The lock file; its content are the last addresses given, one line per range set.
-const LOCK: &str = "lock";
 /// The lock is held for some ten microseconds; who waits this long meets a stuck holder.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for a line of each range set that there may be.

@@ -10,7 +10,7 @@
 //! A lease is a link because a link is made whole or not at all, with its owner in it: there is no
 //! half-written lease to leak when a call is killed. Nothing ever follows it.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use crate::error::{Context, Kind, Result};
 
@@ -22,6 +22,8 @@ pub use dir::{Dir, Lock, Share};
 pub const ATTACHMENTS: &str = "attachments";
 /// The directory of the leases' directories, one per network.
 pub const LEASES: &str = "leases";
+/// The file in a network's directory that is no lease.
+pub const LOCK: &str = "lock";
 
 /// Opens a directory below the state dir; `None` if there is no such directory (yet).
 ///
@@ -57,6 +59,37 @@ pub fn create(state_dir: &Path, below: &[&str]) -> Result<Dir> {
 /// [`Kind::Io`].
 pub fn probe(state_dir: &Path) -> Result<()> {
     create(state_dir, &[])?.probe()
+}
+
+/// Removes an empty layout: what holds a record, a lease of somebody or anything foreign stays. Says
+/// whether the state dir is gone.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn remove(state_dir: &Path) -> Result<bool> {
+    if let Some(leases) = open(state_dir, &[LEASES])? {
+        for network in leases.names()? {
+            let dir = state_dir.join(LEASES).join(&network);
+            let Some(held) = leases.open_sub(&network)? else { continue };
+            if held.names()?.iter().all(|name| name == LOCK) {
+                held.remove(LOCK)?;
+                remove_empty(&dir)?;
+            }
+        }
+    }
+    for name in [ATTACHMENTS, LEASES] {
+        remove_empty(&state_dir.join(name))?;
+    }
+    remove_empty(state_dir)
+}
+
+fn remove_empty(dir: &Path) -> Result<bool> {
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(true),
+        Err(err) if err.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(err) => Err(err).context(Kind::Io, || format!("can't remove {}", dir.display())),
+    }
 }
 
 /// The kernel's name for this boot. A record with another one describes objects that no longer exist.

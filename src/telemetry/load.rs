@@ -95,6 +95,11 @@ pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
     clear(&temporary).map(|()| true)
 }
 
+/// Removes what a loader left that died. Call holding the lock.
+pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
+    clear(&bpf_dir.join(TEMPORARY))
+}
+
 /// Loads into a directory of a temporary name and publishes it by renaming.
 fn load(bpf_dir: &Path) -> Result<()> {
     let temporary = aside(bpf_dir, None)?;

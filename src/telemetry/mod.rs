@@ -19,6 +19,7 @@ pub mod pin;
 pub mod reader;
 pub mod records;
 pub mod reload;
+pub mod removal;
 pub mod sys;
 pub mod traces;
 pub mod wire;

@@ -31,6 +31,11 @@ pub fn dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(SCHEMA)
 }
 
+/// The directory of the tcx links' pins.
+pub fn links(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(LINKS)
+}
+
 /// The pin of a tcx link.
 pub fn link(bpf_dir: &Path, pod: u32, direction: Direction) -> PathBuf {
     let side = if direction == Direction::DIRECTION_TX { "from" } else { "to" };

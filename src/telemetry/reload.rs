@@ -86,11 +86,19 @@ pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
 
 /// The directories of other layouts.
 fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    let current = pin::dir(bpf_dir);
+    let whole = |dir: &PathBuf| *dir != current && dir.join("attachments").exists();
+    Ok(layouts(bpf_dir)?.into_iter().filter(whole).collect())
+}
+
+/// The directories of all layouts, by their names.
+pub(super) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     let failed = || format!("can't list {}", bpf_dir.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(bpf_dir).context(Kind::Telemetry, failed)? {
         let path = entry.context(Kind::Telemetry, failed)?.path();
-        if path != pin::dir(bpf_dir) && path.join("attachments").exists() {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.len() == pin::SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
             found.push(path);
         }
     }
@@ -141,7 +149,8 @@ fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
     Ok([a?, b?, c?, d?])
 }
 
-fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
+/// Who is counted by the maps of a layout.
+pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
     let path = dir.join("attachments");
     let map = MapHandle::from_pinned_path(&path)
         .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;

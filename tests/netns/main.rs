@@ -21,6 +21,7 @@ mod crowd;
 mod del;
 mod delegated;
 mod gc;
+mod install;
 mod libcni;
 mod net_apply;
 mod net_check;

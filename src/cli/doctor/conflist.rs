@@ -29,12 +29,18 @@ impl File {
         Self { name, network: text.and_then(parse) }
     }
 
-    fn uses_weir(&self) -> bool {
-        self.network.as_ref().is_ok_and(|network| weir_in(network).is_some())
+    /// Weir's place among its plugins, if it is one of them.
+    pub fn position(&self) -> Option<usize> {
+        weir_in(self.network.as_ref().ok()?)
+    }
+
+    /// Whether it is a list of plugins, which is what a `.conflist` has to be.
+    pub fn is_list(&self) -> bool {
+        self.network.as_ref().is_ok_and(|network| network.get("plugins").is_some())
     }
 
     /// What an ADD of its network would make of it.
-    fn preview(&self) -> Option<crate::error::Result<Preview>> {
+    pub fn preview(&self) -> Option<crate::error::Result<Preview>> {
         let network = self.network.as_ref().ok()?;
         let at = weir_in(network)?;
         Some(preview(entry(network, at), at > 0))
@@ -88,7 +94,7 @@ pub fn judge(
 
 /// The runtime has a network, but not one of weir's.
 fn without_weir(name: &str, files: &[File]) -> (Finding, Option<Preview>) {
-    match files.iter().find(|file| file.uses_weir()) {
+    match files.iter().find(|file| file.position().is_some()) {
         Some(later) => {
             let says =
                 format!("the runtime takes {name}, the first by name, and not {}", later.name);

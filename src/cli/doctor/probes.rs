@@ -95,7 +95,7 @@ fn state(state_dir: &Path) -> Finding {
 }
 
 /// The files that a runtime would read, in the order in which it prefers them.
-fn configurations(dir: &Path) -> Vec<conflist::File> {
+pub fn configurations(dir: &Path) -> Vec<conflist::File> {
     let mut files: Vec<PathBuf> = fs::read_dir(dir)
         .into_iter()
         .flatten()

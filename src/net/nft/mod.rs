@@ -15,6 +15,8 @@ mod family;
 pub mod hostport;
 pub mod masquerade;
 
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 pub use masquerade::{masquerade_check, masquerade_ensure, masquerade_narrow};
@@ -25,6 +27,21 @@ use batch::{Message, UserData};
 
 /// How often a change is tried again that lost against another process.
 const ATTEMPTS: u32 = 8;
+
+/// Removes the table with all that is in it: masquerade and host ports of every pod. Says whether
+/// there was one.
+///
+/// # Errors
+/// [`Kind::Kernel`] when the kernel refuses; one without nf_tables has no table.
+pub fn remove() -> Result<bool> {
+    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    let removal = batch::ask("remove", NfTablesMessage::DeleteTable(batch::table()), 0);
+    match socket.exchange(batch::transaction(vec![removal])) {
+        Ok(_) => Ok(true),
+        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::EINVAL) => Ok(false),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
 
 /// Whether a refusal says that another process changed the table meanwhile.
 fn lost_a_race(refusal: &Refusal) -> bool {

@@ -1,0 +1,85 @@
+//! `weir uninstall`: what `weir install` put, and what the plugin left in the kernel, goes.
+//!
+//! The configuration goes first: from then on no runtime starts a pod by a plugin that is about to
+//! vanish.
+
+use std::{env, fs, path::Path, process::ExitCode};
+
+use super::{
+    Output, Places, doctor,
+    install::{BINARY, Dirs, place::Place},
+    print,
+    reconcile::{CNI_PATH, json, text},
+};
+use crate::{
+    agent::log,
+    cni::{
+        purge,
+        reconcile::{self, Dropped, Report, Thing},
+    },
+    error::{Error, Kind, Result},
+};
+
+/// Take the configuration, the executable and all that counts away; running pods keep their network
+///
+/// Nothing there to take away is success. Exits 1 if something could not be taken away.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    dirs: Dirs,
+    #[command(flatten)]
+    places: Places,
+    /// Take the network of running pods away, too
+    #[arg(long)]
+    purge: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// Uninstalls and reports.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let Dirs { bin_dir, conf_dir } = &args.dirs;
+    let mut dropped = configurations(conf_dir)?;
+    dropped.extend(remove(bin_dir, BINARY, Thing::Executable)?);
+    let Places { state_dir, bpf_dir } = args.places;
+    let cni_path = env::var_os("CNI_PATH").unwrap_or_else(|| CNI_PATH.into());
+    let places = reconcile::Places { state_dir, bpf_dir, cni_path };
+    let Report { dropped: also, left, failures } = purge::run(&places, args.purge);
+    dropped.extend(also);
+    print(&match args.output {
+        Output::Json => json(&dropped)?,
+        Output::Text => text(&dropped),
+    })?;
+    left.iter().for_each(|left| eprintln!("weir: left: {left}"));
+    failures.iter().for_each(log::say);
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The configurations whose pods get their network from weir go. Where it is behind another plugin,
+/// its entry would have to be cut out of what somebody else wrote: that is theirs to do, and nothing
+/// is changed before.
+fn configurations(dir: &Path) -> Result<Vec<Dropped>> {
+    let using = doctor::networks(dir);
+    let using = using.iter().filter_map(|file| Some((file, file.position()?)));
+    let using: Vec<_> = using.collect();
+    if let Some((file, _)) = using.iter().find(|(_, position)| *position > 0) {
+        let path = dir.join(&file.name);
+        let msg = format!("{} has weir behind another plugin; take its entry out", path.display());
+        return Err(Error::new(Kind::Config, msg));
+    }
+    let mut dropped = Vec::new();
+    for (file, _) in using {
+        dropped.extend(remove(dir, &file.name, Thing::Configuration)?);
+    }
+    Ok(dropped)
+}
+
+fn remove(dir: &Path, name: &str, what: Thing) -> Result<Option<Dropped>> {
+    if fs::symlink_metadata(dir).is_err() {
+        return Ok(None);
+    }
+    let path = dir.join(name).display().to_string();
+    let removed = Place::open(dir)?.remove(name)?;
+    Ok(removed.then_some(Dropped { what, name: path, network: None }))
+}

@@ -1,0 +1,95 @@
+//! The end of Weir on a node: all that counts goes, and what no pod needs any more. Pods that run
+//! keep their network, unless they are to lose it.
+
+use std::time::Duration;
+
+use super::{
+    reclaim,
+    reconcile::{self, Places, Report, Thing},
+    teardown,
+};
+use crate::{
+    error::Result,
+    net::{link, nft},
+    record::{self, Entry},
+    state,
+    telemetry::removal,
+};
+
+/// How long to wait for ADDs under way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes away what Weir has on this node besides its files: with `all` also the networks of the pods
+/// that run. Goes on past failures. Call it when no ADD can begin any more.
+pub fn run(places: &Places, all: bool) -> Report {
+    let mut report = Report::default();
+    if let Err(err) = purge(places, all, &mut report) {
+        report.failures.push(err);
+    }
+    report
+}
+
+fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
+    // Those that had begun are in the records afterwards.
+    drop(record::pause_adds(&places.state_dir, PATIENCE)?);
+    drop_attachments(places, all, report)?;
+    if all {
+        drop_links(report)?;
+    }
+    let bpf_dir = &places.bpf_dir;
+    if let Some(removed) = report.note(removal::remove(bpf_dir))
+        && removed.pins
+    {
+        report.drop(Thing::Pins, bpf_dir.display(), None, Ok(()));
+    }
+    let left = record::list(&places.state_dir)?.len();
+    if left > 0 {
+        let what = "the state dir and nftables table inet weir stay, too; --purge takes them away";
+        report.left.push(format!("the network of {left} attachments: {what}"));
+        return Ok(());
+    }
+    if report.note(nft::remove()) == Some(true) {
+        report.drop(Thing::Table, "inet weir", None, Ok(()));
+    }
+    let state_dir = &places.state_dir;
+    let shown = state_dir.display();
+    match (state_dir.exists(), report.note(state::remove(state_dir))) {
+        (true, Some(true)) => report.drop(Thing::State, shown, None, Ok(())),
+        (_, Some(false)) => report.left.push(format!("{shown}: it has files that are not Weir's")),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The dead go, and those whose network is another plugin's; with `all`, everyone.
+fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<()> {
+    let boot_id = state::boot_id()?;
+    for (attachment, entry) in record::list(&places.state_dir)? {
+        match entry {
+            Entry::Record(record)
+                if all || record.plumbing.is_none() || reclaim::is_dead(&record, &boot_id) =>
+            {
+                let gone = teardown::recorded(&places.call(&record.network), &attachment, &record);
+                report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
+            }
+            Entry::Unreadable(_) if all || reconcile::is_bare(&attachment)? => {
+                let gone = teardown::unrecorded(&places.call(""), &attachment, true);
+                report.drop(Thing::Attachment, &attachment, None, gone);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Every interface that bears an attachment's mark, with or without a record.
+fn drop_links(report: &mut Report) -> Result<()> {
+    let mut socket = link::socket()?;
+    for link in link::all(&mut socket)? {
+        if let Some((network, _)) = reconcile::owner(&link) {
+            let gone = link::delete(&mut socket, &link);
+            report.drop(Thing::Link, &link.name, Some(&network), gone);
+        }
+    }
+    Ok(())
+}

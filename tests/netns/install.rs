@@ -1,0 +1,239 @@
+//! `weir install` and `weir uninstall` on a node in use.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Output,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    counted::Counted,
+    plugin::{Host, ips},
+};
+
+/// Where things are put, on a node with a bpffs.
+struct Site {
+    counted: Counted,
+    dir: PathBuf,
+}
+
+impl Site {
+    fn new(label: &str) -> Self {
+        let counted = Counted::new(label);
+        let dir = counted.host.state_dir().with_file_name("site");
+        fs::create_dir(&dir).unwrap();
+        Self { counted, dir }
+    }
+
+    fn host(&self) -> &Host {
+        &self.counted.host
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.dir.join("bin/weir")
+    }
+
+    fn conflist(&self) -> PathBuf {
+        self.dir.join("net.d/10-weir.conflist")
+    }
+
+    /// Another version of the executable: the loader doesn't look behind the end of the last segment.
+    fn version(&self, number: u8) -> PathBuf {
+        let mut bytes = fs::read(env!("CARGO_BIN_EXE_weir")).unwrap();
+        bytes.push(number);
+        let path = self.dir.join(format!("version{number}"));
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn run(&self, weir: &Path, words: &str) -> Output {
+        let (weir, dir) = (weir.display(), self.dir.display());
+        let dirs = format!("--bin-dir {dir}/bin --conf-dir {dir}/net.d -o json");
+        self.host().node.command(&format!("{weir} {words} {dirs}"))
+    }
+
+    fn succeed(&self, weir: &Path, words: &str) -> Value {
+        let output = self.run(weir, words);
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What `weir uninstall` took away, sorted.
+    fn uninstall(&self, words: &str) -> Vec<String> {
+        let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+        let (state, bpffs) = (self.host().state_dir(), &self.counted.bpffs);
+        let places = format!("--state-dir {} --bpf-dir {}/weir", state.display(), bpffs.display());
+        let dropped = self.succeed(&weir, &format!("uninstall {words} {places}"));
+        let dropped = dropped.as_array().unwrap().iter();
+        let mut dropped: Vec<_> = dropped.map(|it| it["what"].as_str().unwrap().into()).collect();
+        dropped.sort();
+        dropped
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    fs::read_dir(dir).unwrap().map(name).map(|name| name.into_string().unwrap()).collect()
+}
+
+#[test]
+fn executable_and_configuration_are_put_and_an_existing_one_is_kept() {
+    let site = Site::new("install");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let put = site.succeed(&weir, "install");
+    assert_eq!(
+        (&put["binary"]["done"], &put["conflist"]["done"]),
+        (&json!("written"), &json!("written"))
+    );
+    assert_eq!((mode(&site.binary()), mode(&site.conflist())), (0o755, 0o644));
+    assert_eq!(fs::read(site.binary()).unwrap(), fs::read(&weir).unwrap());
+    assert_eq!(fs::read(site.conflist()).unwrap(), fs::read("examples/10-weir.conflist").unwrap());
+    let put = site.succeed(&site.binary(), "install");
+    assert_eq!(
+        (&put["binary"]["done"], &put["conflist"]["done"]),
+        (&json!("unchanged"), &json!("unchanged"))
+    );
+    let own = fs::read_to_string("examples/10-weir.conflist").unwrap().replace("10.88.", "10.99.");
+    fs::write(site.conflist(), &own).unwrap();
+    let other = site.version(1);
+    let put = site.succeed(&other, "install");
+    assert_eq!(
+        (&put["binary"]["done"], &put["conflist"]["done"]),
+        (&json!("replaced"), &json!("kept"))
+    );
+    assert_eq!(fs::read_to_string(site.conflist()).unwrap(), own);
+    let file = site.dir.join("mine.conflist");
+    fs::write(&file, own.replace("10.99.", "10.77.")).unwrap();
+    let put = site.succeed(&other, &format!("install --force --conf {}", file.display()));
+    assert_eq!(put["conflist"]["done"], "replaced");
+    assert!(fs::read_to_string(site.conflist()).unwrap().contains("10.77."));
+    assert_eq!(names(&site.dir.join("bin")), ["weir"]);
+    assert_eq!(names(&site.dir.join("net.d")), ["10-weir.conflist"]);
+}
+
+#[test]
+fn a_configuration_that_no_add_would_take_stops_all() {
+    let site = Site::new("install-bad");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let file = site.dir.join("bad.conflist");
+    for (text, why) in [
+        ("{", "is not JSON"),
+        (r#"{"cniVersion":"1.0.0","name":"n","type":"weir"}"#, "is no list"),
+        (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}"#, "does not use weir"),
+        (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"weir","mtu":-1}]}"#, "mtu"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let output = site.run(&weir, &format!("install --conf {}", file.display()));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains(why), "{said}");
+        assert!(!site.dir.join("bin").exists() && !site.dir.join("net.d").exists());
+    }
+}
+
+/// How many loops there are, and for how long they go on at least.
+const LOOPS: usize = 50;
+const WHILE: Duration = Duration::from_secs(4);
+
+#[test]
+fn upgrades_under_fifty_loops_of_add_and_del_fail_none() {
+    let site = Site::new("upgrade");
+    let versions = [site.version(1), site.version(2)];
+    site.succeed(&versions[0], "install");
+    let host = site.host();
+    let (over, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let started = Instant::now();
+    let upgrades = thread::scope(|scope| {
+        for number in 0..LOOPS {
+            let (site, over, calls) = (&site, &over, &calls);
+            scope.spawn(move || {
+                let container = host.container(&format!("c{number}"));
+                while !over.load(Ordering::Relaxed) {
+                    for verb in ["ADD", "DEL"] {
+                        let call = host.call(verb, Some(&container));
+                        call.key("ipMasq", json!(true))
+                            .by(site.dir.join("bin").to_str().unwrap(), "weir")
+                            .succeed();
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let mut upgrades = 0;
+        let enough = |calls: usize, upgrades| {
+            started.elapsed() > WHILE && calls >= 4 * LOOPS && upgrades >= 5
+        };
+        while !enough(calls.load(Ordering::Relaxed), upgrades) && started.elapsed() < 10 * WHILE {
+            let put = site.succeed(&versions[(upgrades + 1) % 2], "install --force");
+            assert_eq!(put["binary"]["done"], "replaced");
+            upgrades += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+        upgrades
+    });
+    assert!(upgrades >= 5, "{upgrades} upgrades");
+    assert!(calls.into_inner() >= 4 * LOOPS);
+    assert!(host.leases("podnet").is_empty());
+}
+
+#[test]
+fn uninstalled_nothing_is_left_but_the_network_of_those_that_run() {
+    let site = Site::new("uninstall");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    site.succeed(&weir, "install");
+    let host = site.host();
+    let (a, b) = (host.container("a"), host.container("b"));
+    let add = |container, attach| {
+        let call = site.counted.call("ADD", Some(container), attach);
+        call.key("ipMasq", json!(true)).by(site.dir.join("bin").to_str().unwrap(), "weir").succeed()
+    };
+    let reply = add(&a, "clsact");
+    add(&b, "tcx");
+    let name = reply["interfaces"][0]["name"].as_str().unwrap();
+    let address: std::net::IpAddr = ips(&reply)[0].parse().unwrap();
+    assert_eq!(site.uninstall(""), ["configuration", "executable", "pins"]);
+    assert!(!site.binary().exists() && !site.conflist().exists());
+    assert_eq!(site.counted.filters(name), [0, 0]);
+    assert!(!site.counted.bpffs.join("weir").exists());
+    // Whom nobody counts any more is reached all the same, and masqueraded.
+    crate::node::talk(&host.node, &a.space, address);
+    assert!(host.node.succeed("nft list table inet weir").contains("10.88.0.0/24"));
+    assert_eq!(site.uninstall(""), [""; 0]);
+    // A version that comes back knows them.
+    host.del(&b);
+    assert_eq!(site.uninstall("--purge"), ["attachment", "state", "table"]);
+    assert_eq!((a.space.links().len(), host.node.links().len()), (1, 1));
+    assert!(!host.state_dir().exists());
+    assert!(!host.node.command("nft list table inet weir").status.success());
+    assert_eq!(site.uninstall("--purge"), [""; 0]);
+}
+
+#[test]
+fn what_others_wrote_is_not_cut_up() {
+    let site = Site::new("uninstall-chained");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    site.succeed(&weir, "install");
+    let chained = site.dir.join("net.d/05-bridge.conflist");
+    let text = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"},{"type":"weir"}]}"#;
+    fs::write(&chained, text).unwrap();
+    let output = site.run(&weir, "uninstall");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("05-bridge.conflist"), "{said}");
+    assert!(site.binary().exists() && site.conflist().exists());
+    fs::remove_file(chained).unwrap();
+    let foreign = site.counted.bpffs.join("weir");
+    fs::create_dir(&foreign).unwrap();
+    fs::create_dir(foreign.join("others")).unwrap();
+    assert_eq!(site.uninstall(""), ["configuration", "executable"]);
+    assert!(foreign.join("others").exists(), "pins of others stay");
+}
