@@ -32,8 +32,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["state", "ipam", "net", "record", "telemetry", "cni", "agent"]),
 ];
 
-/// The fence: generated types, and the calls that libbpf-rs doesn't wrap.
-const MAY_BE_UNSAFE: &str = "src/telemetry/";
+/// The fence: generated types, the calls that libbpf-rs doesn't wrap, and fork(2).
+const MAY_BE_UNSAFE: [&str; 2] = ["src/telemetry/", "src/net/aside.rs"];
 
 #[test]
 fn imports_point_down() {
@@ -75,9 +75,10 @@ fn no_file_grows_beyond_one_idea() {
 fn unsafe_stays_behind_its_fence() {
     let outside: Vec<PathBuf> = rust_files("src")
         .into_iter()
-        .filter(|file| !file.starts_with(MAY_BE_UNSAFE) && code(file).contains("unsafe"))
+        .filter(|file| !MAY_BE_UNSAFE.iter().any(|fenced| file.starts_with(fenced)))
+        .filter(|file| code(file).contains("unsafe"))
         .collect();
-    assert!(outside.is_empty(), "unsafe outside {MAY_BE_UNSAFE}: {outside:?}");
+    assert!(outside.is_empty(), "unsafe outside {MAY_BE_UNSAFE:?}: {outside:?}");
 }
 
 #[test]

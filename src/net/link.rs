@@ -18,6 +18,7 @@ use super::{
     netlink::{Ask, Netlink, Refusal},
     netns::Netns,
     plan::Plan,
+    removal,
 };
 use crate::error::{Error, Result};
 
@@ -243,15 +244,20 @@ pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
     found.map_or(Ok(()), |link| delete(&mut socket, &link))
 }
 
-/// Deletes a link by its index; one that has just gone is success.
+/// Deletes a link by its index; one that has just gone is success. Returns when the link is out of
+/// every table, and its name free.
 ///
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel) when the kernel refuses.
 pub fn delete(socket: &mut Netlink, link: &Link) -> Result<()> {
-    let message = LinkUnspec::new_with_index(link.index).build();
-    let what = format!("delete interface {}", link.name);
-    match socket.exchange(vec![Ask::new(what, RouteNetlinkMessage::DelLink(message), 0)]) {
+    match removal::announced(socket, link) {
         Err(refusal) if !is_gone(&refusal) => Err(Error::from(refusal)),
         _ => Ok(()),
     }
+}
+
+/// The request that deletes a link.
+pub fn deletion(link: &Link) -> LinkAsk {
+    let message = LinkUnspec::new_with_index(link.index).build();
+    Ask::new(format!("delete interface {}", link.name), RouteNetlinkMessage::DelLink(message), 0)
 }

@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod apply;
+mod aside;
 pub mod claim;
 pub mod compare;
 pub mod conntrack;
@@ -25,6 +26,7 @@ pub mod nft;
 pub mod peer;
 pub mod plan;
 pub mod qdisc;
+mod removal;
 pub mod route;
 pub mod sysctl;
 pub mod undo;

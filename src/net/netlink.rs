@@ -5,7 +5,11 @@
 //! cheap. Requests other than the last ask for no acknowledgement; a refusal is reported all the
 //! same, with the sequence number of the request it belongs to.
 
-use std::{fmt, io, os::fd::AsFd, time::Duration};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
@@ -123,6 +127,28 @@ impl Netlink {
         Ok(Self { socket, kernel: SocketAddr::new(0, 0), sequence: 0, received })
     }
 
+    /// Has the kernel send what it announces to a group (`RTNLGRP_*`), for [`announced`](Self::announced).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn join(&mut self, group: u32) -> io::Result<()> {
+        self.socket.add_membership(group)
+    }
+
+    /// Reads announcements that came; says whether one is `wanted`, by its type and what follows the
+    /// header.
+    ///
+    /// # Errors
+    /// The kernel's; `ENOBUFS` when there were more than it keeps for a slow reader.
+    pub fn announced(&mut self, wanted: impl Fn(u16, &[u8]) -> bool) -> io::Result<bool> {
+        self.received.clear();
+        self.socket.recv(&mut self.received, 0)?;
+        Ok(Packets(&self.received).any(|packet| {
+            let kind = u16::from_ne_bytes([packet[4], packet[5]]);
+            wanted(kind, &packet[HEADER_BYTES..])
+        }))
+    }
+
     /// Sends the requests in one datagram; returns the kernel's replies other than
     /// acknowledgements, in order.
     ///
@@ -216,6 +242,12 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -57,7 +57,7 @@ fn failed(ground: &Ground, a: &Container, sample: u64) {
 
 #[test]
 fn a_killed_add_is_finished_by_del() {
-    for (attach, sample) in [("clsact", 10), ("tcx", 30)] {
+    for (attach, sample) in [("clsact", 18), ("tcx", 54)] {
         let ground = Ground::new("add-del", attach);
         killed_then_del(&ground, &ground.host.container("a"), sample);
     }
@@ -65,7 +65,7 @@ fn a_killed_add_is_finished_by_del() {
 
 #[test]
 fn a_failed_add_says_so_and_leaves_nothing() {
-    for (attach, sample) in [("clsact", 40), ("tcx", 120)] {
+    for (attach, sample) in [("clsact", 72), ("tcx", 216)] {
         let ground = Ground::new("add-fail", attach);
         failed(&ground, &ground.host.container("a"), sample);
     }
@@ -73,7 +73,7 @@ fn a_failed_add_says_so_and_leaves_nothing() {
 
 #[test]
 fn behind_another_plugin() {
-    for (attach, sample) in [("clsact", 16), ("tcx", 48)] {
+    for (attach, sample) in [("clsact", 28), ("tcx", 86)] {
         let mut ground = Ground::new("add-chained", attach);
         let a = ground.host.container("a");
         ground.chain(&a);
@@ -86,8 +86,8 @@ fn behind_another_plugin() {
 fn with_another_ipam_plugin() {
     let ground = Ground::new("add-ipam", "clsact").delegated();
     let a = ground.host.container("a");
-    killed_then_del(&ground, &a, 12);
-    failed(&ground, &a, 60);
+    killed_then_del(&ground, &a, 21);
+    failed(&ground, &a, 108);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_killed_add_is_finished_by_gc() {
     let ground = Ground::new("add-gc", "tcx");
     let a = ground.host.container("a");
     let (course, before) = course(&ground, &a);
-    each(&course.kills(20), |strike| {
+    each(&course.kills(36), |strike| {
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.call("GC", None).key("cni.dev/valid-attachments", json!([])).succeed();
         ground.see().assert_is(&before, &strike.to_string());
@@ -112,7 +112,7 @@ fn a_killed_add_is_finished_by_reconcile() {
     // It ends the masquerade of a network without pods, which a DEL doesn't.
     ground.reconcile();
     let before = ground.see();
-    each(&course.but_the_answer().kills(16), |strike| {
+    each(&course.but_the_answer().kills(28), |strike| {
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.reconcile();
         ground.see().assert_is(&before, &strike.to_string());
@@ -126,7 +126,7 @@ fn the_only_address_is_to_be_had_from_a_killed_add_whose_pod_lives() {
     let ground = Ground::new("add-add", "clsact").cramped();
     let [a, b] = ["a", "b"].map(|id| ground.host.container(id));
     let (course, before) = course(&ground, &b);
-    each(&course.but_the_answer().kills(20), |strike| {
+    each(&course.but_the_answer().kills(36), |strike| {
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         // Another container, and then the same one, though no DEL came.
         for container in [&b, &a] {
@@ -145,7 +145,7 @@ fn the_only_address_is_to_be_had_when_its_pod_died_with_the_call() {
     let ground = Ground::new("add-dead", "tcx").cramped();
     let b = ground.host.container("b");
     let (course, before) = course(&ground, &b);
-    each(&course.kills(30), |strike| {
+    each(&course.kills(54), |strike| {
         let a = ground.host.container("a");
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.host.end(a);
@@ -165,7 +165,7 @@ fn a_killed_load_is_begun_anew() {
     ground.unload();
     let course = ground.course(ground.call("ADD", Some(&a)));
     ground.call("DEL", Some(&a)).succeed();
-    each(&course.kills(160), |strike| {
+    each(&course.kills(288), |strike| {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.call("DEL", Some(&a)).succeed();
@@ -184,7 +184,7 @@ fn a_failed_load_says_so() {
     ground.unload();
     let course = ground.course(ground.call("ADD", Some(&a)));
     ground.call("DEL", Some(&a)).succeed();
-    each(&course.after_the_probes().failures(100), |strike| {
+    each(&course.after_the_probes().failures(180), |strike| {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         struck.told(strike);

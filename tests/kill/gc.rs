@@ -16,7 +16,7 @@ fn gc<'a>(ground: &'a Ground, valid: &Container) -> Call<'a> {
 
 #[test]
 fn a_struck_gc_is_finished_by_the_next() {
-    for (attach, samples) in [("clsact", [6, 24]), ("tcx", [12, 48])] {
+    for (attach, samples) in [("clsact", [10, 43]), ("tcx", [21, 86])] {
         let ground = Ground::new("gc", attach);
         let [a, b, c] = ["a", "b", "c"].map(|id| ground.host.container(id));
         let result = ground.call("ADD", Some(&a)).succeed();
@@ -57,7 +57,7 @@ fn a_struck_check_or_status_changes_nothing() {
     for at in 0..2 {
         let call = || calls().into_iter().nth(at).unwrap();
         let course = ground.course(call());
-        let strikes = [course.kills(12), course.failures(48)].concat();
+        let strikes = [course.kills(8), course.failures(40)].concat();
         each(&strikes, |strike| {
             let struck = ground.strike(strike, call());
             assert!(struck.killed || struck.told(strike) || !struck.answer.stdout.is_empty());

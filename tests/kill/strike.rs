@@ -147,6 +147,11 @@ pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
 }
 
 impl Strike {
+    /// A kill of the process that DEL leaves with the kernel, before it has asked for anything.
+    pub fn of_the_one_aside() -> Self {
+        Self { syscall: "setsid".into(), nth: 1, blow: Blow::Kill }
+    }
+
     /// Makes the call under the strike.
     pub fn on(&self, call: Call<'_>, scratch: &Path) -> Struck {
         let log = scratch.join("strike");
@@ -162,7 +167,8 @@ impl Strike {
         let _ = fs::remove_file(&log);
         assert!(!text.contains("INJECTED") || self.blow != Blow::Kill);
         let killed = answer.code == Some(KILLED) || answer.code.is_none();
-        Struck { hit: killed || text.contains("INJECTED"), killed, answer }
+        let hit = text.contains("INJECTED") || text.contains("killed by SIGKILL");
+        Struck { hit, killed, answer }
     }
 }
 

@@ -137,3 +137,50 @@ fn an_unknown_id_needs_no_lock_and_a_known_one_waits_for_it_in_bounds() {
     host.del(&a);
     assert!(host.leases("podnet").is_empty() && !host.record(&a).exists());
 }
+
+#[test]
+fn its_return_leaves_nothing_to_wait_for() {
+    // DEL returns before the kernel is done with the link: what a runtime does next must not notice.
+    let host = Host::new("at-once");
+    let before = host.footprint();
+    let a = host.container("a");
+    for _ in 0..20 {
+        // The same names and the same address, at once.
+        let reply = host.add(&a);
+        host.check(&a, &reply).succeed();
+        talk(&host.node, &a.space, ips(&reply)[0].parse().unwrap());
+        host.del(&a);
+        host.footprint().assert_is(&before, "straight after");
+        assert_eq!(a.space.links(), ["lo"]);
+    }
+    for round in 0..20 {
+        // The namespace goes at once.
+        let b = host.container(&format!("b{round}"));
+        host.add(&b);
+        host.del(&b);
+        let path = b.space.path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        host.node.succeed(&format!("ip netns del {name}"));
+        assert!(!path.exists());
+        host.footprint().assert_is(&before, "straight after");
+    }
+}
+
+#[test]
+fn many_at_once_go_too() {
+    let host = Host::new("del-many");
+    let before = host.footprint();
+    let containers: Vec<_> = (0..32).map(|n| host.container(&format!("c{n}"))).collect();
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for container in &containers {
+                scope.spawn(|| {
+                    host.add(container);
+                    host.del(container);
+                });
+            }
+        });
+        host.footprint().assert_is(&before, "straight after");
+        assert!(containers.iter().all(|container| container.space.links() == ["lo"]));
+    }
+}
