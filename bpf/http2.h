@@ -395,6 +395,18 @@ static __always_inline void http2_passed(struct step *s)
 		s->half->state = HALF_FRAME;
 }
 
+/* The connection ended; the sweep counts what it left open. */
+static __always_inline void http2_end(struct conn *conn, __u8 error)
+{
+	struct http2 *of = http2_of(conn);
+
+	if (!of)
+		return;
+	of->ended = 1 + error;
+	if (!of->open)
+		http2_forget(conn->id);
+}
+
 static long http2_step(__u32 i, struct step *s)
 {
 	struct cursor *c = s->cur;
@@ -413,7 +425,12 @@ static long http2_step(__u32 i, struct step *s)
 		bad = -1;
 	else
 		bad = frame_step(s);
-	return bad ? refuted(s) : 0;
+	if (!bad)
+		return 0;
+	/* Its state goes with what is no HTTP/2. */
+	if (!s->conn->decided)
+		http2_end(s->conn, HTTP_ERROR_NONE);
+	return refuted(s);
 }
 
 /* Finds this direction's state; -1: the map is full, and nothing more is parsed. */
@@ -429,18 +446,6 @@ static __always_inline int http2_select(struct step *s, __u32 dir)
 	if (s->half->state == HALF_START)
 		s->half->state = s->responses ? HALF_FRAME : HALF_PREFACE;
 	return 0;
-}
-
-/* The connection ended; the sweep counts what it left open. */
-static __always_inline void http2_end(struct conn *conn, __u8 error)
-{
-	struct http2 *of = http2_of(conn);
-
-	if (!of)
-		return;
-	of->ended = 1 + error;
-	if (!of->open)
-		http2_forget(conn->id);
 }
 
 #endif

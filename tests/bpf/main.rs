@@ -6,6 +6,7 @@ mod dns_tcp_cases;
 mod exchange;
 mod frame;
 mod hook;
+mod hostile;
 mod http;
 mod http1_cases;
 mod http2_cases;

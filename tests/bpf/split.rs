@@ -16,7 +16,7 @@ use crate::{
     tls_cases,
 };
 
-fn exchanges() -> Vec<Exchange> {
+pub fn exchanges() -> Vec<Exchange> {
     let mut all = http1_cases::exchanges();
     all.extend(http2_cases::exchanges());
     all.extend(tls_cases::exchanges());
@@ -144,10 +144,10 @@ fn a_byte_a_segment() {
 }
 
 /// xorshift64*: the seed alone decides a run, so that a failure can be had again.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -186,7 +186,7 @@ fn send_pieces(stream: &mut Stream<'_>, side: Side, bytes: &[u8], pieces: &[(usi
 }
 
 /// A seed of its own for every run, told in each failure.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::process::id().into();
     println!("seed {seed}");
     seed
