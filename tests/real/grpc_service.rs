@@ -133,7 +133,7 @@ impl StreamingService<Bytes> for Calls {
             let ask = Ask::from_bytes(&first);
             while messages.message().await?.is_some() {}
             if ask.early != 0 {
-                call.end = Some(ask.early);
+                let _ = call.end.insert(ask.early);
                 return Err(status(ask.early));
             }
             if let Ending::Silence = ask.ending {
