@@ -21,6 +21,7 @@ mod pods;
 mod reconcile;
 mod reload;
 mod table;
+mod top;
 mod uninstall;
 
 /// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
@@ -39,6 +40,7 @@ enum Command {
     /// Serve what the kernel counted: /metrics, /healthz, /readyz, and live records: /api/flows
     Agent(agent::Args),
     Observe(observe::Args),
+    Top(top::Args),
     /// List the attachments of this node
     Pods(pods::Args),
     /// Plumb two throw-away pods, send real traffic between them, show what the kernel counted
@@ -85,6 +87,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Agent(args) => agent::run(args).map(|()| ExitCode::SUCCESS),
         Command::Observe(args) => observe::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pods(args) => pods::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Reconcile(args) => reconcile::run(args),

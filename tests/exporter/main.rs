@@ -18,4 +18,6 @@ mod node;
 mod observe;
 mod pages;
 mod prometheus;
+mod screen;
+mod top;
 mod traffic;
