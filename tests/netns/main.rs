@@ -33,4 +33,5 @@ mod ports;
 mod ports_owned;
 mod reconcile;
 mod references;
+mod reload;
 mod status;

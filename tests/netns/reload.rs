@@ -1,0 +1,348 @@
+//! `weir reload` under traffic: what is counted is what was served, and nobody is without a program.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use weir::telemetry::{
+    pin,
+    reader::{Maps, Snapshot},
+    wire::{CounterKind, Role, Stat},
+};
+
+use crate::{
+    counted::Counted,
+    node::Space,
+    plugin::{Container, ips},
+};
+
+const REQUEST: &[u8] = b"GET /some/thing HTTP/1.1\r\nHost: pod\r\nAccept: */*\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+const CONNECTIONS: u64 = 8;
+
+/// Says that it is over when dropped, so that a test that fails ends all the same.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A server's pod and its client's.
+struct Pair {
+    counted: Counted,
+    server: Container,
+    client: Container,
+    address: SocketAddr,
+    /// The host's side of the server's pair.
+    link: String,
+}
+
+impl Pair {
+    fn new(label: &str, attach: &str) -> Self {
+        let counted = Counted::new(label);
+        let [server, client] = ["server", "client"].map(|id| counted.host.container(id));
+        let reply = counted.call("ADD", Some(&server), attach).succeed();
+        counted.call("ADD", Some(&client), attach).succeed();
+        let address: IpAddr = ips(&reply)[0].parse().unwrap();
+        let link = reply["interfaces"][0]["name"].as_str().unwrap().to_owned();
+        Self { counted, server, client, address: (address, 8080).into(), link }
+    }
+
+    fn bpf_dir(&self) -> PathBuf {
+        self.counted.bpffs.join("weir")
+    }
+
+    fn reload(&self) -> Value {
+        let weir = env!("CARGO_BIN_EXE_weir");
+        let dir = self.bpf_dir();
+        let words = format!("{weir} reload -o json --bpf-dir {}", dir.display());
+        serde_json::from_str(&self.counted.host.node.succeed(&words)).unwrap()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Maps::open(&self.bpf_dir()).unwrap().snapshot().unwrap()
+    }
+
+    /// Serves as many connections as come until it is told that it is over, and their ends.
+    fn serve<'scope>(&self, scope: &'scope thread::Scope<'scope, '_>, over: &'scope AtomicBool) {
+        let listener = self.server.space.run(|| TcpListener::bind(self.address).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => drop(scope.spawn(move || answer(stream))),
+                    Err(_) => thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+    }
+
+    /// Requests counted with the right answer, at the server and at the client.
+    fn requests(&self) -> [u64; 2] {
+        requests(&self.snapshot())
+    }
+}
+
+/// Requests of GET by HTTP/1.1 with 200, by role.
+fn requests(snapshot: &Snapshot) -> [u64; 2] {
+    [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
+        let of = |kind: u8, by: u8, status: u16| {
+            u32::from(kind) == CounterKind::COUNTER_HTTP_REQUESTS.0
+                && u32::from(by) == role.0
+                && status == 200
+        };
+        let all = snapshot.counters.iter();
+        all.filter(|(key, _)| of(key.kind, key.role, key.c)).map(|(_, n)| n).sum()
+    })
+}
+
+fn answer(stream: TcpStream) {
+    stream.set_nonblocking(false).unwrap();
+    let mut asked = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    while asked.read_line(&mut line).unwrap() > 0 {
+        if line == "\r\n" {
+            (&stream).write_all(RESPONSE).unwrap();
+        }
+        line.clear();
+    }
+}
+
+/// One connection that asks until it is told that it is over, `many` times at most; says how often.
+fn ask(client: &Space, address: SocketAddr, over: &AtomicBool, many: u64) -> u64 {
+    client.run(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut asked = 0;
+        let mut response = vec![0; RESPONSE.len()];
+        while asked < many && !over.load(Ordering::Relaxed) {
+            stream.write_all(REQUEST).unwrap();
+            stream.read_exact(&mut response).unwrap();
+            assert_eq!(response, RESPONSE);
+            asked += 1;
+        }
+        asked
+    })
+}
+
+fn counted_is_served(attach: &str) {
+    let pair = Pair::new(&format!("reload-{attach}"), attach);
+    let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    let asked: u64 = thread::scope(|scope| {
+        let _over = Over(&over);
+        pair.serve(scope, &over);
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let (pair, over, served) = (&pair, &over, &served);
+                scope.spawn(move || {
+                    let never = AtomicBool::new(false);
+                    let mut asked = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let some = ask(&pair.client.space, pair.address, &never, 1000);
+                        served.fetch_add(some, Ordering::Relaxed);
+                        asked += some;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        let mut reloads = 0;
+        while reloads < 3 || served.load(Ordering::Relaxed) < 20_000 {
+            let done = pair.reload();
+            assert_eq!(done["pods"], 2, "{done}");
+            assert_eq!(done["from"], json!([]));
+            reloads += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(asked >= 20_000);
+    assert_eq!(pair.requests(), [asked, asked]);
+    let stats = pair.snapshot().stats;
+    for lost in [Stat::STAT_GAP_SEQUENCE, Stat::STAT_GAP_CONTENDED, Stat::STAT_GAP_INFLIGHT] {
+        assert_eq!(stats[lost.0 as usize], 0, "{lost:?}");
+    }
+    pair.assert_bytes_are_the_links();
+}
+
+impl Pair {
+    /// The kernel's own figures of the server's link, from the first packet on.
+    fn assert_bytes_are_the_links(&self) {
+        let links = self.counted.host.node.ip(&format!("-s link show {}", self.link));
+        let stats = &links[0]["stats64"];
+        let of = |direction: &str| {
+            ["bytes", "packets"].map(|what| stats[direction][what].as_u64().unwrap())
+        };
+        let pod = self.snapshot().pods.into_values().find(|pod| pod.container_id == "server");
+        let network = pod.unwrap().network;
+        let sum =
+            |direction: usize| network[direction].iter().map(|family| family.bytes).sum::<u64>();
+        // What the pod sends the host's end receives.
+        assert_eq!([sum(1), sum(0)], [of("rx")[0], of("tx")[0]], "{network:?}");
+    }
+}
+
+#[test]
+fn counted_is_served_while_filters_are_swapped() {
+    counted_is_served("clsact");
+}
+
+#[test]
+fn counted_is_served_while_links_are_swapped() {
+    counted_is_served("tcx");
+}
+
+#[test]
+fn totals_survive_another_layout_and_back_and_never_go_down() {
+    let pair = Pair::new("relayout", "clsact");
+    let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (current, other) = (pin::dir(&pair.bpf_dir()), pair.bpf_dir().join("0123456789abcdef"));
+    let settled = |pair: &Pair| {
+        // With nobody underway what was asked has been counted.
+        let (never, before) = (AtomicBool::new(false), pair.requests());
+        let asked = ask(&pair.client.space, pair.address, &never, 500);
+        assert_eq!(pair.requests(), before.map(|n| n + asked));
+    };
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        pair.serve(scope, &over);
+        settled(&pair);
+        let _busy = Over(&busy);
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let (pair, busy) = (&pair, &busy);
+                scope.spawn(move || {
+                    let mut asked = 0;
+                    while !busy.load(Ordering::Relaxed) {
+                        asked += ask(&pair.client.space, pair.address, busy, 5);
+                    }
+                    asked
+                })
+            })
+            .collect();
+        let watcher = {
+            let (pair, busy) = (&pair, &busy);
+            scope.spawn(move || watch(pair, busy))
+        };
+        for _ in 0..4 {
+            // As a version of another layout, newer or older, would have left it.
+            fs::rename(&current, &other).unwrap();
+            let done = pair.reload();
+            assert_eq!((&done["pods"], &done["from"]), (&json!(2), &json!(["0123456789abcdef"])));
+            assert!(current.is_dir() && !other.exists());
+            // For the watcher: between the two there is nothing to see.
+            thread::sleep(Duration::from_millis(200));
+        }
+        busy.store(true, Ordering::Relaxed);
+        let asked: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        assert!(watcher.join().unwrap() >= 4);
+        // A connection that was open in a swap is not followed on: its last requests, five at most,
+        // go uncounted, by either pod.
+        let seen = pair.requests();
+        let least = (asked + 500).saturating_sub(4 * CONNECTIONS * 5);
+        assert!(seen.iter().all(|n| (least..=asked + 500).contains(n)), "{seen:?} of {asked}");
+        settled(&pair);
+        over.store(true, Ordering::Relaxed);
+    });
+    pair.assert_bytes_are_the_links();
+}
+
+/// Scrapes while there is somebody busy; says how many had totals. None may have less than one before.
+fn watch(pair: &Pair, over: &AtomicBool) -> u64 {
+    let (mut last, mut last_bytes, mut scrapes) = ([0, 0], 0, 0);
+    while !over.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        let Ok(snapshot) = Maps::open(&pair.bpf_dir()).and_then(|maps| maps.snapshot()) else {
+            continue;
+        };
+        let now = requests(&snapshot);
+        let network = snapshot.pods.values().flat_map(|pod| pod.network.iter().flatten());
+        let bytes: u64 = network.map(|net| net.bytes).sum();
+        assert!(now[0] >= last[0] && now[1] >= last[1] && bytes >= last_bytes, "{now:?} {last:?}");
+        (last, last_bytes) = (now, bytes);
+        scrapes += 1;
+    }
+    scrapes
+}
+
+#[test]
+fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
+    let pair = Pair::new("reload-refused", "clsact");
+    let (never, dir) = (AtomicBool::new(false), pair.bpf_dir());
+    let filters = || {
+        let shown = ["ingress", "egress"].map(|side| {
+            pair.counted.host.node.succeed(&format!("tc filter show dev {} {side}", pair.link))
+        });
+        let pinned = ["weir_from_pod", "weir_to_pod"].map(|name| pin::dir(&dir).join(name));
+        (shown, pinned.map(|pin| pin.exists()), fs::read_dir(&dir).unwrap().count())
+    };
+    let before = filters();
+    let weir = env!("CARGO_BIN_EXE_weir");
+    // Root without what loading takes: the kernel refuses the first program.
+    let drop = "setpriv --bounding-set=-bpf,-sys_admin,-perfmon";
+    let words = format!("{drop} {weir} reload --bpf-dir {}", dir.display());
+    let output = pair.counted.host.node.command(&words);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the kernel refused the BPF programs"), "{said}");
+    assert!(said.contains("Operation not permitted"), "{said}");
+    assert_eq!(filters(), before);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        pair.serve(scope, &over);
+        assert_eq!(ask(&pair.client.space, pair.address, &never, 50), 50);
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(pair.requests(), [50, 50]);
+    assert_eq!(pair.reload()["pods"], 2);
+}
+
+#[test]
+fn pods_that_start_and_end_meanwhile_have_the_programs_of_the_day() {
+    for attach in ["clsact", "tcx"] {
+        let counted = Counted::new(&format!("reload-add-{attach}"));
+        let pods = ["a", "b", "c"].map(|id| counted.host.container(id));
+        counted.call("ADD", Some(&pods[0]), attach).succeed();
+        counted.call("DEL", Some(&pods[0]), attach).succeed();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _over = Over(&over);
+            let adders: Vec<_> = pods
+                .iter()
+                .map(|pod| {
+                    let (counted, over) = (&counted, &over);
+                    scope.spawn(move || {
+                        let mut rounds = 0;
+                        while !over.load(Ordering::Relaxed) {
+                            let reply = counted.call("ADD", Some(pod), attach).succeed();
+                            // Compares the program in the filter with the one that is pinned.
+                            counted.check(pod, attach, &reply).succeed();
+                            counted.call("DEL", Some(pod), attach).succeed();
+                            rounds += 1;
+                        }
+                        rounds
+                    })
+                })
+                .collect();
+            for _ in 0..4 {
+                let weir = env!("CARGO_BIN_EXE_weir");
+                let dir = counted.bpffs.join("weir");
+                let words = format!("{weir} reload --bpf-dir {}", dir.display());
+                counted.host.node.succeed(&words);
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(adders.into_iter().all(|adder| adder.join().unwrap() > 0));
+        });
+        assert_eq!(counted.host.node.links(), ["lo"]);
+    }
+}
