@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The streams of an HTTP/2 connection: a request waits in a map for the end of its response. */
+#ifndef WEIR_HTTP2_STREAM_H
+#define WEIR_HTTP2_STREAM_H
+
+#include "hpack.h"
+
+/* Streams that one connection may have open here: beyond any server's setting. */
+#define STREAMS_PER_CONN 2048
+
+/* What a new connection's state starts from; too large for the stack. */
+const struct http2 http2_zero;
+
+static __always_inline struct http2 *http2_of(const struct conn *conn)
+{
+	__u64 id = conn->id;
+
+	return bpf_map_lookup_elem(&http2, &id);
+}
+
+/* The state beside the connection, made when it is first needed; NULL when the map is full. */
+static __always_inline struct http2 *http2_begin(struct conn *conn)
+{
+	struct http2 *found = http2_of(conn);
+	__u64 id = conn->id;
+
+	if (found)
+		return found;
+	/* EEXIST: the other direction was faster. */
+	if (!bpf_map_update_elem(&http2, &id, &http2_zero, BPF_NOEXIST))
+		stat_add(STAT_HTTP2_CREATED, 1);
+	found = http2_of(conn);
+	if (!found) {
+		stat_add(STAT_FULL_HTTP2, 1);
+		room_wanted = 1;
+	}
+	return found;
+}
+
+static __always_inline void http2_forget(__u64 id)
+{
+	if (!bpf_map_delete_elem(&http2, &id))
+		stat_add(STAT_HTTP2_REMOVED, 1);
+}
+
+/* A stream's exchange, as it ended. */
+__noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns)
+{
+	__u32 pod;
+	__u8 role;
+
+	if (!got)
+		return 0;
+	pod = got->pod;
+	role = got->role;
+	counter_add(pod, fields(COUNTER_HTTP_REQUESTS, role, got->method, HTTP_VERSION_2),
+		    got->status, 1);
+	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, got->method, 0), ns);
+	if (error)
+		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+	if (!got->grpc)
+		return 0;
+	counter_add(pod, fields(COUNTER_GRPC_REQUESTS, role, got->grpc_status, 0), 0, 1);
+	histogram_add(pod, fields(HISTOGRAM_GRPC_REQUEST, role, 0, 0), ns);
+	return 0;
+}
+
+/* Takes a stream out and counts it. Of two ends at once, the one that removes it counts. */
+static __always_inline void record_stream(const struct http2_stream_key *key,
+					  const struct http2_stream *got, __u8 error, __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->conn = key->conn;
+	r->number = key->stream;
+	r->pod = got->pod;
+	r->role = got->role;
+	r->protocol = L7_HTTP2;
+	r->method = got->method;
+	r->version = HTTP_VERSION_2;
+	r->status = got->status;
+	r->error = error;
+	r->code = got->grpc ? got->grpc_status : 0;
+	record_send();
+}
+
+static __always_inline void stream_remove(const struct http2_stream_key *key,
+					  const struct http2_stream *found, struct http2 *of,
+					  __u8 error, __u64 now)
+{
+	struct http2_stream got = *found;
+
+	if (bpf_map_delete_elem(&http2_streams, key))
+		return;
+	stat_add(STAT_STREAMS_REMOVED, 1);
+	if (of)
+		__sync_fetch_and_add(&of->open, -1);
+	stream_count(&got, error, now - got.started);
+	if (listening())
+		record_stream(key, &got, error, now - got.started);
+}
+
+static __always_inline void stream_end(struct step *s, __u8 error)
+{
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = s->http2->stream};
+	struct http2_stream *found = bpf_map_lookup_elem(&http2_streams, &key);
+
+	if (found)
+		stream_remove(&key, found, http2_of(s->conn), error, s->cur->now);
+	else if (!error)
+		role_count(s->conn, COUNTER_HTTP_UNMATCHED, 0, 1);
+}
+
+/* A request's headers are complete. */
+static __always_inline void stream_open(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = x->stream};
+	struct http2_stream fresh = {.started = x->started,
+				     .pod = s->conn->pod,
+				     .role = s->conn->role,
+				     .method = x->method,
+				     .grpc = x->grpc,
+				     .grpc_status = GRPC_STATUS_UNKNOWN};
+	struct http2 *of = http2_of(s->conn);
+
+	if (!of || bpf_map_lookup_elem(&http2_streams, &key))
+		return; /* The request's trailers. */
+	if (of->open >= STREAMS_PER_CONN ||
+	    bpf_map_update_elem(&http2_streams, &key, &fresh, BPF_NOEXIST)) {
+		stat_add(STAT_FULL_STREAMS, 1);
+		room_wanted = 1;
+		return;
+	}
+	stat_add(STAT_STREAMS_CREATED, 1);
+	__sync_fetch_and_add(&of->open, 1);
+}
+
+/* A response's headers, interim or final, or its trailers are complete. */
+static __always_inline void stream_answer(struct step *s)
+{
+	struct http2_half *x = s->http2;
+	struct http2_stream_key key = {.conn = s->conn->id, .stream = x->stream};
+	struct http2_stream *found = bpf_map_lookup_elem(&http2_streams, &key);
+
+	if (!found)
+		return;
+	if (x->status >= 200 || x->status == HTTP_STATUS_UNKNOWN)
+		found->status = x->status;
+	if (x->grpc_status != GRPC_STATUS_UNKNOWN)
+		found->grpc_status = x->grpc_status;
+}
+
+#endif
