@@ -24,38 +24,82 @@ pub struct Contender {
     config: Value,
 }
 
-/// All of them; the first is what the others are measured against.
-pub fn all() -> Result<Vec<Contender>> {
-    let weir = Path::new(env!("CARGO_BIN_EXE_weir"));
-    let ptp = Path::new(REFERENCE).join("ptp");
-    if !ptp.exists() {
-        return Err(
-            format!("{} is missing: install containernetworking-plugins", ptp.display()).into()
-        );
-    }
-    let v4 = json!({"ranges": [[{"subnet": "10.77.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]});
-    let dual = json!({
-        "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-    });
-    let other = json!({"ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]});
-    let host_local = with(&v4, "type", json!("host-local"));
-    Ok(vec![
-        Contender::new("ptp + host-local, IPv4", &ptp, host_local, json!({})),
-        Contender::new(
-            "weir, IPv4 + IPv6, masquerade, telemetry",
-            weir,
-            dual,
-            json!({"ipMasq": true, "telemetry": {"enabled": true, "required": true}}),
-        ),
-        Contender::new("weir, IPv4 alone", weir, other, json!({"telemetry": {"enabled": false}})),
-    ])
+/// All of them.
+pub struct Contenders {
+    /// ptp and host-local, IPv4.
+    pub ptp: Contender,
+    /// The same with `ipMasq`.
+    pub ptp_masq: Contender,
+    /// Weir, IPv4, uncounted.
+    pub bare: Contender,
+    /// Weir, IPv4, counted.
+    pub counted: Contender,
+    /// Weir, IPv4 with `ipMasq`, uncounted.
+    pub masq: Contender,
+    /// Weir, both families, uncounted.
+    pub dual: Contender,
+    /// Weir, both families, `ipMasq`, counted.
+    pub all: Contender,
 }
 
-fn with(object: &Value, key: &str, value: Value) -> Value {
-    let mut object = object.clone();
-    object[key] = value;
-    object
+impl Contenders {
+    pub fn new() -> Result<Self> {
+        let weir = Path::new(env!("CARGO_BIN_EXE_weir"));
+        let ptp = Path::new(REFERENCE).join("ptp");
+        if !ptp.exists() {
+            let msg = format!("{} is missing: install containernetworking-plugins", ptp.display());
+            return Err(msg.into());
+        }
+        let v4 = |number: u8| {
+            let subnet = format!("10.{number}.0.0/16");
+            json!({"ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}]})
+        };
+        let dual = |number: u8| {
+            json!({
+                "ranges": [
+                    [{"subnet": format!("10.{number}.0.0/16")}],
+                    [{"subnet": format!("fd00:{number}::/64")}],
+                ],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            })
+        };
+        let host_local = |mut ipam: Value| {
+            ipam["type"] = json!("host-local");
+            ipam
+        };
+        let (counted, uncounted) = (json!({"required": true}), json!({"enabled": false}));
+        let telemetry = |how: &Value| json!({"telemetry": how});
+        let masq = |mut more: Value| {
+            more["ipMasq"] = json!(true);
+            more
+        };
+        let all = masq(telemetry(&counted));
+        Ok(Self {
+            ptp: Contender::new("ptp, IPv4", &ptp, host_local(v4(71)), json!({})),
+            ptp_masq: Contender::new(
+                "ptp, IPv4, masquerade",
+                &ptp,
+                host_local(v4(72)),
+                masq(json!({})),
+            ),
+            bare: Contender::new("weir, IPv4", weir, v4(81), telemetry(&uncounted)),
+            counted: Contender::new("weir, IPv4, counted", weir, v4(82), telemetry(&counted)),
+            masq: Contender::new(
+                "weir, IPv4, masquerade",
+                weir,
+                v4(83),
+                masq(telemetry(&uncounted)),
+            ),
+            dual: Contender::new("weir, IPv4 + IPv6", weir, dual(84), telemetry(&uncounted)),
+            all: Contender::new("weir, IPv4 + IPv6, masquerade, counted", weir, dual(85), all),
+        })
+    }
+
+    /// In the order of the table.
+    pub fn listed(&self) -> [&Contender; 7] {
+        let Self { ptp, ptp_masq, bare, counted, masq, dual, all } = self;
+        [ptp, ptp_masq, bare, counted, masq, dual, all]
+    }
 }
 
 impl Contender {
@@ -79,6 +123,18 @@ impl Contender {
         pod: &Pod,
         prev_result: Option<&[u8]>,
     ) -> Result<(Duration, Vec<u8>)> {
+        self.call_for(verb, id, pod, "eth0", prev_result)
+    }
+
+    /// As [`call`](Self::call), for another interface.
+    pub fn call_for(
+        &self,
+        verb: &str,
+        id: &str,
+        pod: &Pod,
+        ifname: &str,
+        prev_result: Option<&[u8]>,
+    ) -> Result<(Duration, Vec<u8>)> {
         let mut config = self.config.clone();
         if let Some(reply) = prev_result {
             config["prevResult"] = serde_json::from_slice(reply)?;
@@ -90,7 +146,7 @@ impl Contender {
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", id)
             .env("CNI_NETNS", pod.path())
-            .env("CNI_IFNAME", "eth0")
+            .env("CNI_IFNAME", ifname)
             .env("CNI_PATH", REFERENCE)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::piped())

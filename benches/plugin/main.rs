@@ -11,20 +11,21 @@
 //! does strikes all alike: absolute times of different runs don't compare, the ratios of one do.
 
 mod contender;
+mod crowd;
 mod node;
 mod table;
 
-use std::{env, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, env, io::Write, process::ExitCode, time::Duration};
 
-use contender::{Contender, VERBS};
+use contender::{Contender, Contenders, VERBS};
 use table::Samples;
 
 /// Whatever goes wrong ends the bench.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// The most that an ADD may cost beside the first contender's.
-const ADD_TARGET: f64 = 0.35;
 const ROUNDS: usize = 100;
+/// How many records there are when an ADD is measured among many.
+const RECORDS: usize = 1000;
 
 fn main() -> ExitCode {
     match run() {
@@ -43,15 +44,20 @@ fn run() -> Result<()> {
         None => ROUNDS,
     };
     node::enter()?;
-    let contenders = contender::all()?;
-    let mut samples: Vec<_> = contenders.iter().map(|_| Samples::default()).collect();
-    let first: Vec<Duration> = contenders.iter().map(first_add).collect::<Result<_>>()?;
+    let contenders = Contenders::new()?;
+    let listed = contenders.listed();
+    let first: Vec<Duration> = listed.iter().map(|it| first_add(it)).collect::<Result<_>>()?;
 
-    let netns = node::pods("pod", rounds * contenders.len())?;
-    for (round, pods) in netns.chunks(contenders.len()).enumerate() {
-        measure(round, &contenders, pods, &mut samples)?;
+    let mut samples = BTreeMap::new();
+    let pods = node::pods("pod", rounds * listed.len())?;
+    for (round, pods) in pods.chunks(listed.len()).enumerate() {
+        measure(round, &listed, pods, &mut samples)?;
     }
-    let report = table::report(&contenders, &samples, &first, ADD_TARGET, rounds)?;
+    trivial(&contenders, &pods[0], rounds, &mut samples)?;
+    crowd::measure(&contenders, &mut samples)?;
+    crowd::among(&contenders.bare, RECORDS, rounds, &mut samples)?;
+
+    let report = table::report(&contenders, &samples, &first, rounds)?;
     std::io::stdout().write_all(report.as_bytes())?;
     Ok(())
 }
@@ -67,9 +73,9 @@ fn first_add(contender: &Contender) -> Result<Duration> {
 /// One call of each verb for each contender, each with a pod of its own.
 fn measure(
     round: usize,
-    contenders: &[Contender],
+    contenders: &[&Contender],
     pods: &[node::Pod],
-    samples: &mut [Samples],
+    samples: &mut Samples,
 ) -> Result<()> {
     let id = |which: usize| format!("round{round}-{which}");
     let mut replies = vec![None; contenders.len()];
@@ -78,10 +84,27 @@ fn measure(
             let which = (round + turn) % contenders.len();
             let (contender, pod) = (&contenders[which], &pods[which]);
             let (took, said) = contender.call(verb, &id(which), pod, replies[which].as_deref())?;
-            samples[which].add(verb, took);
+            table::note(samples, contender, verb, took);
             if verb == "ADD" {
                 replies[which] = Some(said);
             }
+        }
+    }
+    Ok(())
+}
+
+/// The cheapest calls there are: ptp's VERSION, and a DEL of what never was.
+fn trivial(
+    contenders: &Contenders,
+    pod: &node::Pod,
+    rounds: usize,
+    samples: &mut Samples,
+) -> Result<()> {
+    for _ in 0..rounds {
+        for (contender, verb) in [(&contenders.ptp, "VERSION"), (&contenders.all, "DEL")] {
+            let (took, _) = contender.call(verb, "never-was", pod, None)?;
+            let row = if verb == "DEL" { "DEL of an unknown id" } else { verb };
+            table::note(samples, contender, row, took);
         }
     }
     Ok(())

@@ -145,7 +145,7 @@ pub fn raise_in_pod(plan: &Plan) -> Vec<LinkAsk> {
 /// for a link's state has the kernel act on it first (Linux 6.8). Otherwise a worker does, within a
 /// second at most.
 pub fn settle(name: &str) -> LinkAsk {
-    get(format!("look up {name}"), LinkUnspec::new_with_name(name))
+    get(format!("look up {name}"), LinkUnspec::new_with_name(name)).unread()
 }
 
 /// With IPv6, keeps the kernel from making a link-local address by itself: that one would go

@@ -8,7 +8,6 @@
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
 };
 
 use netlink_packet_core::{
@@ -16,26 +15,23 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr};
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{setsockopt, sockopt::ReceiveTimeout},
-        time::{TimeVal, TimeValLike},
-    },
-};
+use nix::{errno::Errno, sys::socket::MsgFlags};
 
 use crate::error::{Error, Kind};
 
-/// The kernel answers inside `send`; an answer that takes this long will never come.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Room for the answer to one request: no link's state comes near. Small, since the allocator gives
+/// the pages of a large buffer back each time, and gets them anew.
+const ANSWER_BYTES: usize = 8 * 1024;
 /// The kernel fills dump datagrams up to this size when the reader offers as much.
-const RECEIVE_BYTES: usize = 32 * 1024;
+const DUMP_BYTES: usize = 32 * 1024;
 /// A dump that raced with a change is marked and must be asked for again; this often at most.
 const DUMP_ATTEMPTS: u32 = 5;
 /// `NLMSGERR_ATTR_MSG` of linux/netlink.h: the refusal in words.
 const REFUSAL_TEXT: u16 = 1;
 /// Size of `struct nlmsghdr`, and the alignment of what follows in a datagram.
 const HEADER_BYTES: usize = 16;
+/// linux/netlink.h: types below are acknowledgements, ends of dumps and the like.
+const NLMSG_MIN_TYPE: u16 = 16;
 const ALIGN: usize = 4;
 
 /// One request of a batch, and what it does in words for an error message ("add route …").
@@ -45,6 +41,8 @@ pub struct Ask<M> {
     message: M,
     flags: u16,
     role: Role,
+    /// Whether anybody reads what is answered besides an acknowledgement.
+    read: bool,
 }
 
 /// What an answer to a request means for the rest of the batch.
@@ -60,13 +58,19 @@ enum Role {
 impl<M> Ask<M> {
     /// A request with `flags` (`NLM_F_CREATE` and the like) besides what every request has.
     pub fn new(what: impl Into<String>, message: M, flags: u16) -> Self {
-        Self { what: what.into(), message, flags, role: Role::Plain }
+        Self { what: what.into(), message, flags, role: Role::Plain, read: true }
+    }
+
+    /// The same, asked for its effect alone: to read a link's state takes longer than to ask for it.
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self { read: false, ..self }
     }
 
     /// The begin or end of an nfnetlink transaction.
     pub fn bracket(message: M) -> Self {
         let what = "open an nftables transaction".into();
-        Self { what, message, flags: 0, role: Role::Bracket }
+        Self { what, message, flags: 0, role: Role::Bracket, read: true }
     }
 }
 
@@ -110,20 +114,18 @@ impl Netlink {
     /// [`Kind::Kernel`] when the kernel lacks the protocol.
     pub fn open(protocol: isize) -> Result<Self, Error> {
         let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(protocol)?;
-            socket.bind_auto()?;
+            // Its first message binds it.
+            let socket = Socket::new(protocol)?;
             // Both are comforts of newer kernels: a refusal in words, without our request echoed.
             let _ = socket.set_ext_ack(true);
             let _ = socket.set_cap_ack(true);
-            let patience = TimeVal::seconds(i64::try_from(PATIENCE.as_secs()).unwrap_or(1));
-            setsockopt(&socket.as_fd(), ReceiveTimeout, &patience)?;
             Ok(socket)
         };
         let socket = open().map_err(|err| {
             Error::new(Kind::Kernel, format!("can't open a netlink socket of protocol {protocol}"))
                 .details(err)
         })?;
-        let received = Vec::with_capacity(RECEIVE_BYTES);
+        let received = Vec::with_capacity(ANSWER_BYTES);
         Ok(Self { socket, kernel: SocketAddr::new(0, 0), sequence: 0, received })
     }
 
@@ -141,12 +143,8 @@ impl Netlink {
     /// # Errors
     /// The kernel's; `ENOBUFS` when there were more than it keeps for a slow reader.
     pub fn announced(&mut self, wanted: impl Fn(u16, &[u8]) -> bool) -> io::Result<bool> {
-        self.received.clear();
-        self.socket.recv(&mut self.received, 0)?;
-        Ok(Packets(&self.received).any(|packet| {
-            let kind = u16::from_ne_bytes([packet[4], packet[5]]);
-            wanted(kind, &packet[HEADER_BYTES..])
-        }))
+        self.receive()?;
+        Ok(Packets(&self.received).any(|packet| wanted(kind(packet), &packet[HEADER_BYTES..])))
     }
 
     /// Sends the requests in one datagram; returns the kernel's replies other than
@@ -171,6 +169,8 @@ impl Netlink {
         M: NetlinkSerializable + Clone,
         R: NetlinkDeserializable,
     {
+        self.received.clear();
+        self.received.reserve(DUMP_BYTES);
         for _ in 0..DUMP_ATTEMPTS {
             let ask = Ask::new(what, message.clone(), NLM_F_DUMP);
             let (replies, consistent) = self.exchange_flagged(vec![ask])?;
@@ -192,11 +192,15 @@ impl Netlink {
         let Some(closing) = asks.iter().rposition(|ask| ask.role == Role::Plain) else {
             return Ok((Vec::new(), true));
         };
-        let mut pending = Pending { first, closing, names: Vec::new(), refusal: None };
+        let unread = Vec::new();
+        let mut pending = Pending { first, closing, names: Vec::new(), unread, refusal: None };
         let mut datagram = Vec::new();
         for (position, ask) in asks.into_iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
             pending.names.push((ask.what, ask.role));
+            if !ask.read {
+                pending.unread.push(self.sequence);
+            }
             let dump = ask.flags & NLM_F_DUMP == NLM_F_DUMP;
             let ack = if position == closing && !dump { NLM_F_ACK } else { 0 };
             append(&mut datagram, ask.message, ask.flags | ack | NLM_F_REQUEST, self.sequence);
@@ -208,6 +212,13 @@ impl Netlink {
         self.collect(pending)
     }
 
+    /// Reads a datagram. The kernel answers inside `send`, and goes on with a dump inside `recv`: what
+    /// is not there will never come.
+    fn receive(&mut self) -> io::Result<()> {
+        self.received.clear();
+        self.socket.recv(&mut self.received, MsgFlags::MSG_DONTWAIT.bits()).map(drop)
+    }
+
     fn collect<R: NetlinkDeserializable>(
         &mut self,
         mut pending: Pending,
@@ -215,11 +226,11 @@ impl Netlink {
         let mut replies = Vec::new();
         let mut consistent = true;
         loop {
-            self.received.clear();
-            self.socket
-                .recv(&mut self.received, 0)
-                .map_err(|err| io_refusal(&pending.names[pending.closing].0, &err))?;
+            self.receive().map_err(|err| io_refusal(&pending.names[pending.closing].0, &err))?;
             for packet in Packets(&self.received) {
+                if pending.is_unread(packet) {
+                    continue;
+                }
                 let message = NetlinkMessage::<R>::deserialize(packet).map_err(|err| Refusal {
                     what: pending.names[pending.closing].0.clone(),
                     errno: Errno::EBADMSG,
@@ -256,10 +267,18 @@ struct Pending {
     first: u32,
     closing: usize,
     names: Vec<(String, Role)>,
+    /// The sequence numbers of requests whose replies nobody reads.
+    unread: Vec<u32>,
     refusal: Option<Refusal>,
 }
 
 impl Pending {
+    /// Whether it is a reply, other than an acknowledgement, to a request that wants none.
+    fn is_unread(&self, packet: &[u8]) -> bool {
+        let sequence = u32::from_ne_bytes([packet[8], packet[9], packet[10], packet[11]]);
+        kind(packet) >= NLMSG_MIN_TYPE && self.unread.contains(&sequence)
+    }
+
     /// Which request a reply belongs to; none for what is left over from an earlier batch.
     fn position(&self, header: &NetlinkHeader) -> Option<usize> {
         let position = usize::try_from(header.sequence_number.wrapping_sub(self.first)).ok()?;
@@ -309,6 +328,11 @@ impl<'a> Iterator for Packets<'a> {
         self.0 = self.0.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
         Some(packet)
     }
+}
+
+/// The type of a message whose header is whole.
+fn kind(packet: &[u8]) -> u16 {
+    u16::from_ne_bytes([packet[4], packet[5]])
 }
 
 fn append<M: NetlinkSerializable>(datagram: &mut Vec<u8>, message: M, flags: u16, sequence: u32) {

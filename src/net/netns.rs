@@ -3,6 +3,7 @@
 use std::{
     fmt,
     fs::{File, OpenOptions},
+    io,
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
@@ -35,21 +36,18 @@ pub struct NetnsId {
 }
 
 impl NetnsId {
-    /// The identity of the namespace that the calling thread is in.
-    ///
-    /// # Errors
-    /// [`Kind::Netns`] when /proc is not there.
-    pub fn own() -> Result<Self> {
-        let file = std::fs::metadata(OWN)
-            .context(Kind::Netns, || format!("can't look at the host's own namespace {OWN}"))?;
-        Ok(Self { dev: file.dev(), ino: file.ino() })
+    fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self { dev: meta.dev(), ino: meta.ino() })
     }
 }
 
-/// An open network namespace that is not the host's own.
+/// An open network namespace that is not the host's own; for the thread that opened it.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
+    /// The namespace that the thread is in.
+    own: File,
     path: PathBuf,
     id: NetnsId,
 }
@@ -73,12 +71,14 @@ impl Netns {
         if fs.filesystem_type() != NSFS_MAGIC {
             return Err(invalid("is not a namespace file"));
         }
-        let meta = file.metadata().map_err(|err| invalid("can't be examined").details(err))?;
-        let id = NetnsId { dev: meta.dev(), ino: meta.ino() };
-        if id == NetnsId::own()? {
+        let id = NetnsId::of(&file).map_err(|err| invalid("can't be examined").details(err))?;
+        let own = File::open(OWN).and_then(|own| Ok((NetnsId::of(&own)?, own)));
+        let (own_id, own) =
+            own.context(Kind::Netns, || format!("can't open the host's own namespace {OWN}"))?;
+        if id == own_id {
             return Err(invalid("is the host's own"));
         }
-        let netns = Self { file, path: path.to_owned(), id };
+        let netns = Self { file, own, path: path.to_owned(), id };
         // Only who enters a namespace learns its kind: by setns(2), EINVAL says that it is another.
         netns.run(|| ())?;
         Ok(netns)
@@ -109,10 +109,8 @@ impl Netns {
     /// [`Kind::Netns`] when the namespace can't be entered. Should the way back be barred, the
     /// process aborts: it must not go on and take the pod's interfaces for the host's.
     pub fn run<T>(&self, inside: impl FnOnce() -> T) -> Result<T> {
-        let own = File::open(OWN)
-            .context(Kind::Netns, || format!("can't open the host's own namespace {OWN}"))?;
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| self.barred(errno))?;
-        let way_back = WayBack(own);
+        let way_back = WayBack(&self.own);
         let result = inside();
         drop(way_back);
         Ok(result)
@@ -131,9 +129,9 @@ impl fmt::Display for Netns {
 }
 
 /// Returns to the namespace it holds, also when the closure inside unwinds.
-struct WayBack(File);
+struct WayBack<'a>(&'a File);
 
-impl Drop for WayBack {
+impl Drop for WayBack<'_> {
     fn drop(&mut self) {
         let back = || setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET);
         // The kernel allocates on the way, which may fail once.

@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -82,7 +83,10 @@ impl Sysctl {
     }
 
     fn holds(&self) -> bool {
-        fs::read_to_string(self.path()).is_ok_and(|is| is.trim() == self.value)
+        // One reading gives it whole.
+        let mut bytes = [0; 32];
+        let read = fs::File::open(self.path()).and_then(|mut file| file.read(&mut bytes));
+        read.is_ok_and(|length| bytes[..length].trim_ascii() == self.value.as_bytes())
     }
 
     /// Only IPv6 can be absent: not built in, or `ipv6.disable=1` was booted with, or the interface

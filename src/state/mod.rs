@@ -10,7 +10,11 @@
 //! A lease is a link because a link is made whole or not at all, with its owner in it: there is no
 //! half-written lease to leak when a call is killed. Nothing ever follows it.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    path::Path,
+};
 
 use crate::error::{Context, Kind, Result};
 
@@ -98,6 +102,9 @@ fn remove_empty(dir: &Path) -> Result<bool> {
 /// [`Kind::Io`]: `/proc` is not mounted.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(path).context(Kind::Io, || format!("can't read {path}"))?;
-    Ok(text.trim().to_owned())
+    // One reading gives it whole.
+    let mut bytes = [0; 64];
+    let read = fs::File::open(path).and_then(|mut file| file.read(&mut bytes));
+    let length = read.context(Kind::Io, || format!("can't read {path}"))?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).trim().to_owned())
 }
