@@ -8,6 +8,8 @@
 
 #include "record.h"
 
+/* In inflight.version: it only waits between the requests, and is none. */
+#define EXCHANGE_ASIDE 0x80
 /* One connection's share of the spill: a 64 kB skb of the shortest requests holds 3,640. */
 #define SPILL_PER_CONN 4096
 /* More than can wait with their method known; what is beyond had no place and was told of then. */
@@ -60,7 +62,10 @@ static __always_inline void role_count(struct conn *conn, __u8 kind, __u8 a, __u
 	counter_add(conn->pod, fields(kind, conn->role, a, 0), 0, n);
 }
 
-/* A database's request; `ns` is 0 where nobody can tell how long it took. */
+/* How long nobody can tell. */
+#define NO_DURATION (~0ULL)
+
+/* A database's request. */
 __noinline int db_count(const struct conn *conn, __u8 operation, __u8 outcome, __u64 ns)
 {
 	__u32 pod;
@@ -72,7 +77,7 @@ __noinline int db_count(const struct conn *conn, __u8 operation, __u8 outcome, _
 	role = conn->role;
 	system = conn->protocol;
 	counter_add(pod, fields(COUNTER_DB_REQUESTS, role, system, operation), outcome, 1);
-	if (ns)
+	if (ns != NO_DURATION)
 		histogram_add(pod, fields(HISTOGRAM_DB_REQUEST, role, system, 0), ns);
 	return 0;
 }
@@ -200,7 +205,7 @@ static long drain_step(__u32 i, struct drain *d)
 	ns = request.started ? d->now - request.started : 0;
 	if (d->conn->protocol == L7_HTTP1)
 		exchange_count(d->conn, &request, 0, d->error, ns);
-	else if (is_database(d->conn->protocol))
+	else if (is_database(d->conn->protocol) && !(request.version & EXCHANGE_ASIDE))
 		db_count(d->conn, request.method, d->conn->opaque ? DB_UNTOLD : DB_NO_RESPONSE, ns);
 	return 0;
 }

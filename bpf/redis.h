@@ -113,7 +113,7 @@ static __always_inline int redis_request_end(struct step *s)
 		exchange_begin(s->conn, d->operation,
 			       f & REDIS_STREAMS ? REDIS_STREAM : REDIS_REPLY, 0, s->half->started);
 	else if (s->conn->decided)
-		db_count(s->conn, d->operation, DB_UNTOLD, 0);
+		db_count(s->conn, d->operation, DB_UNTOLD, NO_DURATION);
 	return 0;
 }
 
@@ -390,15 +390,12 @@ static __always_inline int redis_opens(struct step *s, __u32 len)
 }
 
 /* Reads what the cursor was set to. */
-__noinline int redis_read(struct __sk_buff *skb, struct conn *conn, __u32 dir)
+__noinline int read_redis(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 {
 	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
 
-	if (!conn || !s.cur || conn->opaque)
+	if (database_begin(&s, dir))
 		return 0;
-	s.half = &conn->half[dir & 1];
-	s.responses = (dir & 1) != requests_direction(conn);
-	s.half->remain -= s.cur->gap;
 	if (bpf_loop(STEPS_MAX, redis_step, &s, 0) == STEPS_MAX && s.cur->at < s.cur->end)
 		give_up(&s, STAT_GAP_STEPS);
 	return 0;

@@ -37,6 +37,18 @@ static __always_inline __u32 requests_direction(const struct conn *conn)
 	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
 }
 
+/* Sets up what reads a database's protocol; -1: nothing is read. */
+static __always_inline int database_begin(struct step *s, __u32 dir)
+{
+	if (!s->conn || !s->cur || s->conn->opaque)
+		return -1;
+	s->half = &s->conn->half[dir & 1];
+	s->responses = (dir & 1) != requests_direction(s->conn);
+	/* What never came was inside a stretch that nobody looks at. */
+	s->half->remain -= s->cur->gap;
+	return 0;
+}
+
 static __always_inline int give_up(struct step *s, __u32 reason)
 {
 	s->conn->opaque = OPAQUE_GAP;
@@ -84,6 +96,29 @@ __noinline int gather(struct cursor *c, struct half *h, __u32 want)
 		c->at++;
 	}
 	return 0;
+}
+
+/* The same; returns whether the token is whole, which the next one takes the place of. */
+__noinline int take(struct cursor *c, struct half *h, __u32 want)
+{
+	__u32 from, i;
+
+	if (!c || !h)
+		return 0;
+	from = c->at - c->from;
+	if (!h->line_len && from + want <= c->filled) {
+		/* Always 64 bytes, by words: what is behind the token is read, never meant. */
+		for (i = 0; i < LINE_PREFIX / 8; i++)
+			*(__u64 *)(h->line + i * 8) =
+				word_at(c->window + (from & WINDOW_MASK) + i * 8);
+		c->at += want;
+		return 1;
+	}
+	gather(c, h, want);
+	if (h->line_len < want)
+		return 0;
+	h->line_len = 0;
+	return 1;
 }
 
 /*

@@ -103,6 +103,8 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 		responses->status = 0;
 		responses->state = HALF_START;
 	}
+	if (conn->protocol == L7_POSTGRESQL)
+		pg_close(conn, responses);
 	exchange_drain(conn, error, now);
 }
 

@@ -76,7 +76,9 @@ static __always_inline void read_bytes(struct __sk_buff *skb, const struct curso
 	if (conn->protocol < L7_REDIS)
 		read_stream(skb, c, conn, dir);
 	if (conn->protocol == L7_REDIS)
-		redis_read(skb, conn, dir);
+		read_redis(skb, conn, dir);
+	else if (conn->protocol == L7_POSTGRESQL)
+		read_postgresql(skb, conn, dir);
 }
 
 static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)

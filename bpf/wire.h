@@ -129,6 +129,45 @@ enum db_operation {
 	DB_ZADD,
 	DB_ZPOPMIN,
 	DB_ZRANGE,
+	/* PostgreSQL and MySQL: the first word of a statement. EXECUTE, FETCH, PING, PREPARE and
+	 * USE are messages of their own as well. */
+	DB_ALTER,
+	DB_ANALYZE,
+	DB_BEGIN, /* START TRANSACTION too */
+	DB_CALL,
+	DB_CLOSE,
+	DB_COMMIT, /* END too */
+	DB_COPY,
+	DB_CREATE,
+	DB_DEALLOCATE,
+	DB_DECLARE,
+	DB_DELETE,
+	DB_DISCARD,
+	DB_DO,
+	DB_DROP,
+	DB_EMPTY, /* no statement at all */
+	DB_EXECUTE,
+	DB_EXPLAIN,
+	DB_FETCH,
+	DB_GRANT,
+	DB_INSERT,
+	DB_LISTEN,
+	DB_LOAD,
+	DB_LOCK,
+	DB_MERGE,
+	DB_MOVE,
+	DB_NOTIFY,
+	DB_PREPARE,
+	DB_RELEASE,
+	DB_REPLACE,
+	DB_ROLLBACK, /* ABORT too */
+	DB_SAVEPOINT,
+	DB_SHOW,
+	DB_TRUNCATE,
+	DB_UPDATE,
+	DB_USE,
+	DB_VACUUM,
+	DB_WITH,
 	DB_OPERATION_MAX,
 };
 

@@ -5,13 +5,13 @@ use weir::telemetry::wire::{
     L7Protocol, Role,
 };
 
-use crate::kernel::Counts;
+use crate::{kernel::Counts, stream::Side};
 
 /// The bytes of a connection, and what they add to the counters in either role of the pod.
 pub struct Exchange {
     pub name: &'static str,
-    pub requests: Vec<u8>,
-    pub responses: Vec<u8>,
+    /// Who says what, in this order; each turn in any number of segments.
+    pub turns: Vec<(Side, Vec<u8>)>,
     /// Counter, its a, b and c, and how much.
     counted: Vec<(CounterKind, u32, u32, u16, u64)>,
     /// The server's; 80 unless it matters.
@@ -27,9 +27,24 @@ impl Exchange {
         responses: impl Into<Vec<u8>>,
         protocol: L7Protocol,
     ) -> Self {
-        let (requests, responses) = (requests.into(), responses.into());
-        Self { name, requests, responses, port: 80, counted: Vec::new(), observed: Vec::new() }
-            .count(CounterKind::COUNTER_L7_CONNECTIONS, protocol.0, 0, 0, 1)
+        let turns = [(Side::Client, requests.into()), (Side::Server, responses.into())];
+        Self::of(name, turns, protocol)
+    }
+
+    /// The same of more turns than two.
+    pub fn of(
+        name: &'static str,
+        turns: impl Into<Vec<(Side, Vec<u8>)>>,
+        protocol: L7Protocol,
+    ) -> Self {
+        let turns = turns.into();
+        Self { name, turns, port: 80, counted: Vec::new(), observed: Vec::new() }.count(
+            CounterKind::COUNTER_L7_CONNECTIONS,
+            protocol.0,
+            0,
+            0,
+            1,
+        )
     }
 
     pub fn count(mut self, kind: CounterKind, a: u32, b: u32, c: u16, n: u64) -> Self {

@@ -88,10 +88,10 @@ fn mutated_exchanges_leave_nothing_behind_and_blind_nobody() {
                 (Role::ROLE_CLIENT, v4(2, port), v4(9, exchange.port))
             };
             let mut stream = Stream::open(&kernel, role, client, server);
-            let (asked, said) =
-                (mutate(&exchange.requests, &mut random), mutate(&exchange.responses, &mut random));
-            send(&mut stream, Side::Client, &asked, &mut random);
-            send(&mut stream, Side::Server, &said, &mut random);
+            for (side, bytes) in &exchange.turns {
+                let bytes = mutate(bytes, &mut random);
+                send(&mut stream, *side, &bytes, &mut random);
+            }
             if random.below(2) == 0 {
                 stream.reset(Side::Client);
             } else {

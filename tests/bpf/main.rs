@@ -12,6 +12,7 @@ mod http1_cases;
 mod http2_cases;
 mod kernel;
 mod parallel;
+mod postgresql_cases;
 mod records;
 mod redis_cases;
 mod reload;

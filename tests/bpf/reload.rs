@@ -16,11 +16,11 @@ use crate::{
 
 /// The requests in two parts and the responses in two, with something done between any two of them.
 fn play(stream: &mut Stream<'_>, exchange: &Exchange, mut between: impl FnMut()) {
-    for (side, bytes) in [(Side::Client, &exchange.requests), (Side::Server, &exchange.responses)] {
+    for (side, bytes) in &exchange.turns {
         let (first, second) = bytes.split_at(bytes.len() / 2);
-        stream.send(side, first);
+        stream.send(*side, first);
         between();
-        stream.send(side, second);
+        stream.send(*side, second);
         between();
     }
     stream.fin(Side::Client);

@@ -11,7 +11,7 @@ use crate::{
     frame::{ACK, FIN, v4, v6},
     http1_cases, http2_cases,
     kernel::{Counts, Kernel},
-    redis_cases,
+    postgresql_cases, redis_cases,
     stream::{Side, Stream},
     tls_cases,
 };
@@ -22,6 +22,7 @@ pub fn exchanges() -> Vec<Exchange> {
     all.extend(tls_cases::exchanges());
     all.extend(dns_tcp_cases::exchanges());
     all.extend(redis_cases::exchanges());
+    all.extend(postgresql_cases::exchanges());
     all
 }
 
@@ -99,8 +100,7 @@ fn whole() {
     for exchange in exchanges() {
         for _ in 0..4 {
             runner.run(&exchange, "whole", |stream| {
-                stream.send(Side::Client, &exchange.requests);
-                stream.send(Side::Server, &exchange.responses);
+                exchange.turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
             });
         }
     }
@@ -111,21 +111,16 @@ fn whole() {
 fn cut_in_two_at_every_offset() {
     let mut runner = Runner::new();
     for exchange in exchanges() {
-        for cut in 1..exchange.requests.len() {
-            runner.run(&exchange, &format!("with requests cut at {cut}"), |stream| {
-                let (first, second) = exchange.requests.split_at(cut);
-                stream.send(Side::Client, first);
-                stream.send(Side::Client, second);
-                stream.send(Side::Server, &exchange.responses);
-            });
-        }
-        for cut in 1..exchange.responses.len() {
-            runner.run(&exchange, &format!("with responses cut at {cut}"), |stream| {
-                let (first, second) = exchange.responses.split_at(cut);
-                stream.send(Side::Client, &exchange.requests);
-                stream.send(Side::Server, first);
-                stream.send(Side::Server, second);
-            });
+        for (turn, (_, bytes)) in exchange.turns.iter().enumerate() {
+            for cut in 1..bytes.len() {
+                runner.run(&exchange, &format!("with turn {turn} cut at {cut}"), |stream| {
+                    for (at, (side, bytes)) in exchange.turns.iter().enumerate() {
+                        let (first, second) = bytes.split_at(if at == turn { cut } else { 0 });
+                        stream.send(*side, first);
+                        stream.send(*side, second);
+                    }
+                });
+            }
         }
     }
     runner.finish();
@@ -136,8 +131,9 @@ fn a_byte_a_segment() {
     let mut runner = Runner::new();
     for exchange in exchanges() {
         runner.run(&exchange, "bytewise", |stream| {
-            exchange.requests.chunks(1).for_each(|byte| stream.send(Side::Client, byte));
-            exchange.responses.chunks(1).for_each(|byte| stream.send(Side::Server, byte));
+            for (side, bytes) in &exchange.turns {
+                bytes.chunks(1).for_each(|byte| stream.send(*side, byte));
+            }
         });
     }
     runner.finish();
@@ -200,10 +196,10 @@ fn cut_joined_repeated_and_overlapped_at_random() {
     for round in 0..60 {
         for exchange in exchanges() {
             runner.run(&exchange, &format!("seed {seed} round {round}"), |stream| {
-                let requests = pieces(exchange.requests.len(), &mut random);
-                send_pieces(stream, Side::Client, &exchange.requests, &requests);
-                let responses = pieces(exchange.responses.len(), &mut random);
-                send_pieces(stream, Side::Server, &exchange.responses, &responses);
+                for (side, bytes) in &exchange.turns {
+                    let pieces = pieces(bytes.len(), &mut random);
+                    send_pieces(stream, *side, bytes, &pieces);
+                }
             });
         }
     }
@@ -227,12 +223,12 @@ fn out_of_order_at_random() {
     };
     for round in 0..60 {
         for exchange in exchanges() {
-            let requests = disordered(exchange.requests.len());
-            let responses = disordered(exchange.responses.len());
-            let how = format!("seed {seed} round {round}: {requests:?} {responses:?}");
-            runner.run(&exchange, &how, |stream| {
-                send_pieces(stream, Side::Client, &exchange.requests, &requests);
-                send_pieces(stream, Side::Server, &exchange.responses, &responses);
+            let pieces: Vec<_> =
+                exchange.turns.iter().map(|(_, bytes)| disordered(bytes.len())).collect();
+            runner.run(&exchange, &format!("seed {seed} round {round}: {pieces:?}"), |stream| {
+                for ((side, bytes), pieces) in exchange.turns.iter().zip(&pieces) {
+                    send_pieces(stream, *side, bytes, pieces);
+                }
             });
         }
     }
@@ -245,8 +241,9 @@ fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
     // Who ended first is told in the error of what was left open.
     for exchange in exchanges().iter().filter(|exchange| exchange.name != http2_cases::LEFT_OPEN) {
         runner.run(exchange, "with the FIN first", |stream| {
-            stream.send(Side::Client, &exchange.requests);
-            let bytes = &exchange.responses;
+            let ((side, bytes), before) = exchange.turns.split_last().unwrap();
+            assert_eq!(*side, Side::Server);
+            before.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
             let (first, last) = bytes.split_at(bytes.len() - 1);
             let end = stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
             stream.send(Side::Server, first);
