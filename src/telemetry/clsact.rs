@@ -25,7 +25,7 @@ pub enum Filter {
 }
 
 /// "weir" in ASCII.
-const HANDLE: u32 = 0x7765_6972;
+pub const HANDLE: u32 = 0x7765_6972;
 
 /// From the host's side a packet of the pod is ingress.
 fn attach_point(direction: Direction) -> TcAttachPoint {
@@ -64,27 +64,6 @@ pub fn attach(programs: &[(Direction, OwnedFd)], ifindex: i32) -> libbpf_rs::Res
         detach(ifindex, *direction)?;
     }
     Err(io::Error::new(io::ErrorKind::Unsupported, "an ingress qdisc holds clsact's place").into())
-}
-
-/// Puts `program` into our filter in one step, if we have one there; says whether.
-///
-/// # Errors
-/// The kernel's; that the device is gone is none.
-pub fn swap(
-    program: BorrowedFd<'_>,
-    ifindex: i32,
-    direction: Direction,
-    filter: Filter,
-) -> libbpf_rs::Result<bool> {
-    if query(ifindex, direction, filter)?.is_none() {
-        return Ok(false);
-    }
-    match hook(program, ifindex, direction, filter).attach() {
-        Ok(_) => Ok(true),
-        // A DEL came between.
-        Err(err) if is_absence(&err) && query(ifindex, direction, filter)?.is_none() => Ok(false),
-        Err(err) => Err(err),
-    }
 }
 
 /// Adds the qdisc, if it is not there, and one filter.

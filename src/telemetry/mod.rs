@@ -20,6 +20,7 @@ pub mod reader;
 pub mod records;
 pub mod reload;
 pub mod removal;
+mod swap;
 pub mod sys;
 pub mod traces;
 pub mod wire;

@@ -7,6 +7,7 @@
 //! added in the kernel. Until that is done the new maps are in no place where anybody looks for them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -14,11 +15,14 @@ use std::{
 };
 
 use libbpf_rs::{MapHandle, Program};
+use nix::errno::Errno;
 
 use super::{
     Mode,
-    clsact::{self, Filter},
-    load, merge, pin, reader, sys,
+    clsact::Filter,
+    load, merge, pin, reader,
+    swap::{self, Swap},
+    sys,
     wire::{Direction, RawAttachment},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -158,45 +162,49 @@ pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
     Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
 }
 
-/// Swaps every hook of every pod; one whose interface is gone meanwhile has none.
+/// Swaps every hook of every pod; one whose interface is gone meanwhile has none. Links are opened
+/// before the first swap, filters swapped many at a time.
 fn swap(
     bpf_dir: &Path,
     programs: &[OwnedFd; 4],
     pods: &[(u32, RawAttachment)],
     done: &mut Reloaded,
 ) -> Result<()> {
-    let begun = Instant::now();
+    let (mut filters, mut links) = (Vec::new(), Vec::new());
     for (pod, raw) in pods {
-        let mut swapped = false;
-        for ((_, direction, filter), program) in HOOKED.iter().zip(programs) {
-            let refused = |err: &dyn std::fmt::Display| {
-                let msg = format!(
-                    "the kernel refused the swap of a program on interface {}",
-                    raw.ifindex
-                );
-                Error::new(Kind::Telemetry, msg).details(err)
-            };
-            if reader::mode(raw) == Mode::Tcx && *filter == Filter::Count {
-                swapped |= swap_link(&pin::link(bpf_dir, *pod, *direction), program)
-                    .map_err(|err| refused(&err))?;
-            } else if let Ok(index) = i32::try_from(raw.ifindex) {
-                swapped |= clsact::swap(program.as_fd(), index, *direction, *filter)
-                    .map_err(|err| refused(&err))?;
+        for (&(name, direction, filter), program) in HOOKED.iter().zip(programs) {
+            let program = program.as_fd();
+            if reader::mode(raw) == Mode::Tcx && filter == Filter::Count {
+                let pin = pin::link(bpf_dir, *pod, direction);
+                let link = sys::open_link(&pin)
+                    .context(Kind::Telemetry, || format!("can't open {}", pin.display()))?;
+                links.extend(link.map(|link| (*pod, raw.ifindex, link, program)));
+            } else if let Ok(ifindex) = i32::try_from(raw.ifindex) {
+                filters.push((*pod, Swap { program, name, ifindex, direction, filter }));
             }
         }
-        done.pods += usize::from(swapped);
     }
+    let refused = |ifindex: u32, err: &dyn std::fmt::Display| {
+        let msg = format!("the kernel refused the swap of a program on interface {ifindex}");
+        Error::new(Kind::Telemetry, msg).details(err)
+    };
+    let begun = Instant::now();
+    let mut swapped = BTreeSet::new();
+    for (pod, ifindex, link, program) in &links {
+        match sys::link_update(link, *program) {
+            // Its device is gone.
+            Err(err) if err.raw_os_error() == Some(Errno::ENOLINK as i32) => false,
+            Err(err) => return Err(refused(*ifindex, &err)),
+            Ok(()) => swapped.insert(*pod),
+        };
+    }
+    let requests: Vec<_> = filters.iter().map(|(_, swap)| *swap).collect();
+    let there = swap::filters(&requests).map_err(|(position, err)| {
+        let ifindex = requests.get(position).map_or(0, |swap| swap.ifindex.unsigned_abs());
+        refused(ifindex, &err)
+    })?;
+    swapped.extend(filters.iter().zip(there).filter(|(_, there)| *there).map(|((pod, _), _)| *pod));
     done.swap += begun.elapsed();
+    done.pods += swapped.len();
     Ok(())
-}
-
-/// Whether there was a link to swap: its pin may be gone, or its device (`ENOLINK`).
-fn swap_link(pin: &Path, program: &OwnedFd) -> std::io::Result<bool> {
-    if !pin.exists() {
-        return Ok(false);
-    }
-    match sys::link_update(pin, program.as_fd()) {
-        Err(err) if err.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32) => Ok(false),
-        done => done.map(|()| true),
-    }
 }

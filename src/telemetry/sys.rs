@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use libbpf_rs::{MapCore, MapHandle, MapType, libbpf_sys};
+use libbpf_rs::{ErrorKind, Link, MapCore, MapHandle, MapType, libbpf_sys};
 use nix::errno::Errno;
 
 use super::wire::{Direction, SkBuff};
@@ -65,12 +65,20 @@ pub fn tcx_detach(pin: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts `program` into a pinned link in one step (Linux 5.7; for tcx 6.6).
+/// Opens a pinned link; `None` if there is no such pin.
+pub fn open_link(pin: &Path) -> libbpf_rs::Result<Option<Link>> {
+    match Link::open(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Puts `program` into a link in one step (Linux 5.7; for tcx 6.6).
 ///
 /// # Errors
 /// The kernel's; `ENOLINK` where the link's device is gone.
-pub fn link_update(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    let link = libbpf_rs::Link::open(pin).map_err(|err| io::Error::other(err.to_string()))?;
+pub fn link_update(link: &Link, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: two open descriptors; no options are passed.
     let err = unsafe {
         libbpf_sys::bpf_link_update(link.as_fd().as_raw_fd(), program.as_raw_fd(), std::ptr::null())
