@@ -61,7 +61,9 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	struct held *slot;
 	__u32 n = payload;
 
-	if (seq - s->half->next > HOLD_REACH || payload > HOLD_BYTES || s->half->held >= HOLD_MAX)
+	/* Less than none: it begins with bytes that are sent again. */
+	if ((__s32)(seq - s->half->next) > HOLD_REACH || payload > HOLD_BYTES ||
+	    s->half->held >= HOLD_MAX)
 		return -1;
 	c->search.conn = s->conn->id;
 	c->search.dir = dir;

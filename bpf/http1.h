@@ -45,7 +45,8 @@ static __always_inline int request_line(struct step *s, __u32 len)
 		version = HTTP_VERSION_1_0;
 	else
 		version = HTTP_VERSION_NONE;
-	if (s->conn->protocol == L7_UNDECIDED) {
+	/* Another CPU may just have seen an HTTP/2 server's greeting: the client's word decides. */
+	if (!s->conn->decided) {
 		if (method >= 0 && version) {
 			decide(s->conn, L7_HTTP1);
 		} else {

@@ -81,6 +81,31 @@ static __always_inline void count_again(struct step *s, __u32 dir)
 		    segments(s->skb));
 }
 
+/*
+ * Another CPU reads this direction, maybe one that the host of this machine has stopped: waiting
+ * has no bound. It, or whoever comes first, reads this as well.
+ */
+static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u32 at, __u32 payload,
+				      int fin)
+{
+	struct half *h = s->half;
+	/* It only grows, so that what is behind it stays so. */
+	__u32 next = *(volatile __u32 *)&h->next;
+	int kept;
+
+	if (!fin && (__s32)(next - (seq + payload)) >= 0) {
+		if (seq - h->hole_from >= h->hole_to - h->hole_from)
+			count_again(s, dir);
+		return;
+	}
+	kept = hold(s, dir, seq, at, payload, fin);
+	if (kept > 0)
+		count_again(s, dir);
+	if (kept < 0)
+		stat_add(STAT_GAP_CONTENDED, 1);
+	s->cur->more = 1;
+}
+
 /* A segment with payload or FIN. Returns whether it has its turn; the direction is owned then. */
 static __always_inline int segment(struct step *s, const struct packet *p, __u32 dir, __u32 seq,
 				   __u32 at, int fin)
@@ -92,13 +117,7 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 
 	c->now = bpf_ktime_get_ns();
 	if (half_try(h)) {
-		/*
-		 * Another CPU reads this direction, maybe one that the host of this machine has
-		 * stopped: waiting has no bound. It, or whoever comes first, reads this as well.
-		 */
-		if (hold(s, dir, seq, at, payload, fin) < 0)
-			stat_add(STAT_GAP_CONTENDED, 1);
-		c->more = 1;
+		hand_over(s, dir, seq, at, payload, fin);
 		return 0;
 	}
 	if (s->conn->check != key_check(&p->key))

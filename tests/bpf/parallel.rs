@@ -9,7 +9,7 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use weir::telemetry::wire::{CounterKind, HistogramKind, Role};
+use weir::telemetry::wire::{CounterKind, HistogramKind, L7Protocol, Role};
 
 use crate::{
     frame::{ACK, v4},
@@ -22,6 +22,12 @@ const ROUNDS: u16 = 10;
 
 /// No segment overtakes more than the kernel side promises to hold (HOLD_MAX of hold.h).
 const AHEAD: usize = 6;
+
+fn stay_on(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
 
 /// Sends segments of one stream from two CPUs, each the next that nobody has taken yet.
 fn race(stream: &Stream<'_>, side: Side, segments: &[Vec<u8>]) {
@@ -40,9 +46,7 @@ fn race(stream: &Stream<'_>, side: Side, segments: &[Vec<u8>]) {
         for cpu in 0..2 {
             let (ticket, at, starts) = (&ticket, &at, &starts);
             scope.spawn(move || {
-                let mut cpus = CpuSet::new();
-                cpus.set(cpu).unwrap();
-                sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+                stay_on(cpu);
                 loop {
                     let i = ticket.fetch_add(1, Ordering::SeqCst);
                     at[cpu].store(i, Ordering::SeqCst);
@@ -51,6 +55,10 @@ fn race(stream: &Stream<'_>, side: Side, segments: &[Vec<u8>]) {
                         std::hint::spin_loop();
                     }
                     stream.segment(side, starts[i], ACK, bytes);
+                    // Sent again for nothing, long after its turn.
+                    if let Some(again) = i.checked_sub(2 * AHEAD).filter(|again| again % 3 == 0) {
+                        stream.segment(side, starts[again], ACK, &segments[again]);
+                    }
                 }
             });
         }
@@ -84,4 +92,48 @@ fn two_cpus_count_what_one_does() {
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 4 * all);
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), all);
     assert!(stats[..6].iter().all(|&n| n == 0), "gaps: {stats:?}");
+}
+
+/// RFC 9113, 3.4: either side's first bytes may be before the other's, or at the same time.
+#[test]
+fn both_sides_of_http2_begin_at_once() {
+    const CONNECTIONS: u16 = 4_000;
+    assert!(thread::available_parallelism().unwrap().get() > 1, "this test needs two CPUs");
+    let kernel = Kernel::new();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat();
+    let streams: Vec<_> = (0..CONNECTIONS)
+        .map(|n| Stream::open(&kernel, Role::ROLE_SERVER, v4(9, 20_000 + n), v4(2, 80)))
+        .collect();
+    // Which connection each of the two is at.
+    let at = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let sides = [(Side::Client, &preface[..]), (Side::Server, &settings)];
+    thread::scope(|scope| {
+        for (cpu, (side, bytes)) in sides.into_iter().enumerate() {
+            let (at, streams) = (&at, &streams);
+            scope.spawn(move || {
+                stay_on(cpu);
+                for (n, stream) in streams.iter().enumerate() {
+                    at[cpu].store(n, Ordering::SeqCst);
+                    while at[1 - cpu].load(Ordering::SeqCst) < n {
+                        std::hint::spin_loop();
+                    }
+                    // One reads a little longer before it knows: let each be late in turn.
+                    for _ in 0..if cpu == n & 1 { n % 512 } else { 0 } {
+                        std::hint::spin_loop();
+                    }
+                    stream.segment(side, stream.next(side), ACK, bytes);
+                }
+                at[cpu].store(usize::MAX, Ordering::SeqCst);
+            });
+        }
+    });
+    let (counts, stats) = (kernel.counts(), kernel.snapshot().stats);
+    assert!(stats[..6].iter().all(|&n| n == 0), "gaps: {stats:?}");
+    let http2 = |key: &(u8, u8, u8, u8, u16)| {
+        (key.0.into(), key.2.into())
+            == (CounterKind::COUNTER_L7_CONNECTIONS.0, L7Protocol::L7_HTTP2.0)
+    };
+    let found: u64 = counts.0.iter().filter(|(key, _)| http2(key)).map(|(_, n)| n).sum();
+    assert_eq!(found, u64::from(CONNECTIONS), "{counts:?}");
 }

@@ -23,7 +23,8 @@ pub fn assert_counted(pair: &Pair, family: &str, labels: &[&str], own: impl Fn()
             let (own, counted) = (own(), counts(&pair.metrics(), family, role, labels));
             if counted == own || Instant::now() > end {
                 assert!(!own.is_empty(), "{family}: there is nothing to compare with");
-                assert_eq!(counted, own, "{family}, {role}: left is counted, right the peer's own");
+                let gaps = pair.gaps();
+                assert_eq!(counted, own, "{family}, {role}: left is counted, right own; {gaps:?}");
                 break;
             }
             thread::sleep(Duration::from_millis(100));

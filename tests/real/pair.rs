@@ -130,10 +130,16 @@ impl Pair {
 
     /// Nothing was lost sight of.
     pub fn assert_no_gap(&self) {
+        let gaps = self.gaps();
+        assert!(gaps.is_empty(), "{gaps:#?}");
+    }
+
+    /// What the agent says that it could not follow, or had no room for.
+    pub fn gaps(&self) -> Vec<String> {
         let page = self.metrics();
-        let gaps = page.lines().filter(|line| line.starts_with("weir_parse_gaps_total"));
-        let gaps: Vec<&str> = gaps.filter(|line| !line.ends_with(" 0")).collect();
-        assert!(gaps.is_empty(), "{gaps:?}");
+        let told = ["weir_parse_gaps_total{", "weir_events_lost_total{"];
+        let lines = page.lines().filter(|line| told.iter().any(|name| line.starts_with(name)));
+        lines.filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
     }
 }
 
