@@ -16,7 +16,7 @@ use super::{
     Hub,
     assemble::{Assembly, rfc3339},
     flow::Flow,
-    queue::{event, lost},
+    queue::event,
 };
 use crate::{
     agent::log,
@@ -30,6 +30,12 @@ use crate::{
 /// Between two looks into the ring. It holds some 1,700 requests with their heads, or 29,000
 /// records without.
 const SWEEP: Duration = Duration::from_millis(20);
+
+/// The same while there is much: traffic in bursts fills the ring faster than its average would.
+const BUSY_SWEEP: Duration = Duration::from_millis(2);
+
+/// So many exchanges in a sweep are much.
+const MUCH: usize = 200;
 
 /// Between two wishes for more records.
 const RENEW: Duration = Duration::from_secs(1);
@@ -86,7 +92,8 @@ impl Listener {
     fn attend(&mut self, inbox: &Rc<RefCell<Inbox>>) {
         let mut ring: Option<(Records<'static>, u64)> = None;
         let (mut renew, mut sign) = (Instant::now(), Instant::now() + SIGN_OF_LIFE);
-        while self.hub.wait(SWEEP) {
+        let mut busy = false;
+        while self.hub.wait(if busy { BUSY_SWEEP } else { SWEEP }) {
             let now = Instant::now();
             let mut done = Ok(());
             if now >= renew {
@@ -95,7 +102,7 @@ impl Listener {
             }
             if let (Ok(()), Some((records, lost))) = (&done, &mut ring) {
                 self.hub.welcome(&self.kept);
-                done = self.sweep(records, lost, inbox);
+                done = self.sweep(records, lost, inbox).map(|found| busy = found > MUCH);
             }
             if done.is_err() {
                 ring = None;
@@ -103,7 +110,7 @@ impl Listener {
             self.say(&done);
             if now >= sign {
                 sign = now + SIGN_OF_LIFE;
-                self.hub.tell_all(b":\n\n");
+                self.hub.for_each(|queue| queue.remark(b":\n\n"));
             }
         }
         if let Some((records, _)) = ring {
@@ -132,13 +139,13 @@ impl Listener {
         Ok(())
     }
 
-    /// Gives every client what is in the ring, and says how much was not.
+    /// Gives every client what is in the ring, and says how much was not; returns how much was.
     fn sweep(
         &mut self,
         records: &Records<'_>,
         before: &mut u64,
         inbox: &Rc<RefCell<Inbox>>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         records.consume()?;
         let total = records.lost()?;
         let flows = std::mem::take(&mut inbox.borrow_mut().flows);
@@ -153,11 +160,13 @@ impl Listener {
         }
         self.hub.give(&wanted, |flow| event(None, flow));
         if total > *before {
-            self.hub.tell_all(&lost(total - *before, "ring"));
+            let missed = total - *before;
+            self.hub.for_each(|queue| queue.miss(missed));
             *before = total;
         }
+        let found = wanted.len();
         self.keep(wanted);
-        Ok(())
+        Ok(found)
     }
 
     fn name(&mut self, records: &Records<'_>, pod: u32) -> Result<(String, String)> {

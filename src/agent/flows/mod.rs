@@ -100,9 +100,9 @@ impl Hub {
         clients.listening.iter().for_each(|client| client.queue.wake());
     }
 
-    fn tell_all(&self, event: &[u8]) {
+    fn for_each(&self, act: impl Fn(&Queue)) {
         for client in &self.lock().listening {
-            client.queue.tell(event);
+            act(&client.queue);
             client.queue.wake();
         }
     }
@@ -111,7 +111,7 @@ impl Hub {
     fn welcome(&self, kept: &VecDeque<(SystemTime, Flow)>) {
         for client in self.lock().listening.iter_mut().filter(|client| !client.welcomed) {
             client.welcomed = true;
-            client.queue.tell(b": listening\n\n");
+            client.queue.remark(b": listening\n\n");
             let recent = kept.iter().filter(|(time, _)| *time >= client.from);
             for (_, flow) in recent.filter(|(_, flow)| client.filter.wants(flow)) {
                 client.queue.push(&event(None, flow));

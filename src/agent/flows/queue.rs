@@ -29,6 +29,8 @@ struct Waiting {
     bytes: usize,
     /// Not given, behind what waits.
     lost: u64,
+    /// Never had, at some place in what waits or behind it.
+    missed: u64,
     taken: Instant,
     closed: bool,
     gone: bool,
@@ -48,6 +50,7 @@ impl Queue {
             frames: VecDeque::new(),
             bytes: 0,
             lost: 0,
+            missed: 0,
             taken: Instant::now(),
             closed: false,
             gone: false,
@@ -66,12 +69,17 @@ impl Queue {
         }
     }
 
-    /// Adds an event that is not counted where there is no room for it.
-    pub fn tell(&self, event: &[u8]) {
+    /// Adds a comment, or leaves it out where there is no room for it.
+    pub fn remark(&self, comment: &[u8]) {
         let mut waiting = self.lock();
-        if waiting.lost == 0 && waiting.bytes + event.len() <= ROOM {
-            waiting.add(event);
+        if waiting.lost == 0 && waiting.bytes + comment.len() <= ROOM {
+            waiting.add(comment);
         }
+    }
+
+    /// Tells of records that the ring had no room for, as soon as there is some here.
+    pub fn miss(&self, records: u64) {
+        self.lock().missed += records;
     }
 
     /// Has the client look for what was added.
@@ -112,6 +120,9 @@ impl Waiting {
         let mut frame = self.frames.pop_front().unwrap_or_default();
         self.bytes -= frame.len();
         self.taken = Instant::now();
+        if self.missed > 0 {
+            frame.extend_from_slice(&lost(std::mem::take(&mut self.missed), "ring"));
+        }
         if self.frames.is_empty() && self.lost > 0 {
             frame.extend_from_slice(&lost(std::mem::take(&mut self.lost), "client"));
         }
@@ -135,7 +146,7 @@ pub fn event(name: Option<&str>, data: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// The event that tells of records that were not given.
-pub fn lost(records: u64, place: &'static str) -> Vec<u8> {
+fn lost(records: u64, place: &'static str) -> Vec<u8> {
     event(Some("lost"), &Lost { records, place: Word::Borrowed(place) })
 }
 
@@ -201,7 +212,11 @@ mod tests {
         );
         assert!(last.ends_with(&expected), "{expected}");
         queue.push(b"again");
-        assert_eq!(read(&mut events).as_deref(), Some("again"));
+        queue.miss(2);
+        queue.miss(3);
+        let expected = "againevent: lost\ndata: {\"records\":5,\"where\":\"ring\"}\n\n";
+        assert_eq!(read(&mut events).as_deref(), Some(expected));
+        assert_eq!(read(&mut events), None);
     }
 
     #[test]
