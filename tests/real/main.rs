@@ -18,6 +18,7 @@ mod http1;
 mod http2;
 mod nginx;
 mod pair;
+mod postgresql;
 mod redis;
 mod tls;
 
