@@ -11,6 +11,9 @@ use crate::{
 
 /// Drop what no living attachment owns: leases, links, hooks, masquerade; safe at any time
 ///
+/// Living pods that are not counted any more, because something else took the hooks off or the maps were
+/// lost, are counted again, which stderr says.
+///
 /// Exits 1 if something could not be dropped.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,6 +40,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Output::Json => json(&report.dropped)?,
         Output::Text => text(&report.dropped),
     })?;
+    report.mended.iter().for_each(|pod| eprintln!("weir: counted again: {pod}"));
     report.left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     report.failures.iter().for_each(log::say);
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -45,7 +45,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let Places { state_dir, bpf_dir } = args.places;
     let cni_path = env::var_os("CNI_PATH").unwrap_or_else(|| CNI_PATH.into());
     let places = reconcile::Places { state_dir, bpf_dir, cni_path };
-    let Report { dropped: also, left, failures } = purge::run(&places, args.purge);
+    let Report { dropped: also, left, failures, .. } = purge::run(&places, args.purge);
     dropped.extend(also);
     print(&match args.output {
         Output::Json => json(&dropped)?,

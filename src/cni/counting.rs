@@ -61,14 +61,7 @@ impl Counting {
         journal: impl FnMut(Attached) -> Result<()>,
     ) -> Result<Option<Attached>> {
         let Some(intent) = intent else { return Ok(None) };
-        let name = if pod.name.is_empty() { attachment.container_id() } else { &pod.name };
-        let identity = Identity {
-            namespace: pod.namespace.clone(),
-            pod: name.to_owned(),
-            uid: pod.uid.clone(),
-            container_id: attachment.container_id().to_owned(),
-            ifname: attachment.ifname().to_owned(),
-        };
+        let identity = identity(attachment, pod);
         let (bpf_dir, choice) = (&config.bpf_dir, self.choice);
         self.tolerate(telemetry::attach(bpf_dir, choice, host_ifindex, &identity, intent, journal))
     }
@@ -87,6 +80,18 @@ impl Counting {
             }
             Err(err) => Err(err),
         }
+    }
+}
+
+/// Whose traffic it is: without Kubernetes the container id is the pod's name.
+pub fn identity(attachment: &Attachment, pod: &PodName) -> Identity {
+    let name = if pod.name.is_empty() { attachment.container_id() } else { &pod.name };
+    Identity {
+        namespace: pod.namespace.clone(),
+        pod: name.to_owned(),
+        uid: pod.uid.clone(),
+        container_id: attachment.container_id().to_owned(),
+        ifname: attachment.ifname().to_owned(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What no living attachment owns goes, of every network: for the node whose runtime lost track.
+//! What no living attachment owns goes, of every network, and the living are counted again: for the
+//! node whose runtime lost track, or where something else took our hooks off.
 //!
 //! Safe beside any other call, by the order of its looks. An ADD writes its record before it makes
 //! anything, a DEL removes it after all is gone: so whatever was seen, and has no record when the
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::{
     Call,
     config::Config,
-    reclaim,
+    counting, reclaim,
     request::{Command, Request},
     teardown,
 };
@@ -31,7 +32,10 @@ use crate::{
     record::{self, Entry, Record},
     spec::Version,
     state,
-    telemetry::traces::{self, Trace},
+    telemetry::{
+        self,
+        traces::{self, Trace},
+    },
 };
 
 /// How long to wait for ADDs under way before the masquerade is left as it is.
@@ -94,6 +98,8 @@ pub struct Dropped {
 pub struct Report {
     /// What is gone now.
     pub dropped: Vec<Dropped>,
+    /// Living attachments that were not counted any more, and are again.
+    pub mended: Vec<Attachment>,
     /// What has no owner and was left all the same, and why.
     pub left: Vec<String>,
     /// What could not be looked at or dropped.
@@ -127,6 +133,7 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
         let what = "links, hooks, host ports and masquerade are left";
         report.left.push(format!("{dir} has no records: {what}"));
     }
+    mend_hooks(places, report, &living)?;
     drop_leases(places, report)?;
     drop_remnants(places, report);
     // A link that was left may be of a network whose records are elsewhere.
@@ -260,6 +267,33 @@ fn drop_hooks(
             continue;
         }
         report.drop(Thing::Hook, format!("{pod:08x}"), None, trace.end(&places.bpf_dir, stays));
+    }
+    Ok(())
+}
+
+/// Living pods whose hooks something else took off, or whose maps were lost, are counted again.
+fn mend_hooks(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
+    for record in living.iter().filter(|record| !record.under_way) {
+        let (Some(attached), Some(index)) = (record.telemetry, record.host_ifindex) else {
+            continue;
+        };
+        if !teardown::still_there(record) {
+            continue;
+        }
+        let attachment = record.attachment()?;
+        let identity = counting::identity(&attachment, &record.pod);
+        let mended = telemetry::mend(&record.bpf_dir, index, &identity, &attached);
+        if report.note(mended) != Some(true) {
+            continue;
+        }
+        // Its DEL may have come between, and taken off what was not there yet.
+        if matches!(record::find(&places.state_dir, &attachment)?, Entry::Absent) {
+            let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
+            let id = attachment.container_id();
+            report.note(telemetry::detach(&record.bpf_dir, id, &attached, stays));
+        } else {
+            report.mended.push(attachment);
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! STATUS: could an ADD be served now? Cheap, and behind no lock: a runtime may ask every half second
 //! and hold its own locks meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
     Call,
@@ -18,12 +18,16 @@ use crate::{
         range::{self, RangeSet},
     },
     net::{Claims, claim},
+    record::{self, Entry},
     spec::Version,
     state, telemetry,
 };
 
 /// How long another IPAM plugin may hold the answer up.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Of how many pods the hooks are looked for: some milliseconds.
+const ASKED_ABOUT: usize = 64;
 
 /// Says why not, or nothing.
 pub fn run(call: &Call) -> Result<()> {
@@ -59,6 +63,34 @@ pub fn run(call: &Call) -> Result<()> {
             return Err(unavailable(&err));
         }
         eprintln!("weir: pods go uncounted: {err}");
+    }
+    if counting.enabled {
+        note_detached(call)?;
+    }
+    Ok(())
+}
+
+/// Says of the network's pods that were counted and are not: something else took a hook off. An ADD can
+/// be served all the same.
+fn note_detached(call: &Call) -> Result<()> {
+    let records = record::list(&call.config.state_dir)?.into_iter();
+    let mut hooked: Vec<_> = records
+        .filter_map(|(attachment, entry)| match entry {
+            Entry::Record(record) if record.network == call.config.name && !record.under_way => {
+                Some((attachment, record.host_ifindex?, record.telemetry?, record.bpf_dir))
+            }
+            _ => None,
+        })
+        .collect();
+    // Other ones each time, where there are many.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let turn = usize::try_from(now.as_millis()).unwrap_or_default() % hooked.len().max(1);
+    hooked.rotate_left(turn);
+    for (attachment, index, attached, bpf_dir) in hooked.iter().take(ASKED_ABOUT) {
+        let found = telemetry::verify(bpf_dir, *index, attached);
+        if found.is_err_and(|err| err.kind() == Kind::Difference) {
+            eprintln!("weir: {attachment} is not counted any more; mend it: weir reconcile");
+        }
     }
     Ok(())
 }

@@ -128,8 +128,8 @@ fn unlimit(record: &Record) -> Result<()> {
     }
 }
 
-/// Whether the foreign link of a chained attachment is still the one that we hooked to.
-fn still_there(record: &Record) -> bool {
+/// Whether the host side's link is still the one that we hooked to.
+pub fn still_there(record: &Record) -> bool {
     let look = || -> Result<bool> {
         let Some(index) = record.host_ifindex else { return Ok(false) };
         let found = link::by_index(&mut link::socket()?, index)?;

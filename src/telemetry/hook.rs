@@ -22,10 +22,10 @@ const PROGRAMS: [(Direction, &str); 2] =
     [(Direction::DIRECTION_TX, "weir_from_pod"), (Direction::DIRECTION_RX, "weir_to_pod")];
 
 /// The pins that an attachment needs.
-struct Pins {
-    programs: [(Direction, OwnedFd); 2],
-    pods: MapHandle,
-    attachments: MapHandle,
+pub(super) struct Pins {
+    pub programs: [(Direction, OwnedFd); 2],
+    pub pods: MapHandle,
+    pub attachments: MapHandle,
 }
 
 impl Pins {
@@ -55,6 +55,15 @@ fn hold(bpf_dir: &Path) -> Result<Option<(fs::File, Pins)>> {
     Ok(Pins::open(bpf_dir)?.map(|pins| (shared, pins)))
 }
 
+/// As [`hold`], after loading what is not there.
+pub(super) fn ensure(bpf_dir: &Path) -> Result<(fs::File, Pins)> {
+    if let Some(held) = hold(bpf_dir)? {
+        return Ok(held);
+    }
+    load::ensure(bpf_dir)?;
+    hold(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))
+}
+
 /// See [`super::intend`].
 pub fn intend(choice: Choice) -> Attached {
     let mode = if choice == Choice::Tcx { Mode::Tcx } else { Mode::Clsact };
@@ -72,13 +81,7 @@ pub fn attach(
 ) -> Result<Attached> {
     libbpf_rs::set_print(None);
     // So that a reload sees this pod whole or not at all.
-    let (_shared, pins) = match hold(bpf_dir)? {
-        Some(held) => held,
-        None => {
-            load::ensure(bpf_dir)?;
-            hold(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))?
-        }
-    };
+    let (_shared, pins) = ensure(bpf_dir)?;
     let target = Target { bpf_dir, pins: &pins, ifindex, index: signed(ifindex)? };
     let mode = mode(choice, target.index);
     if mode != intent.mode {
@@ -118,9 +121,8 @@ impl Target<'_> {
         let hooked = match mode {
             Mode::Clsact => clsact::attach(&self.pins.programs, self.index)
                 .context(Kind::Telemetry, || refused("filters", self.ifindex)),
-            Mode::Tcx => {
-                self.attach_tcx(pod).context(Kind::Telemetry, || refused("links", self.ifindex))
-            }
+            Mode::Tcx => attach_tcx(self.bpf_dir, self.pins, self.index, pod)
+                .context(Kind::Telemetry, || refused("links", self.ifindex)),
         };
         hooked.map(|()| attached).map_err(|err| {
             let undone = [
@@ -140,42 +142,50 @@ impl Target<'_> {
         journal: &mut impl FnMut(Attached) -> Result<()>,
     ) -> Result<Attached> {
         let (pins, ifindex) = (self.pins, self.ifindex);
-        let value = RawAttachment {
-            created_ns: nanoseconds(now()),
-            deleted_ns: 0,
-            ifindex,
-            mode: match intent.mode {
-                Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
-                Mode::Tcx => AttachMode::ATTACH_TCX.0,
-            },
-            pod_namespace: field(&identity.namespace),
-            pod_name: field(&identity.pod),
-            pod_uid: field(&identity.uid),
-            container_id: field(&identity.container_id),
-            ifname: field(&identity.ifname),
-        };
+        let value = entry(ifindex, identity, intent.mode);
         let attached = claim_id(self.bpf_dir, pins, &value, intent, journal)?;
-        let traffic = PodTraffic { pod: attached.pod, ..Default::default() };
-        let cpus = libbpf_rs::num_possible_cpus()
-            .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
-        let values = vec![bytes_of(&traffic).to_vec(); cpus];
-        let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
-        let entered = entered.context(Kind::Telemetry, || {
-            format!("can't enter interface {ifindex} in the map pods")
-        });
-        if let Err(err) = entered {
+        if let Err(err) = enter(pins, ifindex, attached.pod) {
             forget(pins, ifindex, attached.pod)?;
             return Err(err);
         }
         Ok(attached)
     }
+}
 
-    fn attach_tcx(&self, pod: u32) -> std::io::Result<()> {
-        self.pins.programs.iter().try_for_each(|(direction, program)| {
-            let pin = pin::link(self.bpf_dir, pod, *direction);
-            sys::tcx_attach(program.as_fd(), self.index, *direction, &pin)
-        })
+/// Hooks both programs by links of the pod's.
+pub(super) fn attach_tcx(bpf_dir: &Path, pins: &Pins, index: i32, pod: u32) -> std::io::Result<()> {
+    pins.programs.iter().try_for_each(|(direction, program)| {
+        let pin = pin::link(bpf_dir, pod, *direction);
+        sys::tcx_attach(program.as_fd(), index, *direction, &pin)
+    })
+}
+
+/// A pod's entry in the map `attachments`.
+pub(super) fn entry(ifindex: u32, identity: &Identity, mode: Mode) -> RawAttachment {
+    RawAttachment {
+        created_ns: nanoseconds(now()),
+        deleted_ns: 0,
+        ifindex,
+        mode: match mode {
+            Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
+            Mode::Tcx => AttachMode::ATTACH_TCX.0,
+        },
+        pod_namespace: field(&identity.namespace),
+        pod_name: field(&identity.pod),
+        pod_uid: field(&identity.uid),
+        container_id: field(&identity.container_id),
+        ifname: field(&identity.ifname),
     }
+}
+
+/// Enters an interface as the pod's into the map `pods`, with totals of 0.
+pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
+    let traffic = PodTraffic { pod, ..Default::default() };
+    let cpus = libbpf_rs::num_possible_cpus()
+        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+    let values = vec![bytes_of(&traffic).to_vec(); cpus];
+    let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
+    entered.context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))
 }
 
 /// See [`super::detach`].
@@ -230,7 +240,7 @@ fn mark_ended(pins: &Pins, pod: u32, mut entry: RawAttachment) -> Result<()> {
 }
 
 /// The entry of an id in the map `attachments`.
-fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>> {
+pub(super) fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>> {
     let found = pins.attachments.lookup(bytes_of(&pod), MapFlags::ANY);
     let found = found.context(Kind::Telemetry, || "can't read the map attachments".into())?;
     Ok(found.and_then(|bytes| from_bytes(&bytes)))
@@ -281,7 +291,7 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
 }
 
 /// The attachment that an interface's entry in the map `pods` is of.
-fn owner(pins: &Pins, ifindex: u32) -> Result<Option<u32>> {
+pub(super) fn owner(pins: &Pins, ifindex: u32) -> Result<Option<u32>> {
     let entry = pins
         .pods
         .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
@@ -382,11 +392,11 @@ fn forget(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
         .context(Kind::Telemetry, || format!("can't take interface {ifindex} out of the maps"))
 }
 
-fn refused(what: &str, ifindex: u32) -> String {
+pub(super) fn refused(what: &str, ifindex: u32) -> String {
     format!("the kernel refused the {what} on interface {ifindex}")
 }
 
-fn signed(ifindex: u32) -> Result<i32> {
+pub(super) fn signed(ifindex: u32) -> Result<i32> {
     i32::try_from(ifindex).context(Kind::Telemetry, || format!("{ifindex} is no interface index"))
 }
 

@@ -14,6 +14,7 @@ pub mod histogram;
 mod hook;
 pub mod limit;
 mod load;
+mod mend;
 mod merge;
 pub mod pin;
 pub mod reader;
@@ -129,6 +130,20 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
 /// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     hook::verify(bpf_dir, ifindex, attached)
+}
+
+/// Puts back what [`verify`] misses: hooks that somebody took off, or, where the maps were lost, the pod
+/// itself, which then begins at 0. Says whether anything was missing.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry), as [`attach`].
+pub fn mend(
+    bpf_dir: &Path,
+    ifindex: u32,
+    identity: &Identity,
+    attached: &Attached,
+) -> Result<bool> {
+    mend::mend(bpf_dir, ifindex, identity, attached)
 }
 
 /// Whether an [`attach`] could work: `bpf_dir` is on a bpffs, or could be made on one.

@@ -35,3 +35,4 @@ mod reconcile;
 mod references;
 mod reload;
 mod status;
+mod tenants;
