@@ -33,6 +33,7 @@ pub(crate) mod labels;
 pub mod log;
 pub mod overview;
 pub(crate) mod pods;
+mod privilege;
 pub(crate) mod reading;
 pub mod roster;
 mod routes;
@@ -72,6 +73,8 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
     for address in listen {
         listeners.push(server::bind(address).await?);
     }
+    // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
+    privilege::drop_all_but_needed()?;
     let (flows, flows_thread) = flows::Flows::start(bpf_dir.clone())?;
     let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir)?;
     let sources = Arc::new(routes::Sources { totals, flows });

@@ -17,6 +17,7 @@ mod lifecycle;
 mod node;
 mod observe;
 mod pages;
+mod privilege;
 mod prometheus;
 mod screen;
 mod top;
