@@ -10,6 +10,7 @@
 #include "dns_tcp.h"
 #include "http1.h"
 #include "http2.h"
+#include "mysql.h"
 #include "postgresql.h"
 #include "tls.h"
 
@@ -30,7 +31,10 @@ static __always_inline int greeting(struct step *s)
 		s->conn->protocol = L7_HTTP2;
 		return 1;
 	}
-	decide(s->conn, L7_UNKNOWN);
+	if (my_greets(h))
+		my_greeted(s);
+	else
+		decide(s->conn, L7_UNKNOWN);
 	return 0;
 }
 

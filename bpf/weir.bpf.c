@@ -73,12 +73,21 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 static __always_inline void read_bytes(struct __sk_buff *skb, const struct cursor *c,
 				       struct conn *conn, __u32 dir)
 {
-	if (conn->protocol < L7_REDIS)
+	if (conn->protocol < L7_REDIS) {
 		read_stream(skb, c, conn, dir);
-	if (conn->protocol == L7_REDIS)
+		if (conn->protocol < L7_REDIS)
+			return;
+	}
+	if (conn->protocol == L7_REDIS) {
 		read_redis(skb, conn, dir);
-	else if (conn->protocol == L7_POSTGRESQL)
+	} else if (conn->protocol == L7_POSTGRESQL) {
 		read_postgresql(skb, conn, dir);
+	} else if (conn->protocol == L7_MYSQL) {
+		read_mysql(skb, conn, dir);
+		/* The client asked for TLS, and may begin with it at once. */
+		if (conn->protocol == L7_UNDECIDED)
+			read_stream(skb, c, conn, dir);
+	}
 }
 
 static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)

@@ -307,6 +307,7 @@ enum stat {
 	STAT_GAP_MALFORMED,    /* bytes that are no message */
 	STAT_GAP_STEPS,	       /* more messages in one skb than the cap */
 	STAT_GAP_INFLIGHT,     /* a pipelined request found no place; its method is _OTHER */
+	STAT_GAP_ENCODED,      /* what follows is compressed */
 	STAT_GAP_FRAGMENT,     /* IP fragments: nothing above L3 is counted */
 	STAT_CONNS_CREATED,
 	STAT_CONNS_REMOVED,

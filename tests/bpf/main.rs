@@ -11,6 +11,7 @@ mod http;
 mod http1_cases;
 mod http2_cases;
 mod kernel;
+mod mysql_cases;
 mod parallel;
 mod postgresql_cases;
 mod records;

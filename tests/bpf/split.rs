@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use weir::telemetry::wire::{CounterKind, HistogramKind, Role};
+use weir::telemetry::wire::{CounterKind, HistogramKind, Role, Stat};
 
 use crate::{
     dns_tcp_cases,
@@ -11,7 +11,7 @@ use crate::{
     frame::{ACK, FIN, v4, v6},
     http1_cases, http2_cases,
     kernel::{Counts, Kernel},
-    postgresql_cases, redis_cases,
+    mysql_cases, postgresql_cases, redis_cases,
     stream::{Side, Stream},
     tls_cases,
 };
@@ -23,6 +23,7 @@ pub fn exchanges() -> Vec<Exchange> {
     all.extend(dns_tcp_cases::exchanges());
     all.extend(redis_cases::exchanges());
     all.extend(postgresql_cases::exchanges());
+    all.extend(mysql_cases::exchanges());
     all
 }
 
@@ -89,7 +90,10 @@ impl Runner {
             assert_eq!(self.kernel.observations(HistogramKind(kind)), n, "histograms {kind}");
         }
         let stats = self.kernel.snapshot().stats;
-        assert!(stats[..6].iter().all(|&n| n == 0), "gaps: {stats:?}");
+        assert!(
+            stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().all(|&n| n == 0),
+            "gaps: {stats:?}"
+        );
         println!("{} connections", self.runs);
     }
 }

@@ -79,7 +79,15 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Times that a stream could not be followed, or only in part, by reason",
         labels: &[Label {
             name: "reason",
-            values: &["sequence", "contended", "malformed", "steps", "inflight", "fragment"],
+            values: &[
+                "sequence",
+                "contended",
+                "malformed",
+                "steps",
+                "inflight",
+                "encoded",
+                "fragment",
+            ],
         }],
         source: Source::Node(|reading| {
             reading.stats(&[
@@ -88,6 +96,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("malformed", Stat::STAT_GAP_MALFORMED),
                 ("steps", Stat::STAT_GAP_STEPS),
                 ("inflight", Stat::STAT_GAP_INFLIGHT),
+                ("encoded", Stat::STAT_GAP_ENCODED),
                 ("fragment", Stat::STAT_GAP_FRAGMENT),
             ])
         }),
