@@ -77,6 +77,9 @@ pub struct Snapshot {
     pub maps: Vec<MapUsage>,
 }
 
+/// A time that is this far ahead of the clock is of a clock that was wrong.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// The maps that are too large to be read for their size alone, and what tallies their elements.
 const TALLIED: [(&str, Stat, Stat); 5] = [
     ("conns", Stat::STAT_CONNS_CREATED, Stat::STAT_CONNS_REMOVED),
@@ -159,9 +162,13 @@ impl Maps {
     /// Removes every entry of pods whose DEL is longer ago than `grace`.
     pub(super) fn purge(&self, grace: Duration) -> Result<()> {
         let oldest = nanoseconds(now().saturating_sub(grace));
+        // A DEL from before the clock was set back.
+        let future = nanoseconds(now() + AHEAD);
         let dead: BTreeMap<u32, RawAttachment> = dump::<u32, RawAttachment>(&self.attachments)?
             .into_iter()
-            .filter(|(_, raw)| raw.deleted_ns != 0 && raw.deleted_ns <= oldest)
+            .filter(|(_, raw)| {
+                raw.deleted_ns != 0 && (raw.deleted_ns <= oldest || raw.deleted_ns > future)
+            })
             .collect();
         if dead.is_empty() {
             return Ok(());

@@ -150,6 +150,22 @@ fn a_deleted_pod_stays_for_its_grace_time_and_then_leaves_page_and_maps() {
 }
 
 #[test]
+fn a_deletion_of_tomorrow_does_not_stay_until_then() {
+    let node = Node::new("tomorrow");
+    let (web, _db) = (Pod::new(&node, "web"), Pod::new(&node, "db"));
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
+    run("ip", &["link", "delete", "web"]);
+    web.delete();
+    // As if the clock had been set back by a day since.
+    web.change(|entry| entry.deleted_ns += 86_400_000_000_000);
+    let _agent = node.agent();
+    eventually("the pod is gone", || {
+        let page = get("/metrics").body;
+        page.contains(r#"pod="db""#) && !page.contains(WEB)
+    });
+}
+
+#[test]
 fn a_hook_that_was_taken_off_is_noticed() {
     let node = Node::new("detached");
     let (_web, _db) = (Pod::new(&node, "web"), Pod::new(&node, "db"));

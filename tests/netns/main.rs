@@ -20,6 +20,7 @@ mod counted;
 mod crowd;
 mod del;
 mod delegated;
+mod disaster;
 mod gc;
 mod install;
 mod libcni;

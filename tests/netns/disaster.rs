@@ -1,0 +1,147 @@
+//! What a node meets in a year: the next call heals it, or says what to do.
+
+use std::{fs, os::unix::fs::symlink, process::Command};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::json;
+
+use crate::{
+    counted::Counted,
+    plugin::{Host, ips},
+};
+
+/// A file system of the test's on a directory, gone when dropped.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(dir: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&dir).unwrap();
+        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+        Self(dir)
+    }
+
+    fn remount(&self, flags: MsFlags) {
+        mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_REMOUNT | flags, None::<&str>)
+            .unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_state_dir_that_became_read_only_stops_add_names_itself_and_heals() {
+    let host = Host::new("read-only");
+    let mounted = Mounted::new(host.state_dir());
+    let (a, b) = (host.container("a"), host.container("b"));
+    let reply = host.add(&a);
+    mounted.remount(MsFlags::MS_RDONLY);
+    let said = host.call("ADD", Some(&b)).refused_without_a_trace(5);
+    assert!(said.contains(host.state_dir().to_str().unwrap()), "{said}");
+    host.check(&a, &reply).succeed();
+    // What can be taken away is; its record waits for the next DEL.
+    host.call("DEL", Some(&a)).refused(5);
+    assert!(host.record(&a).exists() && a.space.links() == ["lo"]);
+    mounted.remount(MsFlags::empty());
+    host.del(&a);
+    assert!(!host.record(&a).exists() && host.leases("podnet").is_empty());
+    host.add(&b);
+    host.del(&b);
+}
+
+#[test]
+fn a_full_state_dir_stops_add_and_leaves_nothing() {
+    let host = Host::new("full");
+    let mounted = Mounted::new(host.state_dir());
+    let (a, b) = (host.container("a"), host.container("b"));
+    host.add(&a);
+    let filler = mounted.0.join("filler");
+    fs::write(&filler, vec![0; 2 << 20]).unwrap_err();
+    let said = host.call("ADD", Some(&b)).refused_without_a_trace(5);
+    assert!(said.contains(host.state_dir().to_str().unwrap()), "{said}");
+    host.del(&a);
+    fs::remove_file(filler).unwrap();
+    host.add(&b);
+    host.del(&b);
+}
+
+#[test]
+fn foreign_files_among_records_and_leases_are_passed_over_and_stay() {
+    let host = Host::new("foreign");
+    let a = host.container("a");
+    host.add(&a);
+    let (records, leases) =
+        (host.state_dir().join("attachments"), host.state_dir().join("leases/podnet"));
+    for dir in [&records, &leases] {
+        fs::write(dir.join("README"), "not ours").unwrap();
+        fs::create_dir(dir.join("directory")).unwrap();
+        symlink("/etc/passwd", dir.join("link@eth0")).unwrap();
+        let fifo = dir.join("pipe@eth0");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    }
+    fs::create_dir(host.state_dir().join("leases/Other Tool")).unwrap();
+    let b = host.container("b");
+    let reply = host.add(&b);
+    host.check(&b, &reply).succeed();
+    host.call("GC", None)
+        .key(
+            "cni.dev/valid-attachments",
+            json!([
+                {"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth0"},
+            ]),
+        )
+        .succeed();
+    let pods = host.pods();
+    let ours = pods.as_array().unwrap().iter().filter(|pod| pod["network"] == "podnet");
+    assert_eq!(ours.count(), 2, "{pods}");
+    for container in [&a, &b] {
+        host.del(container);
+    }
+    for dir in [&records, &leases] {
+        assert!(dir.join("README").exists() && dir.join("directory").exists());
+    }
+    assert!(fs::read_to_string("/etc/passwd").unwrap().contains("root"));
+}
+
+#[test]
+fn a_link_in_the_place_of_the_state_dir_is_refused() {
+    let host = Host::new("linked");
+    let a = host.container("a");
+    let elsewhere = host.state_dir().with_file_name("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, host.state_dir()).unwrap();
+    let said = host.call("ADD", Some(&a)).refused_without_a_trace(5);
+    assert!(said.contains(host.state_dir().to_str().unwrap()), "{said}");
+    assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
+}
+
+#[test]
+fn a_bpffs_that_went_with_its_pins_costs_no_pod_its_network_and_comes_back() {
+    let counted = Counted::new("bpffs-gone");
+    let (a, b) = (counted.host.container("a"), counted.host.container("b"));
+    let call = |verb, pod| {
+        let call = counted.call(verb, Some(pod), "clsact");
+        call.key("telemetry", json!({"required": false}))
+    };
+    let reply = call("ADD", &a).succeed();
+    umount2(&counted.bpffs, MntFlags::MNT_DETACH).unwrap();
+    let answer = call("ADD", &b).answer();
+    assert_eq!(answer.code, Some(0), "{}", answer.stdout);
+    assert!(answer.stderr.contains("is not on a bpffs"), "{}", answer.stderr);
+    call("DEL", &b).succeed();
+    let nothing = None::<&str>;
+    mount(Some("bpf"), &counted.bpffs, Some("bpf"), MsFlags::empty(), nothing).unwrap();
+    let (state, bpf) = (counted.host.state_dir(), counted.bpffs.join("weir"));
+    counted.host.reconcile_in(&format!(
+        "--state-dir {} --bpf-dir {}",
+        state.display(),
+        bpf.display()
+    ));
+    counted.check(&a, "clsact", &reply).succeed();
+    crate::node::talk(&counted.host.node, &a.space, ips(&reply)[0].parse().unwrap());
+    assert!(counted.network().iter().all(|[_, packets]| *packets > 0));
+    call("DEL", &a).succeed();
+}
