@@ -87,7 +87,7 @@ fn every_command_is_counted_as_redis_counts_it() {
     let total = counted.values().sum();
     assert!(total > 90_000, "{counted:?}");
     for role in ["server", "client"] {
-        assert_eq!(pair.requests(role, "redis", total), counted, "{role}");
+        assert_eq!(pair.requests(role, "redis", total), counted, "{role}, {:?}", pair.gaps());
         assert_eq!(pair.durations(role, "redis"), total, "{role}");
     }
     pair.assert_no_gap();

@@ -63,7 +63,9 @@ fn connect(pair: &Pair, address: &str, port: u16, words: &str) -> Option<String>
         true => format!("[{address}]:{port}"),
         false => format!("{address}:{port}"),
     };
-    let mut all = vec!["timeout", "20", "openssl", "s_client", "-connect", &target];
+    // It asks for the page, and stays until that and the session's tickets have come.
+    let script = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 20 openssl s_client \"$@\" 2>&1";
+    let mut all = vec!["sh", "-c", script, "sh", "-ign_eof", "-connect", &target];
     all.extend(["-cipher", ANY_CIPHER]);
     all.extend(words.split_whitespace());
     let said = pair.try_to_ask(&all);
