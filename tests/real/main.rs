@@ -16,6 +16,7 @@ mod grpc;
 mod grpc_service;
 mod http1;
 mod http2;
+mod mariadb;
 mod nginx;
 mod pair;
 mod postgresql;
