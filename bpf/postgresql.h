@@ -164,13 +164,18 @@ static __always_inline int pg_complete(struct step *s)
 	return pg_end(s, sql_operation(h, 0, want, rest > 0), DB_OK) ?: pg_skip(s, rest);
 }
 
-/* Whether a server may begin so. */
-static __always_inline int pg_opens(__u8 type, __u32 n)
+/*
+ * Whether a server may begin so: with a small number, or with an error, whose first field is its
+ * severity.
+ */
+static __always_inline int pg_opens(__u8 type, __u8 first, __u32 n)
 {
-	return (type == 'R' || type == 'E' || type == 'v') && n >= 4 && n < PG_STARTUP_MAX;
+	if (n < 4 || n > PG_STARTUP_MAX)
+		return 0;
+	return type == 'E' ? first == 'S' : (type == 'R' || type == 'v') && !first;
 }
 
-/* A server's message begins: its type and length are in half.line. */
+/* A server's message begins: its type and length are in half.line, and of the first a byte more. */
 static __always_inline int pg_response(struct step *s)
 {
 	struct half *h = s->half;
@@ -178,10 +183,14 @@ static __always_inline int pg_response(struct step *s)
 	__u32 n = be32(h->line + 1) - 4;
 	int end = 0;
 
-	if (n > PG_MESSAGE_MAX || (!s->conn->decided && !pg_opens(type, n)))
+	if (n > PG_MESSAGE_MAX)
 		return refuted(s);
-	if (!s->conn->decided)
+	if (!s->conn->decided) {
+		if (!pg_opens(type, h->line[5], n))
+			return refuted(s);
 		decide(s->conn, L7_POSTGRESQL);
+		n--;
+	}
 	switch (type) {
 	case 'D':
 	case 'd':
@@ -273,7 +282,7 @@ static __always_inline int pg_server(struct step *s)
 	case PG_COMPLETE:
 		return pg_complete(s);
 	default:
-		return take(s->cur, h, 5) ? pg_response(s) : 0;
+		return take(s->cur, h, s->conn->decided ? 5 : 6) ? pg_response(s) : 0;
 	}
 }
 

@@ -44,11 +44,6 @@ enum pg_request {
 #define PG_COPYING 0x08	 /* it waits for data */
 #define PG_ANSWERED 0x10 /* a statement of the query under way is answered */
 
-static __always_inline __u32 be32(const __u8 *bytes)
-{
-	return (__u32)bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
-}
-
 /* Passes over the rest of a message. */
 static __always_inline int pg_skip(struct step *s, __u32 n)
 {

@@ -194,7 +194,7 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	if (dir == DIRECTION_RX && t.ack)
 		rtt_end(conn, bpf_ntohl(t.ack_seq));
 	if (p->end > at || t.fin) {
-		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir], .cur = c};
+		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir & 1], .cur = c};
 
 		if (segment(&s, p, dir, seq, at, t.fin))
 			return conn;
@@ -257,7 +257,7 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	c->more = 0;
 	if (!conn)
 		return NULL;
-	h = &conn->half[dir];
+	h = &conn->half[dir & 1];
 	/* Whoever owns the direction now will look at what is held when it is done. */
 	if (half_try(h))
 		return NULL;

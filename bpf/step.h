@@ -74,6 +74,16 @@ static __always_inline int refuted(struct step *s)
 	return 1;
 }
 
+static __always_inline __u16 be16(const __u8 *bytes)
+{
+	return bytes[0] << 8 | bytes[1];
+}
+
+static __always_inline __u32 be32(const __u8 *bytes)
+{
+	return (__u32)bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
+}
+
 /* Whether the window has no byte at the cursor. */
 static __always_inline int window_over(const struct cursor *c)
 {

@@ -10,6 +10,7 @@
 #include "dns_tcp.h"
 #include "http1.h"
 #include "http2.h"
+#include "kafka.h"
 #include "mysql.h"
 #include "postgresql.h"
 #include "tls.h"
@@ -38,28 +39,39 @@ static __always_inline int greeting(struct step *s)
 	return 0;
 }
 
-/* What a client's first bytes, beginning with 0, are. Returns 0: none of it is for the reader of
- * HTTP/1. */
-static __always_inline int database_opens(struct step *s)
+/* A client's first bytes, beginning with 0: PostgreSQL's first message, Kafka's, or neither. */
+static __always_inline void database_opens(struct step *s)
 {
 	struct half *h = s->half;
 	__u32 code;
 
+	if (!h->line_len)
+		h->started = s->cur->now;
 	gather(s->cur, h, 8);
 	if (h->line_len < 8)
-		return 0;
+		return;
 	code = be32(h->line + 4);
-	/* A startup's parameters begin with the first letter of "user" or the like. */
 	if (code >> 16 == 3)
 		gather(s->cur, h, 9);
-	if (code >> 16 == 3 ? h->line_len > 8 && upper_letter(h->line[8]) : pg_asks(code)) {
+	/* The first parameter behind a version begins with a letter. */
+	if (pg_asks(code) || (code >> 16 == 3 && h->line_len > 8 && upper_letter(h->line[8]))) {
 		s->conn->protocol = L7_POSTGRESQL;
 		pg_first(s, h->line_len);
 		h->line_len = 0;
-	} else if (code >> 16 != 3 || h->line_len > 8) {
-		decide(s->conn, L7_UNKNOWN);
+		return;
 	}
-	return 0;
+	gather(s->cur, h, KAFKA_HEAD);
+	if (h->line_len == KAFKA_HEAD && kafka_named(h))
+		gather(s->cur, h, KAFKA_HEAD + 1);
+	if (h->line_len < KAFKA_HEAD + kafka_named(h))
+		return;
+	if (!kafka_opens(h)) {
+		decide(s->conn, L7_UNKNOWN);
+		return;
+	}
+	s->conn->protocol = L7_KAFKA;
+	kafka_request(s, h->line_len);
+	h->line_len = 0;
 }
 
 /* What the first bytes of a connection already exclude. Returns whether to go on. */
@@ -80,8 +92,10 @@ static __always_inline int first_bytes(struct step *s)
 		s->conn->protocol = L7_DNS;
 		return 1;
 	}
-	if (!first)
-		return database_opens(s);
+	if (!first) {
+		database_opens(s);
+		return 0;
+	}
 	if (s->half->line_len || is_tchar(first) || first == '\r' || first == '\n')
 		return 1;
 	decide(s->conn, L7_UNKNOWN);

@@ -139,7 +139,7 @@ static __always_inline void tcp_reset(const struct conn_key *key, struct conn *c
 				      __u32 seq)
 {
 	int by_server = dir != requests_direction(conn);
-	__u32 ahead = seq - conn->half[dir].next + RESET_WINDOW;
+	__u32 ahead = seq - conn->half[dir & 1].next + RESET_WINDOW;
 
 	/* RFC 5961, 3: out of the window it ends nothing. The refusal of a SYN has number 0. */
 	if (conn->state != TCP_SYN_SENT && ahead > 2 * RESET_WINDOW)
@@ -190,7 +190,7 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->pod = pod;
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
-	fresh->half[dir].next = isn + 1;
+	fresh->half[dir & 1].next = isn + 1;
 	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 		stat_add(STAT_FULL_CONNS, 1);
 		room_wanted = 1;
@@ -259,7 +259,7 @@ static __always_inline void tcp_answered(struct conn *conn, __u32 dir, __u32 seq
 	if (dir == requests_direction(conn) ||
 	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_SENT, TCP_SYN_ACKED) != TCP_SYN_SENT)
 		return;
-	conn->half[dir].next = seq + 1;
+	conn->half[dir & 1].next = seq + 1;
 	histogram_add(conn->pod, fields(HISTOGRAM_TCP_CONNECT, conn->role, 0, 0),
 		      bpf_ktime_get_ns() - conn->syn_ns);
 }

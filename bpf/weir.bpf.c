@@ -57,7 +57,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	if (protocol < 0)
 		return NULL;
 	/* Per CPU with softirqs off: nobody else adds here meanwhile. */
-	net = &traffic->net[dir][p->key.family & 1];
+	net = &traffic->net[dir & 1][p->key.family & 1];
 	net->bytes += skb->len;
 	net->packets += segments(skb);
 	if (protocol == IPPROTO_TCP)
@@ -87,6 +87,8 @@ static __always_inline void read_bytes(struct __sk_buff *skb, const struct curso
 		/* The client asked for TLS, and may begin with it at once. */
 		if (conn->protocol == L7_UNDECIDED)
 			read_stream(skb, c, conn, dir);
+	} else {
+		read_kafka(skb, conn, dir);
 	}
 }
 

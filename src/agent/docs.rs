@@ -36,6 +36,26 @@ const TAIL: &str = "\
   anything that is not listed above.
 - No address, port, path or query name is a label.
 
+## What a request to a database is
+
+A connection is taken for a database's when both its sides spoke as that database does, whatever its port; what was asked
+before is counted then. `outcome` is `no_response` where the connection ended first, and `unknown` where there is no
+answer or the answer does not tell. `operation` is `unknown` where nothing that was seen tells it.
+
+- `redis` (and what speaks its protocol): a command. An error inside of an EXEC's or a script's answer is no error of its
+  own. Behind a SUBSCRIBE, MONITOR or PSYNC that went well, nothing more of the connection is read. A command whose answer
+  the client switched off is `unknown` and has no duration.
+- `postgresql`: a statement of a simple query, or an Execute of the extended protocol, by the server's own word for what it
+  did; a failed one by the first word of its text, if that came with it. Others that the server discarded because of a
+  failure before them are errors too. It lasts until the server is ready again, its commit included.
+- `mysql` (and MariaDB): a command; one with a text by the text's first word, a prepared one as `PREPARE`, `EXECUTE` and
+  `FETCH`. Commands without an answer (to close a statement, to send a long value, to quit) are not counted. A connection
+  with compression is a gap, `encoded`.
+- `kafka`: a request by its API key; `ok` and `error` for those whose response has one error code at a fixed place, as that
+  of a group's or a transaction's has, else `unknown`. A Produce without acknowledgement has no duration.
+
+What any of them sends through TLS is not seen: such a connection is `tls`, also where it began in the clear.
+
 ## When series come and go
 
 Series marked *from 0* are there as soon as the pod is attached, at 0, so that `rate()` sees the first event. Others

@@ -1,6 +1,7 @@
 //! The BPF programs through `BPF_PROG_TEST_RUN`: crafted frames in, pinned maps out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
 
+mod confusion;
 mod dns;
 mod dns_tcp_cases;
 mod exchange;
@@ -10,6 +11,7 @@ mod hostile;
 mod http;
 mod http1_cases;
 mod http2_cases;
+mod kafka_cases;
 mod kernel;
 mod mysql_cases;
 mod parallel;

@@ -9,7 +9,7 @@ use crate::{
     dns_tcp_cases,
     exchange::Exchange,
     frame::{ACK, FIN, v4, v6},
-    http1_cases, http2_cases,
+    http1_cases, http2_cases, kafka_cases,
     kernel::{Counts, Kernel},
     mysql_cases, postgresql_cases, redis_cases,
     stream::{Side, Stream},
@@ -24,6 +24,7 @@ pub fn exchanges() -> Vec<Exchange> {
     all.extend(redis_cases::exchanges());
     all.extend(postgresql_cases::exchanges());
     all.extend(mysql_cases::exchanges());
+    all.extend(kafka_cases::exchanges());
     all
 }
 
