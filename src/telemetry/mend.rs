@@ -13,7 +13,7 @@ use super::{
 };
 use crate::error::{Context, Error, Kind, Result};
 
-/// See [`super::mend`].
+/// See [`super::mend()`].
 pub fn mend(
     bpf_dir: &Path,
     ifindex: u32,
