@@ -250,7 +250,8 @@ pub(super) fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>>
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     libbpf_rs::set_print(None);
     let differs = |what: String| Error::new(Kind::Difference, what);
-    let Some(pins) = Pins::open(bpf_dir)? else {
+    // A reload pins first and swaps then: between the two every filter would look like a stranger's.
+    let Some((_shared, pins)) = hold(bpf_dir)? else {
         return Err(differs(format!("no programs are pinned in {}", bpf_dir.display())));
     };
     let index = signed(ifindex)?;
