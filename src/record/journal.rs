@@ -8,132 +8,20 @@
 //! the record's lock meanwhile, which ends with the process: a record under way that nobody holds is
 //! that of an ADD that was killed.
 
-use std::{
-    fs::File,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs::File, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
-
+use super::Record;
 use crate::{
     attachment::Attachment,
-    error::{Context, Error, Kind, Result},
-    spec::{
-        Address, Route,
-        capability::{Bandwidth, PortMapping},
-    },
+    error::{Error, Kind, Result},
     state::{self, ATTACHMENTS, Dir, Lock, Share},
-    telemetry::Attached,
 };
 
-/// The format that this binary writes; another one is unreadable to it.
-const FORMAT: u32 = 1;
 /// No record of ours comes near: the longest part is a configuration of at most 1 MiB.
 const MAX_BYTES: u64 = 4 << 20;
 /// A reconciliation keeps ADDs from beginning for some milliseconds; who waits this long meets a stuck
 /// one.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What one ADD made, or was about to make when it was killed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    format: u32,
-    /// Whether its ADD has not made everything yet.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub under_way: bool,
-    /// Whether it is under way, and its ADD is dead.
-    #[serde(skip)]
-    pub abandoned: bool,
-    /// The boot that the kernel objects belong to.
-    pub boot_id: String,
-    /// When ADD was called, in seconds since the Unix epoch.
-    pub created: u64,
-    /// The network's name.
-    pub network: String,
-    /// `CNI_CONTAINERID`.
-    pub container_id: String,
-    /// `CNI_IFNAME`.
-    pub ifname: String,
-    /// The Kubernetes names, empty without Kubernetes.
-    pub pod: PodName,
-    /// The container's network namespace.
-    pub netns: NetnsRef,
-    /// The host side's name.
-    pub host_ifname: String,
-    /// The host side's index, once it is known.
-    pub host_ifindex: Option<u32>,
-    /// Where the pin directory of the telemetry is.
-    pub bpf_dir: PathBuf,
-    /// How the traffic is counted, or is to be; none if it isn't.
-    pub telemetry: Option<Attached>,
-    /// The pod's network; none where another plugin made it and weir only counts.
-    pub plumbing: Option<Plumbing>,
-    /// The addresses that such another plugin gave, to be shown; none of ours to release.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others_addresses: Vec<IpAddr>,
-}
-
-/// A pod's Kubernetes names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct PodName {
-    /// `K8S_POD_NAMESPACE`.
-    pub namespace: String,
-    /// `K8S_POD_NAME`.
-    pub name: String,
-    /// `K8S_POD_UID`.
-    pub uid: String,
-}
-
-/// A network namespace: the path it was given by, and what tells it from a later one there.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct NetnsRef {
-    /// `CNI_NETNS`.
-    pub path: PathBuf,
-    /// `st_dev` of the namespace file.
-    pub dev: u64,
-    /// `st_ino` of the namespace file.
-    pub ino: u64,
-}
-
-/// What the pod's network was made from: enough to plan it again for CHECK.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Plumbing {
-    /// MTU of both ends in bytes.
-    pub mtu: u32,
-    /// The MAC that was asked for.
-    pub mac: Option<String>,
-    /// The pod's addresses; empty until a delegate has given them.
-    pub addresses: Vec<Address>,
-    /// The routes that were asked for.
-    pub routes: Vec<Route>,
-    /// The networks whose pods are masqueraded; empty if they are not.
-    pub masquerade: Vec<IpNetwork>,
-    /// Set where another IPAM plugin gave the addresses and has to be told of the end.
-    pub delegate: Option<Delegated>,
-    /// The node's ports that lead to the pod.
-    #[serde(default)]
-    pub ports: Vec<PortMapping>,
-    /// What the pod's traffic is limited to.
-    #[serde(default)]
-    pub bandwidth: Bandwidth,
-    /// Whether the programs that limit are hooked to the host side.
-    #[serde(default)]
-    pub guarded: bool,
-}
-
-/// An IPAM plugin, and the configuration that its ADD was called with.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Delegated {
-    /// `ipam.type`.
-    pub plugin: String,
-    /// The whole configuration, as it came on stdin.
-    pub config: String,
-}
 
 /// What the journal has of an attachment.
 #[derive(Debug)]
@@ -147,45 +35,6 @@ pub enum Entry {
 }
 
 impl Record {
-    /// A record of a call that is about to begin: no addresses, no interface index, no telemetry.
-    ///
-    /// # Errors
-    /// [`Kind::Io`]: the boot id can't be read.
-    pub fn new(attachment: &Attachment, network: &str, netns: NetnsRef) -> Result<Self> {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self {
-            format: FORMAT,
-            under_way: true,
-            abandoned: false,
-            boot_id: state::boot_id()?,
-            created: since_epoch.as_secs(),
-            network: network.to_owned(),
-            container_id: attachment.container_id().to_owned(),
-            ifname: attachment.ifname().to_owned(),
-            pod: PodName::default(),
-            netns,
-            host_ifname: String::new(),
-            host_ifindex: None,
-            bpf_dir: PathBuf::new(),
-            telemetry: None,
-            plumbing: None,
-            others_addresses: Vec::new(),
-        })
-    }
-
-    /// Whose record it is.
-    ///
-    /// # Errors
-    /// [`Kind::Environment`]: the record's names are not names.
-    pub fn attachment(&self) -> Result<Attachment> {
-        Attachment::new(&self.container_id, &self.ifname)
-    }
-
-    /// The addresses that weir gave the pod, or had given.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.plumbing.iter().flat_map(|plumbing| plumbing.addresses.iter().map(Address::ip))
-    }
-
     /// Writes it for the first time.
     ///
     /// # Errors
@@ -201,10 +50,6 @@ impl Record {
             return Err(Error::new(Kind::NameTaken, msg));
         };
         Ok(Begun { dir, alive })
-    }
-
-    fn encode(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).context(Kind::Io, || "can't encode a record".into())
     }
 }
 
@@ -292,21 +137,38 @@ pub fn sweep(state_dir: &Path) -> Result<Vec<Attachment>> {
     Ok(swept)
 }
 
+/// How often a record that is replaced under the reader's eyes is read again: its ADD replaces it twice or
+/// thrice.
+const LOOKS: usize = 8;
+
 fn read(dir: &Dir, attachment: &Attachment) -> Entry {
-    match dir.read_open(&attachment.file_name(), MAX_BYTES) {
-        Ok(None) => Entry::Absent,
-        Ok(Some((bytes, file))) => match decode(&bytes, attachment) {
-            Ok(mut record) => {
-                record.abandoned = record.under_way && is_free(&file);
-                Entry::Record(Box::new(record))
-            }
-            Err(why) => {
-                let msg = format!("the record of {attachment} is unreadable");
-                Entry::Unreadable(Error::new(Kind::Io, msg).details(why))
-            }
-        },
-        Err(err) => Entry::Unreadable(err),
+    for _ in 0..LOOKS {
+        match dir.read_open(&attachment.file_name(), MAX_BYTES) {
+            Ok(None) => return Entry::Absent,
+            Ok(Some((bytes, file))) => match Record::decode(&bytes, attachment) {
+                Ok(mut record) => {
+                    record.abandoned = record.under_way && is_free(&file);
+                    // An ADD that writes its record again gives the old file's lock back when the new
+                    // one is in its place.
+                    if !record.abandoned || is_in_place(&file) {
+                        return Entry::Record(Box::new(record));
+                    }
+                }
+                Err(why) => {
+                    let msg = format!("the record of {attachment} is unreadable");
+                    return Entry::Unreadable(Error::new(Kind::Io, msg).details(why));
+                }
+            },
+            Err(err) => return Entry::Unreadable(err),
+        }
     }
+    let msg = format!("the record of {attachment} changes all the time");
+    Entry::Unreadable(Error::new(Kind::TryAgain, msg))
+}
+
+/// Whether the file still has a name. Ask after its lock was found free, not before.
+fn is_in_place(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| file.nlink() > 0)
 }
 
 /// Whether nobody holds the lock. Asked for as one that many may have, so that those who ask at once
@@ -315,22 +177,17 @@ fn is_free(file: &File) -> bool {
     file.try_lock_shared().is_ok()
 }
 
-fn decode(bytes: &[u8], attachment: &Attachment) -> Result<Record, String> {
-    let record: Record = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
-    if record.format != FORMAT {
-        return Err(format!("its format is {}, not {FORMAT}", record.format));
-    }
-    match record.attachment() {
-        Ok(own) if own == *attachment => Ok(record),
-        _ => Err("it is another attachment's".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use std::path::PathBuf;
 
     use super::*;
+    use crate::record::NetnsRef;
 
     struct Scratch(PathBuf);
 
@@ -375,6 +232,36 @@ mod tests {
         remove(&dir.0, &attachment).unwrap();
         assert!(list(&dir.0).unwrap().is_empty());
         assert_eq!(fs::read_dir(dir.0.join(ATTACHMENTS)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_add_that_writes_its_record_again_is_never_taken_for_a_killed_one() {
+        let dir = Scratch::new("rewritten");
+        let mut record = record("eth0");
+        let attachment = record.attachment().unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut looks = 0;
+                while !over.load(Ordering::Relaxed) {
+                    if let Entry::Record(found) = find(&dir.0, &attachment).unwrap() {
+                        assert!(!found.abandoned, "after {looks} looks");
+                        looks += 1;
+                    }
+                }
+                looks
+            });
+            for _ in 0..2000 {
+                record.under_way = true;
+                let mut begun = record.begin(&dir.0).unwrap();
+                begun.update(&record).unwrap();
+                record.under_way = false;
+                begun.update(&record).unwrap();
+                remove(&dir.0, &attachment).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
     }
 
     #[test]
