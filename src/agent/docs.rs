@@ -5,7 +5,8 @@
 use std::fmt::Write;
 
 use super::{
-    budget, families,
+    budget,
+    families::{self, Flavor},
     family::{Family, Kind, Source, Start},
 };
 use crate::telemetry::histogram::CLASSIC_NS;
@@ -16,8 +17,11 @@ const HEAD: &str = "\
 <!-- Printed from src/agent/families: WEIR_WRITE_DOCS=1 cargo test --lib agent::docs -->
 
 `weir agent` serves these at `/metrics`: as OpenMetrics 1.0.0 to a client that accepts
-`application/openmetrics-text`, else as Prometheus text 0.0.4. OpenMetrics also has `_created`, the time at
-which the pod was attached.
+`application/openmetrics-text`, as Prometheus' protocol buffers to one that accepts
+`application/vnd.google.protobuf` (of `io.prometheus.client.MetricFamily`, delimited), else as Prometheus text
+0.0.4; compressed to one that accepts gzip. OpenMetrics and protocol buffers also have the time at which the pod was
+attached (`_created`), and exemplars. A page is at most a second old: however many scrape, the maps are read once a
+second.
 
 The totals are the kernel's. They start with the pod, and neither a restart of the agent nor its absence
 changes them.
@@ -63,6 +67,46 @@ begin with their first event. All stay while the pod lives, idle or not, and kee
 after DEL. A pod that is started anew under the same name begins again at 0; two networks of one pod are added up.
 ";
 
+const HISTOGRAMS: &str = "\
+## Histograms, classic and native
+
+Each duration is counted in the kernel, in one of 116 cells. Their bounds are those of the classic buckets above and
+those of Prometheus' native histograms of schema 2 (each bucket 19 % wider than the one before it) from 1.1 µs to
+64 s, so that both are exact sums of cells. What is shorter is in the native zero bucket; what is longer, in the bucket
+behind 64 s.
+
+Native histograms are in the protocol buffers, beside the classic ones, for which Prometheus asks with
+`--enable-feature=native-histograms` (2.40 and newer; from 3.8 on, `scrape_native_histograms: true`). It then takes the
+native ones alone, unless told `always_scrape_classic_histograms: true`:
+
+```
+histogram_quantile(0.99, sum by (pod) (rate(weir_http_request_duration_seconds{role=\"client\"}[5m])))
+```
+
+A bucket of `weir_http_request_duration_seconds` and `weir_grpc_request_duration_seconds` has an exemplar, `trace_id`, of
+the last request in it that came with a sampled, valid `traceparent`. The agent knows of these only while somebody
+listens to live records: `weir observe`, the page, or `--otlp-endpoint`. Prometheus keeps them with
+`--enable-feature=exemplar-storage`.
+
+";
+
+const OTEL: &str = "
+## As OpenTelemetry calls them
+
+`/metrics?flavor=otel` names these by OpenTelemetry's semantic conventions (1.45), as Prometheus writes them: a name with
+`server` or `client` has the pods of that role. The conventions count requests by status in the histogram of their
+duration; the kernel counts them apart, so there is a counter beside it. An attribute that is absent is an empty label.
+All other families are there as above; the labels `namespace` and `pod` are the same.
+";
+
+const HUBBLE: &str = "
+## As Hubble calls them
+
+`/metrics?flavor=hubble` has what of Cilium's Hubble can be filled truthfully, and nothing else. `reporter` is the role;
+`namespace` and `pod` are those of the pod that reports. There is no `source` and `destination`, as no metric is counted
+by the other side, no `ips_returned`, and none of Hubble's metrics of flows, drops and TCP flags.
+";
+
 fn document() -> String {
     let mut text = HEAD.to_owned();
     let (of_pods, of_node): (Vec<&Family>, Vec<_>) =
@@ -75,8 +119,11 @@ fn document() -> String {
     table(&mut text, &of_node);
     let buckets: Vec<_> =
         CLASSIC_NS.iter().map(|bound| format!("{}", *bound as f64 / 1e9)).collect();
-    let _ =
-        write!(text, "\nBuckets of all histograms, in seconds: {}.\n\n{TAIL}", buckets.join(", "));
+    let _ = write!(
+        text,
+        "\nBuckets of all histograms, in seconds: {}.\n\n{HISTOGRAMS}{TAIL}",
+        buckets.join(", ")
+    );
     let _ = write!(
         text,
         "\n## How many series\n\n\
@@ -88,6 +135,13 @@ fn document() -> String {
         budget::FAMILY,
         budget::POD,
     );
+    for (about, flavor) in [(OTEL, Flavor::Otel), (HUBBLE, Flavor::Hubble)] {
+        text.push_str(about);
+        let ours: Vec<_> = families::all().map(std::ptr::from_ref).collect();
+        let renamed =
+            flavor.families().filter(|family| !ours.contains(&std::ptr::from_ref(*family)));
+        table(&mut text, &renamed.collect::<Vec<_>>());
+    }
     text
 }
 

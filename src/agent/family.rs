@@ -27,6 +27,17 @@ pub enum Unit {
     Bytes,
 }
 
+impl Unit {
+    /// What it is called.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Seconds => Some("seconds"),
+            Self::Bytes => Some("bytes"),
+        }
+    }
+}
+
 /// When a pod's series come into being.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -58,8 +69,8 @@ pub enum Source {
     Counters(CounterKind, fn(&CounterKey) -> Values),
     /// TCP connections that were established and have not ended.
     ActiveConnections,
-    /// The layer 3 totals by direction and family.
-    Network(fn(&NetCounter) -> u64),
+    /// The layer 3 totals, labelled by direction and family.
+    Network(fn(&NetCounter) -> u64, fn(u32, u32) -> Values),
     /// The histograms of one kind.
     Histograms(HistogramKind, fn(&HistogramKey) -> Values),
     /// 1 for each living attachment, by its hook.
@@ -81,6 +92,8 @@ pub struct Family {
     pub help: &'static str,
     /// Its own labels; a pod's series have `namespace` and `pod` before them.
     pub labels: &'static [Label],
+    /// Which of the source's keys it has, by role and by [`CounterKey::a`] or [`HistogramKey::a`].
+    pub only: fn(u8, u8) -> bool,
     /// Which of `labels` becomes `__other__` first when there are too many series.
     pub fold: Option<usize>,
     /// When series begin.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    exemplar::{Exemplar, Place},
     family::{Family, Kind, Source, Start, Values, values},
     labels::{self, Value},
     pods::Pods,
@@ -60,9 +61,9 @@ pub fn numbers(
     family: &Family,
 ) -> Vec<(Key, u64)> {
     let mut found = match family.source {
-        Source::Counters(kind, label) => counters(index, pods, kind, label),
+        Source::Counters(kind, label) => counters(index, pods, family, kind, label),
         Source::ActiveConnections => active_connections(index, pods),
-        Source::Network(number) => network(reading.snapshot, pods, number),
+        Source::Network(number, label) => network(reading.snapshot, pods, number, label),
         Source::Attachments => attachments(reading.members, pods),
         Source::Node(read) => read(reading)
             .into_iter()
@@ -83,10 +84,12 @@ pub fn numbers(
 fn counters(
     index: &Index<'_>,
     pods: &Pods<'_>,
+    family: &Family,
     kind: CounterKind,
     label: fn(&CounterKey) -> Values,
 ) -> Vec<(Key, u64)> {
-    let found = index.counters(kind).filter_map(|(key, value)| {
+    let own = index.counters(kind).filter(|(key, _)| (family.only)(key.role, key.a));
+    let found = own.filter_map(|(key, value)| {
         Some((Key { row: Some(pods.row(key.pod)?), values: label(key) }, value))
     });
     found.collect()
@@ -96,26 +99,50 @@ fn counters(
 pub fn histograms(
     index: &Index<'_>,
     pods: &Pods<'_>,
+    family: &Family,
     kind: HistogramKind,
     label: fn(&HistogramKey) -> Values,
 ) -> Vec<(Key, Histogram)> {
-    let found = index.histograms(kind).filter_map(|(key, value)| {
+    let own = index.histograms(kind).filter(|(key, _)| (family.only)(key.role, key.a));
+    let found = own.filter_map(|(key, value)| {
         Some((Key { row: Some(pods.row(key.pod)?), values: label(key) }, *value))
     });
     merge(found.collect())
+}
+
+/// The exemplars of a histogram, sorted by series and bucket.
+pub fn exemplars(
+    known: &[(Place, Exemplar)],
+    pods: &Pods<'_>,
+    family: &Family,
+    kind: HistogramKind,
+    label: fn(&HistogramKey) -> Values,
+) -> Vec<((Key, usize), Exemplar)> {
+    let own = known
+        .iter()
+        .filter(|(place, _)| u32::from(place.kind) == kind.0 && (family.only)(place.role, place.a));
+    let found = own.filter_map(|(place, exemplar)| {
+        let key = Key { row: Some(pods.row(place.pod)?), values: label(&place.key()) };
+        Some(((key, place.bucket), exemplar.clone()))
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_by(|(a, older), (b, newer)| a.cmp(b).then(newer.at.cmp(&older.at)));
+    found.dedup_by_key(|(place, _)| *place);
+    found
 }
 
 fn network(
     snapshot: &Snapshot,
     pods: &Pods<'_>,
     number: fn(&NetCounter) -> u64,
+    label: fn(u32, u32) -> Values,
 ) -> Vec<(Key, u64)> {
     let mut found = Vec::new();
     for (id, pod) in &snapshot.pods {
         let Some(row) = pods.row(*id) else { continue };
         for (direction, families) in (0u32..).zip(&pod.network) {
             for (family, counter) in (0u32..).zip(families) {
-                let values = values([labels::direction(direction), labels::family(family)]);
+                let values = label(direction, family);
                 found.push((Key { row: Some(row), values }, number(counter)));
             }
         }
@@ -151,7 +178,10 @@ fn active_connections(index: &Index<'_>, pods: &Pods<'_>) -> Vec<(Key, u64)> {
         .filter_map(|(key, value)| {
             Some((Key { row: Some(pods.row(key.pod)?), values: role(key) }, value))
         });
-    let ended = merge(counters(index, pods, CounterKind::COUNTER_TCP_CLOSED, role));
+    let ended = index.counters(CounterKind::COUNTER_TCP_CLOSED).filter_map(|(key, value)| {
+        Some((Key { row: Some(pods.row(key.pod)?), values: role(key) }, value))
+    });
+    let ended = merge(ended.collect());
     let mut active = merge(established.collect());
     for (key, value) in &mut active {
         if let Ok(at) = ended.binary_search_by_key(key, |(key, _)| *key) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::exemplar::{Exemplar, Place};
 use crate::telemetry::{
     Mode,
     histogram::bounds_ns,
@@ -49,6 +50,15 @@ pub fn counter(pod: u32, kind: CounterKind, a: u32, b: u32, c: u16) -> CounterKe
 /// A histogram key of attachment `pod` in the role of a server.
 pub fn histogram_key(pod: u32, kind: HistogramKind, a: u32) -> HistogramKey {
     HistogramKey { pod, kind: byte(kind.0), role: byte(Role::ROLE_SERVER.0), a: byte(a), zero: 0 }
+}
+
+/// The second bucket of the histogram of GET requests that attachment 1 serves.
+pub const PLACE: Place = Place { pod: 1, kind: 1, role: 1, a: 1, bucket: 1 };
+
+/// A request of [`PLACE`]'s bucket: 7 ms, half a second before [`NOW`].
+pub fn exemplar() -> Exemplar {
+    let at = NOW - Duration::from_millis(500);
+    Exemplar { trace_id: "1".repeat(32), duration_ns: 7_000_000, at }
 }
 
 /// The cells that durations (nanoseconds) fall into, as the kernel side puts them there.

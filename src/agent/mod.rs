@@ -1,7 +1,7 @@
 //! The long-lived half: shows what the kernel counted, and counts nothing itself.
 //!
 //! ```text
-//! totals (a thread, owns the maps) > series (by the table of families) > text > server > routes
+//! totals (a thread, owns the maps) > series (by the table of families) > exposition > server > routes
 //! flows (a thread, owns the ring of live records while somebody listens)          > server > routes
 //! ```
 //!
@@ -23,6 +23,8 @@ mod audit;
 mod budget;
 #[cfg(test)]
 mod docs;
+mod exemplar;
+mod exposition;
 pub(crate) mod families;
 pub(crate) mod family;
 mod fill;
@@ -39,7 +41,6 @@ pub mod roster;
 mod routes;
 pub(crate) mod series;
 mod server;
-mod text;
 mod totals;
 
 /// What the agent is told.
@@ -75,8 +76,9 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
     }
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
-    let (flows, flows_thread) = flows::Flows::start(bpf_dir.clone())?;
-    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir)?;
+    let exemplars = Arc::new(exemplar::Exemplars::default());
+    let (flows, flows_thread) = flows::Flows::start(bpf_dir.clone(), Arc::clone(&exemplars))?;
+    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, exemplars)?;
     let sources = Arc::new(routes::Sources { totals, flows });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();

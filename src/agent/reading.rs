@@ -3,6 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    exemplar::{Exemplar, Place},
+    families::Flavor,
     family::{Values, values},
     labels::Value,
     roster::Member,
@@ -12,7 +14,7 @@ use crate::telemetry::{
     wire::Stat,
 };
 
-/// What the agent knows of itself.
+/// What the agent adds to the totals.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
     /// Whether the snapshot comes from maps, or there were none to read.
@@ -21,6 +23,10 @@ pub struct Own {
     pub read_ns: u64,
     /// Label sets folded so far, by sample name.
     pub overflow: BTreeMap<&'static str, u64>,
+    /// The names that the page is to have.
+    pub flavor: Flavor,
+    /// Requests that may stand for others of their bucket.
+    pub exemplars: Vec<(Place, Exemplar)>,
 }
 
 /// Everything that a page is made of.

@@ -5,14 +5,16 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
     header::{
-        ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap,
+        HeaderName, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
 
 use super::{
     accept,
+    families::Flavor,
     flows::{Events, Flows, filter::Filter},
-    totals::Totals,
+    totals::{Page, Totals},
 };
 use crate::error::Error;
 
@@ -61,18 +63,42 @@ pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
 }
 
 async fn metrics<B>(request: &Request<B>, totals: &Totals) -> Answer {
-    // Several Accept headers are one list (RFC 9110, section 5.2); one that is no text asks nothing.
-    let accepts = request.headers().get_all(ACCEPT).iter();
-    let accepts: Vec<_> = accepts.filter_map(|value| value.to_str().ok()).collect();
-    let form = accept::form((!accepts.is_empty()).then(|| accepts.join(",")).as_deref());
-    match totals.page(form).await {
+    let flavor = match flavor(request.uri().query().unwrap_or_default()) {
+        Ok(flavor) => flavor,
+        Err(wrong) => return text(StatusCode::BAD_REQUEST, wrong),
+    };
+    let form = accept::form(list(request.headers(), &ACCEPT).as_deref());
+    let gzip = list(request.headers(), &ACCEPT_ENCODING).is_some_and(|list| accept::gzip(&list));
+    match totals.page(Page { form, flavor, gzip }).await {
         Ok(page) => {
             let mut answer = respond(StatusCode::OK, form.content_type(), page);
-            answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            let headers = answer.headers_mut();
+            headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+            if gzip {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
             answer
         }
         Err(reason) => unavailable(&reason),
     }
+}
+
+/// Several headers of a name are one list (RFC 9110, section 5.2); one that is no text asks nothing.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let lists: Vec<_> = lists.collect();
+    (!lists.is_empty()).then(|| lists.join(","))
+}
+
+/// The names that a query asks for; of several the last, and Weir's own if it says nothing of it.
+fn flavor(query: &str) -> Result<Flavor, String> {
+    let asked = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "flavor").last();
+    let Some((_, asked)) = asked else { return Ok(Flavor::Weir) };
+    let found = Flavor::NAMES.iter().find(|(name, _)| *name == asked);
+    found.map(|(_, flavor)| *flavor).ok_or_else(|| {
+        let names = Flavor::NAMES.map(|(name, _)| name).join(", ");
+        format!("flavor is one of {names}\n")
+    })
 }
 
 /// Live records as server-sent events (HTML standard, section 9.2).

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    budget, families,
+    budget,
+    exemplar::Exemplar,
     family::{Family, Source, Values},
     fill::{self, Index},
     pods::Pods,
@@ -36,6 +37,16 @@ pub struct Collected {
     pub family: &'static Family,
     /// The series.
     pub samples: Samples,
+    /// Of a histogram: one request of some buckets, sorted by series and bucket.
+    exemplars: Vec<((Key, usize), Exemplar)>,
+}
+
+impl Collected {
+    /// The exemplar of a classic bucket.
+    pub fn exemplar(&self, key: &Key, bucket: usize) -> Option<&Exemplar> {
+        let found = self.exemplars.binary_search_by_key(&(*key, bucket), |(place, _)| *place);
+        found.ok().map(|at| &self.exemplars[at].1)
+    }
 }
 
 /// All series of one reading.
@@ -47,17 +58,19 @@ pub struct Page<'a> {
     pub families: Vec<Collected>,
 }
 
-/// Turns a reading into series; adds what had to be folded to `reading.own.overflow`.
+/// Turns a reading into the series of its flavor; adds what had to be folded to `reading.own.overflow`.
 ///
 /// A pod whose DEL is longer ago than `grace` is not shown any more.
 pub fn collect<'a>(reading: &mut Reading<'a>, grace: Duration) -> Page<'a> {
     let mut pods = Pods::new(&reading.snapshot.pods, reading.members, reading.now, grace);
     let index = Index::new(reading.snapshot);
     let mut families = Vec::new();
-    for family in families::all() {
+    for family in reading.own.flavor.families() {
+        let mut exemplars = Vec::new();
         let (samples, folded) = match family.source {
             Source::Histograms(kind, label) => {
-                let found = fill::histograms(&index, &pods, kind, label);
+                exemplars = fill::exemplars(&reading.own.exemplars, &pods, family, kind, label);
+                let found = fill::histograms(&index, &pods, family, kind, label);
                 let (fitting, folded) = budget::fit(found, family, &mut pods);
                 (Samples::Histograms(fitting), folded)
             }
@@ -71,7 +84,7 @@ pub fn collect<'a>(reading: &mut Reading<'a>, grace: Duration) -> Page<'a> {
             *reading.own.overflow.entry(family.name).or_default() += folded;
         }
         if !samples.is_empty() {
-            families.push(Collected { family, samples });
+            families.push(Collected { family, samples, exemplars });
         }
     }
     Page { pods, families }
@@ -145,7 +158,7 @@ mod tests {
         let mut reading = Reading { snapshot, members, now, own: Own::default() };
         let page = collect(&mut reading, GRACE);
         let found = page.families.iter().find(|collected| collected.family.name == name);
-        let Some(Collected { family, samples: Samples::Numbers(series) }) = found else {
+        let Some(Collected { family, samples: Samples::Numbers(series), .. }) = found else {
             return Vec::new();
         };
         let line = |(key, value): &(Key, u64)| {

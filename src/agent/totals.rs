@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,12 +21,14 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     audit::Audit,
+    exemplar::Exemplars,
+    exposition::{self, Form},
+    families::Flavor,
     log,
     overview::History,
     reading::{Own, Reading},
     roster::{self, Member},
     series::collect,
-    text::{self, Form},
 };
 use crate::{
     attachment::Attachment,
@@ -54,11 +59,25 @@ const STALE: Duration = Duration::from_secs(5);
 /// that wait get one page.
 const QUEUE: usize = 1_024;
 
+/// Pages of one reading that are kept. There are many sorts of them, and each may be of megabytes.
+const PAGES: usize = 3;
+
+/// A sort of metrics page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// How it is written.
+    pub form: Form,
+    /// Which names it has.
+    pub flavor: Flavor,
+    /// Whether it is compressed.
+    pub gzip: bool,
+}
+
 /// What is made of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     /// The metrics page.
-    Page(Form),
+    Page(Page),
     /// The pods with their rates, as JSON.
     Pods,
 }
@@ -87,7 +106,11 @@ impl Totals {
     ///
     /// # Errors
     /// `Kind::Kernel` if no thread can be had.
-    pub fn start(state_dir: PathBuf, bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        state_dir: PathBuf,
+        bpf_dir: PathBuf,
+        exemplars: Arc<Exemplars>,
+    ) -> Result<(Self, JoinHandle<()>)> {
         let (requests, asked) = sync_channel(QUEUE);
         let starting = Err("the maps have not been looked at yet".to_owned());
         let (publish, health) = watch::channel(Health { at: Instant::now(), state: starting });
@@ -99,6 +122,7 @@ impl Totals {
             journal_said: Said::default(),
             audit: Audit::default(),
             overflow: BTreeMap::new(),
+            exemplars,
             cached: None,
             history: History::default(),
             publish,
@@ -114,8 +138,8 @@ impl Totals {
     ///
     /// # Errors
     /// `Kind::TryAgain`: too many are asking, or reading takes too long.
-    pub async fn page(&self, form: Form) -> Result<Bytes> {
-        self.ask(Wanted::Page(form)).await
+    pub async fn page(&self, page: Page) -> Result<Bytes> {
+        self.ask(Wanted::Page(page)).await
     }
 
     /// An [`Overview`](super::overview::Overview) in JSON, no older than a second.
@@ -172,11 +196,13 @@ struct Cached {
 }
 
 impl Cached {
-    /// The page in `form`, and what had to be folded for it, which is the same for every form.
-    fn page(&self, form: Form) -> (Bytes, Own) {
+    /// A page, and what had to be folded for it, which is the same for every form.
+    fn page(&self, Page { form, flavor, gzip }: Page, exemplars: &Exemplars) -> (Bytes, Own) {
         let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
-        let mut reading = Reading { snapshot, members, now, own: self.own.clone() };
-        (text::write(&collect(&mut reading, GRACE), form).into(), reading.own)
+        let exemplars = if form == Form::Classic { Vec::new() } else { exemplars.all() };
+        let own = Own { flavor, exemplars, ..self.own.clone() };
+        let mut reading = Reading { snapshot, members, now, own };
+        (exposition::write(&collect(&mut reading, GRACE), form, gzip), reading.own)
     }
 
     fn pods(&self, history: &mut History) -> Bytes {
@@ -211,6 +237,7 @@ struct Worker {
     audit: Audit,
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
+    exemplars: Arc<Exemplars>,
     cached: Option<Cached>,
     history: History,
     publish: watch::Sender<Health>,
@@ -276,12 +303,18 @@ impl Worker {
         let made = made.map(|(_, made)| made.clone()).unwrap_or_else(|| {
             let made = match wanted {
                 Wanted::Pods => cached.pods(&mut self.history),
-                Wanted::Page(form) => {
-                    let (page, own) = cached.page(form);
-                    self.overflow = own.overflow;
+                Wanted::Page(page) => {
+                    let (page, own) = cached.page(page, &self.exemplars);
+                    for (family, folded) in own.overflow {
+                        let known = self.overflow.entry(family).or_default();
+                        *known = folded.max(*known);
+                    }
                     page
                 }
             };
+            if cached.made.len() >= PAGES {
+                cached.made.remove(0);
+            }
             cached.made.push((wanted, made.clone()));
             made
         });
@@ -303,6 +336,7 @@ impl Worker {
             maps_open: snapshot.is_some(),
             read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),
             overflow: self.overflow.clone(),
+            ..Own::default()
         };
         let mut members = roster::join(&self.journal(), snapshot.as_ref());
         self.audit.run(&mut members, |ifindex, attached| {

@@ -14,6 +14,7 @@ mod fill;
 mod flows;
 mod http;
 mod lifecycle;
+mod native;
 mod node;
 mod observe;
 mod pages;

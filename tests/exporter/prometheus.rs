@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -21,34 +22,48 @@ use super::{
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 
 /// A Prometheus of the test's own, with the example's configuration but for the interval.
-struct Prometheus(Service);
+pub struct Prometheus {
+    service: Service,
+    address: SocketAddr,
+}
 
 impl Prometheus {
     fn start(node: &Node) -> Self {
+        Self::with(node, 9090, &[])
+    }
+
+    /// On a port of its own, with more arguments.
+    pub fn with(node: &Node, port: u16, arguments: &[&str]) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let example = fs::read_to_string(format!("{EXAMPLES}/prometheus.yaml")).unwrap();
         let often = example.replace("scrape_interval: 15s", "scrape_interval: 1s");
         assert_ne!(often, example);
-        let config = node.path("prometheus.yaml");
+        let config = node.path(&format!("prometheus-{port}.yaml"));
         fs::write(&config, often).unwrap();
         let alerts = "prometheus-alerts.yaml";
         fs::copy(format!("{EXAMPLES}/{alerts}"), node.path(alerts)).unwrap();
         let mut command = Command::new("prometheus");
         command.arg(argument("--config.file", &config));
-        command.arg(argument("--storage.tsdb.path", &node.path("tsdb")));
-        command.arg("--web.listen-address=127.0.0.1:9090");
+        command.arg(argument("--storage.tsdb.path", &node.path(&format!("tsdb-{port}"))));
+        command.arg(format!("--web.listen-address={address}")).args(arguments);
         let mut service = Service::start(command);
         service.wait_for("Server is ready to receive web requests");
-        Self(service)
+        Self { service, address }
+    }
+
+    /// The data that an endpoint of its API has for an expression.
+    pub fn ask(&self, endpoint: &str, expression: &str) -> Value {
+        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let answer = http::get_from(self.address, &format!("/api/v1/{endpoint}query={encoded}"));
+        let mut json: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(json["status"], "success", "{json}");
+        json["data"].take()
     }
 
     /// The samples of an instant query: labels to value.
     fn query(&self, expression: &str) -> BTreeMap<BTreeMap<String, String>, String> {
-        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let to = "127.0.0.1:9090".parse().unwrap();
-        let answer = http::get_from(to, &format!("/api/v1/query?query={encoded}"));
-        let json: Value = serde_json::from_str(&answer.body).unwrap();
-        assert_eq!(json["status"], "success", "{json}");
-        let samples = json["data"]["result"].as_array().unwrap().iter();
+        let data = self.ask("query?", expression);
+        let samples = data["result"].as_array().unwrap().iter();
         samples
             .map(|sample| {
                 let labels = serde_json::from_value(sample["metric"].clone()).unwrap();
@@ -58,7 +73,7 @@ impl Prometheus {
     }
 
     /// The one value of a query that has one.
-    fn value(&self, expression: &str) -> Option<f64> {
+    pub fn value(&self, expression: &str) -> Option<f64> {
         let samples = self.query(expression);
         assert!(samples.len() < 2, "{samples:#?}");
         samples.into_values().next().map(|value| value.parse().unwrap())
@@ -108,7 +123,7 @@ fn prometheus_takes_every_sample_of_the_page() {
     assert_eq!(prometheus.value(mean), Some(0.065));
     let created = prometheus.value("weir_http_requests_created").unwrap();
     assert!((created - now()).abs() < 60.0, "{created}");
-    let (status, log) = prometheus.0.stop(Signal::SIGTERM);
+    let (status, log) = prometheus.service.stop(Signal::SIGTERM);
     assert_eq!(status, Some(0));
     let complains = |line: &&String| line.contains("level=warn") || line.contains("level=error");
     let complaint = log.iter().filter(complains).find(|line| !line.contains("Received SIGTERM"));
@@ -154,17 +169,25 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     }
     let _agent = node.agent();
     eventually("a pod", || get("/metrics").body.contains("\nweir_pods 1\n"));
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(get("/metrics").body.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    for (path, family) in [
+        ("/metrics", "weir_http_requests_total{"),
+        ("/metrics?flavor=otel", "http_server_request_duration_seconds_bucket{"),
+        ("/metrics?flavor=hubble", "hubble_http_requests_total{"),
+    ] {
+        let page = get(path).body;
+        assert!(page.contains(&format!("\n{family}")), "{page}");
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && said.is_empty(), "{path}: {said}");
+    }
 }
 
 #[test]

@@ -6,14 +6,47 @@
 mod db;
 mod dns;
 mod http;
+mod hubble;
 mod node;
+mod otel;
 mod tcp;
 
 use super::{
     family::{Family, Kind, Label, Source, Start, Unit, Values, values},
     labels,
 };
-use crate::telemetry::wire::CounterKey;
+use crate::telemetry::wire::{CounterKey, Role};
+
+/// Which names a page has for what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flavor {
+    /// Weir's own.
+    #[default]
+    Weir,
+    /// OpenTelemetry's, and Weir's for what has none there.
+    Otel,
+    /// Those of Cilium's Hubble that can be filled, and no others.
+    Hubble,
+}
+
+impl Flavor {
+    /// What each is called in `?flavor=`.
+    pub const NAMES: [(&str, Self); 3] =
+        [("weir", Self::Weir), ("otel", Self::Otel), ("hubble", Self::Hubble)];
+
+    /// Its families, in the order of the page.
+    pub fn families(self) -> Box<dyn Iterator<Item = &'static Family>> {
+        match self {
+            Self::Weir => Box::new(all()),
+            Self::Otel => Box::new(
+                otel::FAMILIES
+                    .iter()
+                    .chain(all().filter(|family| !otel::RENAMED.contains(&family.name))),
+            ),
+            Self::Hubble => Box::new(hubble::FAMILIES.iter()),
+        }
+    }
+}
 
 const ROLE: Label = Label { name: "role", values: labels::ROLES };
 
@@ -24,6 +57,7 @@ const POD: Family = Family {
     unit: Unit::None,
     help: "",
     labels: &[ROLE],
+    only: |_, _| true,
     fold: None,
     start: Start::FirstEvent,
     source: Source::ActiveConnections,
@@ -34,6 +68,14 @@ const POD_FROM_ZERO: Family = Family { start: Start::Zero, ..POD };
 
 /// A gauge of the node.
 const NODE: Family = Family { kind: Kind::Gauge, labels: &[], ..POD };
+
+fn server(role: u8, _: u8) -> bool {
+    u32::from(role) == Role::ROLE_SERVER.0
+}
+
+fn client(role: u8, _: u8) -> bool {
+    u32::from(role) == Role::ROLE_CLIENT.0
+}
 
 fn role(key: &CounterKey) -> Values {
     values([labels::role(key.role.into())])
@@ -55,10 +97,16 @@ mod tests {
 
     #[test]
     fn names_follow_the_conventions() {
+        assert!(all().all(|family| family.name.starts_with("weir_")));
+        for (name, flavor) in Flavor::NAMES {
+            names_are_valid(name, flavor);
+        }
+    }
+
+    fn names_are_valid(flavor_name: &str, flavor: Flavor) {
         let mut seen = BTreeSet::new();
-        for family in all() {
-            assert!(seen.insert(family.name), "{} is there twice", family.name);
-            assert!(family.name.starts_with("weir_"), "{}", family.name);
+        for family in flavor.families() {
+            assert!(seen.insert(family.name), "{} is in {flavor_name} twice", family.name);
             let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             assert!(family.name.chars().all(valid), "{}", family.name);
             for reserved in ["_total", "_info", "_bucket", "_sum", "_count", "_created"] {
@@ -74,7 +122,8 @@ mod tests {
 
     #[test]
     fn help_needs_no_escaping_in_either_text_form() {
-        for Family { name, help, .. } in all() {
+        let all = Flavor::NAMES.into_iter().flat_map(|(_, flavor)| flavor.families());
+        for Family { name, help, .. } in all {
             assert!(!help.is_empty() && !help.contains(['\\', '"', '\n']), "{name}: {help}");
             assert!(!help.ends_with('.'), "{name}: {help}");
         }
@@ -82,7 +131,8 @@ mod tests {
 
     #[test]
     fn series_that_start_at_0_have_only_listed_labels() {
-        for family in all().filter(|family| family.start == Start::Zero) {
+        let all = Flavor::NAMES.into_iter().flat_map(|(_, flavor)| flavor.families());
+        for family in all.filter(|family| family.start == Start::Zero) {
             assert!(family.labels.iter().all(|label| !label.values.is_empty()), "{}", family.name);
         }
     }
@@ -104,6 +154,13 @@ mod tests {
             })
             .collect();
         assert_eq!(histograms, (1..HistogramKind::HISTOGRAM_KIND_MAX.0).collect());
+    }
+
+    #[test]
+    fn what_opentelemetry_renames_is_there_under_our_own_name() {
+        for renamed in otel::RENAMED {
+            assert!(all().any(|family| family.name == *renamed), "{renamed}");
+        }
     }
 
     #[test]

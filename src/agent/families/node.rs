@@ -146,7 +146,8 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Label sets folded into __other__ by a family over its budget, added up over readings",
         labels: &[Label { name: "metric", values: &[] }],
         source: Source::Node(|reading| {
-            let of_pods = super::all().filter(|it| !matches!(it.source, Source::Node(_)));
+            let of_pods = reading.own.flavor.families();
+            let of_pods = of_pods.filter(|it| !matches!(it.source, Source::Node(_)));
             let folded = |name| reading.own.overflow.get(name).copied().unwrap_or_default();
             of_pods.map(|it| (values([Value::Name(it.name)]), folded(it.name))).collect()
         }),

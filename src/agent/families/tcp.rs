@@ -3,7 +3,7 @@
 use super::{POD, POD_FROM_ZERO, ROLE};
 use crate::{
     agent::{
-        family::{Family, Kind, Label, Source, Unit, values},
+        family::{Family, Kind, Label, Source, Unit, Values, values},
         labels::{self},
     },
     telemetry::wire::{CounterKind, HistogramKind},
@@ -14,6 +14,10 @@ const TCP_RESULT: Label = Label { name: "result", values: labels::TCP_RESULTS };
 const DIRECTION: Label = Label { name: "direction", values: labels::DIRECTIONS };
 const IP_FAMILY: Label = Label { name: "family", values: labels::IP_FAMILIES };
 const L7_PROTOCOL: Label = Label { name: "protocol", values: labels::L7_PROTOCOLS };
+
+fn direction_and_family(direction: u32, family: u32) -> Values {
+    values([labels::direction(direction), labels::family(family)])
+}
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -76,14 +80,14 @@ pub(super) const FAMILIES: &[Family] = &[
         unit: Unit::Bytes,
         help: "Bytes as ip -s link counts them on the pod's interface, by direction as the pod sees it",
         labels: &[DIRECTION, IP_FAMILY],
-        source: Source::Network(|counter| counter.bytes),
+        source: Source::Network(|counter| counter.bytes, direction_and_family),
         ..POD_FROM_ZERO
     },
     Family {
         name: "weir_network_packets",
         help: "Packets (GSO segments), by direction as the pod sees it",
         labels: &[DIRECTION, IP_FAMILY],
-        source: Source::Network(|counter| counter.packets),
+        source: Source::Network(|counter| counter.packets, direction_and_family),
         ..POD_FROM_ZERO
     },
     Family {

@@ -101,6 +101,7 @@ fn http(flow: &mut Flow, record: &Record, head: Head) {
     if let Some(trace) = head.trace {
         flow.trace_id = Some(trace.trace_id);
         flow.parent_id = Some(trace.parent_id);
+        flow.sampled = trace.sampled;
     }
 }
 

@@ -86,6 +86,9 @@ pub struct Flow {
     /// The span that sent the request, 16 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<String>,
+    /// Whether the caller records its trace.
+    #[serde(skip)]
+    pub sampled: bool,
 }
 
 /// Records that a listener was not given.

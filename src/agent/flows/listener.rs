@@ -19,11 +19,14 @@ use super::{
     queue::event,
 };
 use crate::{
-    agent::log,
+    agent::{
+        exemplar::{Exemplar, Exemplars},
+        log,
+    },
     error::Result,
     telemetry::{
         records::{Records, monotonic},
-        wire::Record,
+        wire::{HistogramKind, Record},
     },
 };
 
@@ -57,7 +60,7 @@ struct Inbox {
     assembly: Assembly,
     /// Monotonic: older ones were meant for a listener before this one.
     not_before: u64,
-    flows: Vec<(u64, u32, Flow)>,
+    flows: Vec<(Record, Flow)>,
 }
 
 /// The thread's state.
@@ -67,13 +70,14 @@ pub struct Listener {
     names: HashMap<u32, (String, String)>,
     kept: VecDeque<(SystemTime, Flow)>,
     said: String,
+    exemplars: Arc<Exemplars>,
 }
 
 impl Listener {
     /// For the clients of `hub`.
-    pub fn new(hub: Arc<Hub>, bpf_dir: PathBuf) -> Self {
+    pub fn new(hub: Arc<Hub>, bpf_dir: PathBuf, exemplars: Arc<Exemplars>) -> Self {
         let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
-        Self { hub, bpf_dir, names, kept, said }
+        Self { hub, bpf_dir, names, kept, said, exemplars }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -151,11 +155,12 @@ impl Listener {
         let flows = std::mem::take(&mut inbox.borrow_mut().flows);
         let (now, monotonic) = (SystemTime::now(), monotonic()?);
         let mut wanted = Vec::with_capacity(flows.len());
-        for (at, pod, mut flow) in flows {
-            let ago = Duration::from_nanos(monotonic.saturating_sub(at));
+        for (record, mut flow) in flows {
+            let ago = Duration::from_nanos(monotonic.saturating_sub(record.at_ns));
             let time = now.checked_sub(ago).unwrap_or(now);
             flow.time = rfc3339(time);
-            (flow.namespace, flow.pod) = self.name(records, pod)?;
+            (flow.namespace, flow.pod) = self.name(records, record.pod)?;
+            self.exemplify(&record, &flow, time);
             wanted.push((time, flow));
         }
         self.hub.give(&wanted, |flow| event(None, flow));
@@ -167,6 +172,23 @@ impl Listener {
         let found = wanted.len();
         self.keep(wanted);
         Ok(found)
+    }
+
+    /// Keeps a traced request as the exemplar of the buckets that the kernel counted it in.
+    fn exemplify(&self, record: &Record, flow: &Flow, time: SystemTime) {
+        let Some(trace_id) = flow.trace_id.as_ref().filter(|_| flow.sampled) else { return };
+        if flow.status.is_none() || flow.error.is_some() {
+            return;
+        }
+        let at = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let duration_ns = record.duration_ns;
+        let exemplar = Exemplar { trace_id: trace_id.clone(), duration_ns, at };
+        if flow.grpc_status.is_some() {
+            let of = (record.pod, record.role, 0);
+            self.exemplars.put(HistogramKind::HISTOGRAM_GRPC_REQUEST, of, exemplar.clone());
+        }
+        let of = (record.pod, record.role, record.method);
+        self.exemplars.put(HistogramKind::HISTOGRAM_HTTP_REQUEST, of, exemplar);
     }
 
     fn name(&mut self, records: &Records<'_>, pod: u32) -> Result<(String, String)> {
@@ -209,7 +231,7 @@ impl Inbox {
             return;
         }
         if let Some(flow) = self.assembly.take(record, bytes) {
-            self.flows.push((record.at_ns, record.pod, flow));
+            self.flows.push((*record, flow));
         }
     }
 }

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::exemplar::Exemplars;
 use crate::error::{Context, Error, Kind, Result};
 
 mod assemble;
@@ -130,12 +131,12 @@ impl Flows {
     ///
     /// # Errors
     /// `Kind::Kernel` if no thread can be had.
-    pub fn start(bpf_dir: PathBuf) -> Result<(Self, JoinHandle<()>)> {
+    pub fn start(bpf_dir: PathBuf, exemplars: Arc<Exemplars>) -> Result<(Self, JoinHandle<()>)> {
         let hub = Arc::new(Hub::default());
         let listener_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("flows".into())
-            .spawn(move || listener::Listener::new(listener_hub, bpf_dir).run())
+            .spawn(move || listener::Listener::new(listener_hub, bpf_dir, exemplars).run())
             .context(Kind::Kernel, || "can't start the thread that reads live records".into())?;
         Ok((Self(hub), thread))
     }

@@ -7,6 +7,8 @@ pub struct TraceParent {
     pub trace_id: String,
     /// 16 lower-case hexadecimal digits, not all 0.
     pub parent_id: String,
+    /// Whether the caller records its part: the first bit of the flags (section 3.2.2.5.1).
+    pub sampled: bool,
 }
 
 /// Reads a header's value by [Trace Context, section 3.2](https://www.w3.org/TR/trace-context/).
@@ -24,8 +26,12 @@ pub fn parse(value: &[u8]) -> Option<TraceParent> {
     if !well_formed || version == "ff" || zero(trace_id) || zero(parent_id) {
         return None;
     }
-    (version != "00" || more.is_none())
-        .then(|| TraceParent { trace_id: trace_id.to_owned(), parent_id: parent_id.to_owned() })
+    let sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
+    (version != "00" || more.is_none()).then(|| TraceParent {
+        trace_id: trace_id.to_owned(),
+        parent_id: parent_id.to_owned(),
+        sampled,
+    })
 }
 
 fn hex(text: &str, digits: usize) -> bool {
@@ -51,6 +57,14 @@ mod tests {
                 (parsed.trace_id.as_str(), parsed.parent_id.as_str()),
                 (ID, "b7ad6b7169203331")
             );
+        }
+    }
+
+    #[test]
+    fn the_first_bit_of_the_flags_says_whether_it_is_sampled() {
+        for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
+            let value = format!("00-{ID}-b7ad6b7169203331-{flags}");
+            assert_eq!(parse(value.as_bytes()).unwrap().sampled, sampled, "{flags}");
         }
     }
 

@@ -7,43 +7,26 @@
 
 use std::fmt::{self, Write};
 
-use super::{
-    family::{Family, Kind, Unit},
-    pods::Row,
-    series::{Collected, Key, Page, Samples},
+use super::{Form, buckets::Buckets};
+use crate::{
+    agent::{
+        exemplar::Exemplar,
+        family::{Family, Kind, Unit},
+        pods::Row,
+        series::{Collected, Key, Page, Samples},
+    },
+    telemetry::{histogram::CLASSIC_NS, wire::Histogram},
 };
-use crate::telemetry::{
-    histogram::{CLASSIC_NS, bounds_ns},
-    wire::Histogram,
-};
 
-/// A form of the page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
-    /// Prometheus text 0.0.4.
-    Classic,
-}
-
-impl Form {
-    /// The value of `Content-Type`.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
-}
-
-/// Writes the page in one of its forms.
+/// Writes the page as OpenMetrics, or else in the older form.
 pub fn write(page: &Page<'_>, form: Form) -> String {
     let mut writer = Writer {
         out: String::with_capacity(256 * 1024),
         form,
         names: page.pods.rows().iter().map(pod_labels).collect(),
         created: page.pods.rows().iter().map(|row| row.created.as_nanos()).collect(),
-        buckets: Buckets::new(form),
+        buckets: Buckets::new(),
+        bounds: bounds(form),
         labels: String::new(),
     };
     for collected in &page.families {
@@ -63,12 +46,15 @@ struct Writer {
     /// Nanoseconds since the Unix epoch, of each row.
     created: Vec<u128>,
     buckets: Buckets,
+    /// The label of each classic bucket.
+    bounds: Vec<String>,
     /// Scratch: the labels of one series.
     labels: String,
 }
 
 impl Writer {
-    fn family(&mut self, Collected { family, samples }: &Collected) {
+    fn family(&mut self, collected: &Collected) {
+        let Collected { family, samples, .. } = collected;
         self.descriptor(family);
         match samples {
             Samples::Numbers(series) => {
@@ -85,7 +71,7 @@ impl Writer {
             Samples::Histograms(series) => {
                 for (key, histogram) in series {
                     self.set_labels(family, key);
-                    self.histogram(family, histogram);
+                    self.histogram(collected, key, histogram);
                     self.created(family, key);
                 }
             }
@@ -94,18 +80,15 @@ impl Writer {
 
     /// The older form names a counter by its sample, and knows neither units nor infos.
     fn descriptor(&mut self, family: &Family) {
-        let kind = match (self.form, family.kind) {
-            (_, Kind::Counter) => "counter",
-            (_, Kind::Histogram) => "histogram",
-            (Form::OpenMetrics, Kind::Info) => "info",
-            (_, Kind::Gauge | Kind::Info) => "gauge",
+        let openmetrics = self.form == Form::OpenMetrics;
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Histogram => "histogram",
+            Kind::Info if openmetrics => "info",
+            Kind::Gauge | Kind::Info => "gauge",
         };
-        let (suffix, unit) = match (self.form, family.unit) {
-            (Form::Classic, _) => (family.suffix(), None),
-            (Form::OpenMetrics, Unit::None) => ("", None),
-            (Form::OpenMetrics, Unit::Seconds) => ("", Some("seconds")),
-            (Form::OpenMetrics, Unit::Bytes) => ("", Some("bytes")),
-        };
+        let suffix = if openmetrics { "" } else { family.suffix() };
+        let unit = family.unit.name().filter(|_| openmetrics);
         let (name, help) = (family.name, family.help);
         self.line(format_args!("# HELP {name}{suffix} {help}"));
         self.line(format_args!("# TYPE {name}{suffix} {kind}"));
@@ -128,6 +111,11 @@ impl Writer {
 
     /// One line; `more` is a label of this sample alone.
     fn sample(&mut self, family: &Family, suffix: &str, more: &str, value: impl fmt::Display) {
+        self.unended(family, suffix, more, value);
+        self.out.push('\n');
+    }
+
+    fn unended(&mut self, family: &Family, suffix: &str, more: &str, value: impl fmt::Display) {
         self.out.push_str(family.name);
         self.out.push_str(suffix);
         let comma = if self.labels.is_empty() || more.is_empty() { "" } else { "," };
@@ -136,22 +124,34 @@ impl Writer {
                 self.out.push_str(part);
             }
         }
-        self.line(format_args!(" {value}"));
+        // Writing to a String can't fail.
+        let _ = write!(self.out, " {value}");
     }
 
-    fn histogram(&mut self, family: &Family, histogram: &Histogram) {
-        let buckets = std::mem::take(&mut self.buckets);
+    fn histogram(&mut self, collected: &Collected, key: &Key, histogram: &Histogram) {
+        let family = collected.family;
+        let counts = self.buckets.classic(histogram);
+        let bounds = std::mem::take(&mut self.bounds);
         let mut below = 0;
-        let mut cells = histogram.cells.iter();
-        for (label, width) in &buckets.0 {
-            below += cells.by_ref().take(*width).sum::<u64>();
-            self.sample(family, "_bucket", label, below);
+        for (bucket, (label, count)) in bounds.iter().zip(counts).enumerate() {
+            below += count;
+            self.unended(family, "_bucket", label, below);
+            if let Some(exemplar) = collected.exemplar(key, bucket) {
+                self.exemplar(exemplar);
+            }
+            self.out.push('\n');
         }
-        self.buckets = buckets;
-        let count = below + cells.sum::<u64>();
-        self.sample(family, "_bucket", "le=\"+Inf\"", count);
+        self.bounds = bounds;
         self.sample(family, "_sum", "", Seconds(histogram.sum_ns.into()));
-        self.sample(family, "_count", "", count);
+        self.sample(family, "_count", "", below);
+    }
+
+    /// Only OpenMetrics knows them; a trace id is hexadecimal digits and needs no escaping.
+    fn exemplar(&mut self, Exemplar { trace_id, duration_ns, at }: &Exemplar) {
+        if self.form == Form::OpenMetrics {
+            let (value, at) = (Seconds((*duration_ns).into()), Seconds(at.as_nanos()));
+            let _ = write!(self.out, " # {{trace_id=\"{trace_id}\"}} {value} {at}");
+        }
     }
 
     /// When the series began; of the kernel's own statistics that is not known.
@@ -170,27 +170,15 @@ impl Writer {
     }
 }
 
-/// The classic buckets: how each is labelled, and how many cells it has more than the one before.
-#[derive(Debug, Default)]
-struct Buckets(Vec<(String, usize)>);
-
-impl Buckets {
-    fn new(form: Form) -> Self {
-        let cells = bounds_ns();
-        let mut taken = 0;
-        let buckets = CLASSIC_NS.iter().map(|bound| {
-            let end = cells.partition_point(|cell| cell <= bound);
-            let width = end - taken;
-            taken = end;
-            let mut text = Seconds((*bound).into()).to_string();
-            // OpenMetrics writes the bounds as floats: `le` is text, and 1 is not 1.0.
-            if form == Form::OpenMetrics && !text.contains('.') {
-                text.push_str(".0");
-            }
-            (format!("le=\"{text}\""), width)
-        });
-        Self(buckets.collect())
-    }
+/// The label of each classic bucket, `+Inf` included. OpenMetrics writes bounds as floats: `le` is text,
+/// and 1 is not 1.0.
+fn bounds(form: Form) -> Vec<String> {
+    let finite = CLASSIC_NS.iter().map(|bound| {
+        let text = Seconds((*bound).into()).to_string();
+        let whole = form == Form::OpenMetrics && !text.contains('.');
+        format!("le=\"{text}{}\"", if whole { ".0" } else { "" })
+    });
+    finite.chain(["le=\"+Inf\"".to_owned()]).collect()
 }
 
 /// Whole nanoseconds, shown as decimal seconds, exactly.
@@ -323,6 +311,21 @@ mod tests {
             "} 3",
         ];
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn an_exemplar_is_told_at_its_bucket_and_by_openmetrics_alone() {
+        let (snapshot, place, exemplar) = (one_request(), fixture::PLACE, fixture::exemplar());
+        let own = Own { exemplars: vec![(place, exemplar)], ..Own::default() };
+        let mut reading = Reading { snapshot: &snapshot, members: &[], now: fixture::NOW, own };
+        let page = collect(&mut reading, GRACE);
+        let written = write(&page, Form::OpenMetrics);
+        let marked: Vec<_> = written.lines().filter(|line| line.contains(" # ")).collect();
+        assert_eq!(marked.len(), 1, "{marked:?}");
+        let trace = "1".repeat(32);
+        let expected = format!(r#"le="0.01"}} 2 # {{trace_id="{trace}"}} 0.007 1999.5"#);
+        assert!(marked[0].ends_with(&expected), "{marked:?}");
+        assert!(!write(&page, Form::Classic).contains(&trace));
     }
 
     #[test]
