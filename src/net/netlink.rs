@@ -134,6 +134,9 @@ impl Netlink {
     /// # Errors
     /// The kernel's.
     pub fn join(&mut self, group: u32) -> io::Result<()> {
+        // The kernel spares the sender its own announcement, and knows it by its number: an unbound
+        // socket has the kernel's, 0, and hears nothing.
+        self.socket.bind_auto()?;
         self.socket.add_membership(group)
     }
 

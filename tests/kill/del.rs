@@ -43,6 +43,17 @@ fn a_struck_del_is_finished_by_the_next() {
 }
 
 #[test]
+fn it_ends_when_the_removal_is_announced_and_not_when_it_is_answered() {
+    let ground = Ground::new("del-soon", "clsact");
+    let a = ground.host.container("a");
+    for _ in 0..3 {
+        let call = |verb| ground.call(verb, Some(&a)).without("runtimeConfig");
+        call("ADD").succeed();
+        assert!(ground.leaves_the_wait_to_another(call("DEL")));
+    }
+}
+
+#[test]
 fn behind_another_plugin() {
     for attach in ["clsact", "tcx"] {
         let mut ground = Ground::new("del-chained", attach);

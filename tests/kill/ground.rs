@@ -11,7 +11,7 @@ use weir::telemetry::reader::Maps;
 
 use crate::{
     plugin::{Call, Container, Footprint, Host},
-    strike::{Course, Strike, Struck},
+    strike::{self, Course, Strike, Struck},
 };
 
 /// A node on which calls are struck.
@@ -124,6 +124,11 @@ impl Ground {
     /// The system calls of the call, which is made and must succeed.
     pub fn course(&self, call: Call<'_>) -> Course {
         Course::of(call, &self.scratch)
+    }
+
+    /// As [`strike::leaves_the_wait_to_another`].
+    pub fn leaves_the_wait_to_another(&self, call: Call<'_>) -> bool {
+        strike::leaves_the_wait_to_another(call, &self.scratch)
     }
 
     pub fn see(&self) -> Sight {

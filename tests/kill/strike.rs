@@ -140,6 +140,23 @@ impl Course {
     }
 }
 
+/// Makes the call, which must succeed, while each process waits half a second for the answer to its first
+/// message to the kernel; says whether the first process is the first to end.
+pub fn leaves_the_wait_to_another(call: Call<'_>, scratch: &Path) -> bool {
+    let log = scratch.join("slow");
+    let mut words = strace(&log, &["-e".into(), "trace=sendto".into()]);
+    words.retain(|word| word != "-qq");
+    words.extend(["-e".into(), "inject=sendto:delay_exit=500000:when=1".into()]);
+    call.under(words).succeed();
+    let text = fs::read_to_string(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    let process = |line: &'_ str| line.split(' ').next().map(str::to_owned);
+    let ends: Vec<_> =
+        text.lines().filter(|line| line.contains("+++ exited")).map(process).collect();
+    assert!(ends.len() > 1, "{text}");
+    ends.first() == text.lines().next().map(process).as_ref()
+}
+
 /// Tries every strike; `attempt` says whether it hit, which nearly all must.
 pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
     let hits = strikes.iter().filter(|strike| attempt(strike)).count();
