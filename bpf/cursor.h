@@ -44,6 +44,8 @@ struct search {
 	__u32 found; /* index + 1; 0: none */
 	__u32 place; /* where to begin */
 	__u32 len;   /* of the segment that looks for its like */
+	__u32 fin;   /* likewise */
+	__u32 tail;  /* index + 1 of what it goes on from; 0: none */
 	__u32 zero;
 };
 

@@ -10,8 +10,12 @@
 
 #include "step.h"
 
-/* One direction's share. */
+/* One direction's share of the places. */
 #define HOLD_MAX 8
+/* A longer segment gets a place of its own. */
+#define HOLD_APPEND 16384
+/* A place with so many bytes takes no more segments. */
+#define HOLD_FULL_AT (HOLD_BYTES / 2)
 /* A hole that stays so long is not waited for any more (seconds); twice that frees a place. */
 #define HOLD_PATIENCE_S 10
 /* A jump beyond any receiver's window is no reordering. */
@@ -22,17 +26,21 @@ static __always_inline struct held *held_at(__u32 index)
 	return bpf_map_lookup_elem(&held, &index);
 }
 
-/* Looks for what the direction holds already. */
+/* Looks for what the direction holds already, and for what ends where the segment begins. */
 static long own_step(__u32 i, struct cursor **cur)
 {
 	struct cursor *c = *cur;
 	struct held *slot = held_at(i);
+	__u32 at;
 
 	if (!slot)
 		return 1;
 	if (slot->state != HELD_FULL || slot->conn != c->search.conn || slot->dir != c->search.dir)
 		return 0;
-	if (slot->seq == c->search.seq && slot->len >= c->search.len)
+	at = c->search.seq - slot->seq;
+	if (at == slot->len && at)
+		c->search.tail = i + 1;
+	else if (at <= slot->len && c->search.len <= slot->len - at && slot->fin >= c->search.fin)
 		c->search.found = i + 1;
 	if (slot->since_ns < c->search.since_ns)
 		c->search.since_ns = slot->since_ns;
@@ -53,28 +61,63 @@ static long claim_step(__u32 i, struct cursor **cur)
 	return 1;
 }
 
-/* Keeps skb[at, at + payload) for its turn. 0: kept; 1: it is there already; -1: it can't be. */
+/*
+ * Adds skb[at, at + n) to what it goes on from, so that a hole may have more segments behind it
+ * than places. Owning the direction. 0: it is there now.
+ */
+static __always_inline int append(struct step *s, __u32 at, __u32 n, int fin)
+{
+	struct held *slot = held_at(s->cur->search.tail - 1);
+	__u32 len;
+
+	if (!slot || slot->fin || n > HOLD_APPEND)
+		return -1;
+	len = slot->len;
+	if (len >= HOLD_FULL_AT)
+		return -1;
+	if (n) {
+		/* As in refill(). */
+		asm volatile("" : "+r"(n), "+r"(len));
+		n = ((n - 1) & (HOLD_APPEND - 1)) + 1;
+		len &= HOLD_FULL_AT - 1;
+		if (bpf_skb_load_bytes(s->skb, at, slot->data + len, n))
+			return -1;
+	}
+	slot->len = len + n;
+	slot->fin = fin;
+	return 0;
+}
+
+/*
+ * Keeps skb[at, at + payload) for its turn; `owned`: the direction is. 0: kept; 1: it is there
+ * already; -1: it can't be.
+ */
 static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, __u32 payload,
-				int fin)
+				int fin, const int owned)
 {
 	struct cursor *c = s->cur;
 	struct held *slot;
 	__u32 n = payload;
 
 	/* Less than none: it begins with bytes that are sent again. */
-	if ((__s32)(seq - s->half->next) > HOLD_REACH || payload > HOLD_BYTES ||
-	    s->half->held >= HOLD_MAX)
+	if ((__s32)(seq - s->half->next) > HOLD_REACH || payload > HOLD_BYTES)
 		return -1;
 	c->search.conn = s->conn->id;
 	c->search.dir = dir;
 	c->search.seq = seq;
 	c->search.len = payload;
+	c->search.fin = fin;
+	c->search.tail = 0;
 	c->search.since_ns = c->now;
 	c->search.found = 0;
 	bpf_loop(HOLD_SLOTS, own_step, &c, 0);
 	if (c->search.found)
 		return 1;
 	if (c->now - c->search.since_ns > HOLD_PATIENCE_S * SECOND)
+		return -1;
+	if (owned && c->search.tail && !append(s, at, payload, fin))
+		return 0;
+	if (s->half->held >= HOLD_MAX)
 		return -1;
 	c->search.place = bpf_get_smp_processor_id() * HOLD_MAX;
 	bpf_loop(HOLD_SLOTS, claim_step, &c, 0);

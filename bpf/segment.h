@@ -98,7 +98,7 @@ static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u3
 			count_again(s, dir);
 		return;
 	}
-	kept = hold(s, dir, seq, at, payload, fin);
+	kept = hold(s, dir, seq, at, payload, fin, 0);
 	if (kept > 0)
 		count_again(s, dir);
 	if (kept < 0)
@@ -127,7 +127,7 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	seen = h->next - seq;
 	if (seen < 0) {
 		if (!gap_is_blind(s, -seen)) {
-			int kept = hold(s, dir, seq, at, payload, fin);
+			int kept = hold(s, dir, seq, at, payload, fin, 1);
 
 			if (kept > 0)
 				count_again(s, dir);
@@ -253,6 +253,7 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 {
 	struct conn *conn = bpf_map_lookup_elem(&conns, &c->packet.key);
 	struct half *h;
+	__u32 held;
 
 	c->more = 0;
 	if (!conn)
@@ -261,9 +262,12 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	/* Whoever owns the direction now will look at what is held when it is done. */
 	if (half_try(h))
 		return NULL;
+	held = *(volatile __u32 *)&h->held;
 	if (conn->check == key_check(&c->packet.key) && turn(c, conn, h, dir))
 		return conn;
 	half_release(h);
+	/* What came during the search may have been missed by it, and counts on this CPU. */
+	c->more = *(volatile __u32 *)&h->held != held;
 	return NULL;
 }
 

@@ -5,7 +5,7 @@ use weir::telemetry::wire::{
 };
 
 use crate::{
-    frame::{ACK, End, v4},
+    frame::{ACK, End, FIN, v4},
     kernel::{Counts, Kernel},
     stream::{Side, Stream},
 };
@@ -162,6 +162,43 @@ fn a_jump_beyond_any_window_is_told_and_ends_the_parsing() {
     assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
     stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(requests(&kernel), []);
+}
+
+#[test]
+fn many_segments_may_overtake_one() {
+    let kernel = Kernel::new();
+    for (at, port) in (40000..40020).enumerate() {
+        let mut stream = open(&kernel, port);
+        let start = stream.next(Side::Client);
+        let one = b"GET /a/path HTTP/1.1\r\nHost: a\r\n\r\n";
+        let all = one.repeat(1_000);
+        let most = 1 + 150 * (at + 1);
+        let pieces: Vec<_> = all.chunks(most).enumerate().collect();
+        let send = |stream: &Stream<'_>, (nth, piece): (usize, &[u8])| {
+            let from = u32::try_from(nth * most).unwrap();
+            stream.segment(Side::Client, start.wrapping_add(from), ACK, piece);
+        };
+        // The first, and one in the middle, come after all others; some come twice.
+        let (first, late) = (pieces[0], pieces[pieces.len() / 2]);
+        for piece in pieces.iter().filter(|piece| piece.0 != first.0 && piece.0 != late.0) {
+            send(&stream, *piece);
+            if piece.0.is_multiple_of(3) {
+                send(&stream, *piece);
+            }
+        }
+        let end = start.wrapping_add(u32::try_from(all.len()).unwrap());
+        stream.segment(Side::Client, end, ACK | FIN, &[]);
+        send(&stream, late);
+        send(&stream, first);
+        stream.advance(Side::Client, all.len() + 1);
+        for _ in 0..10 {
+            stream.send(Side::Server, &b"HTTP/1.1 204 No Content\r\n\r\n".repeat(100));
+        }
+        stream.fin(Side::Server);
+        assert_eq!(requests(&kernel), [(GET, V1_1, 204, 1_000 * (at as u64 + 1))]);
+    }
+    let stats = kernel.snapshot().stats;
+    assert!(stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().all(|&n| n == 0), "{stats:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use crate::{
     counts::{Counts, assert_counted},
     nginx::{LABELS, Nginx, REQUESTS, assert_bodies, assert_durations, url},
-    pair::Pair,
+    pair::{BURSTS, Pair},
 };
 
 /// What `curl` saw: transfers by method and status, and bytes of the responses' bodies.
@@ -65,7 +65,8 @@ fn whatever_is_asked_in_http1_is_counted_as_both_ends_say() {
     let nginx = Nginx::start(&pair);
     let upload = upload(&pair);
     let mut seen = Seen::default();
-    for address in &pair.addresses {
+    for (address, segments) in pair.addresses.iter().zip(BURSTS) {
+        pair.set_burst(segments);
         let base = url(address, 80);
         for words in whatever(&base, &upload).into_iter().chain([
             format!("-H Connection:close {base}/page"),
@@ -97,7 +98,8 @@ fn whatever_is_asked_in_http2_is_counted_as_both_ends_say() {
     let nginx = Nginx::start(&pair);
     let upload = upload(&pair);
     let mut seen = Seen::default();
-    for address in &pair.addresses {
+    for (address, segments) in pair.addresses.iter().zip(BURSTS) {
+        pair.set_burst(segments);
         for words in whatever(&url(address, 82), &upload) {
             // This curl (7.88) does not manage to use such a connection twice.
             let (urls, others): (Vec<_>, Vec<_>) =
@@ -127,6 +129,22 @@ fn whatever_is_asked_in_http2_is_counted_as_both_ends_say() {
         assert_eq!(nginx.requests().get(early), Some(&2));
     }
     assert_durations(&pair, &nginx);
+}
+
+#[test]
+fn a_client_that_leaves_amid_the_response_is_counted_with_its_status() {
+    let pair = Pair::new("leaves");
+    let nginx = Nginx::start(&pair);
+    for address in &pair.addresses {
+        for (port, version) in [(80, ""), (82, "--http2-prior-knowledge")] {
+            let words = format!("{version} --limit-rate 20k -m 0.3 {}/huge", url(address, port));
+            curl(&pair, &mut Seen::default(), &words);
+        }
+    }
+    assert_counted(&pair, REQUESTS, &LABELS, || nginx.requests());
+    assert_eq!(nginx.requests(), [("GET 1.1 200".into(), 2), ("GET 2 200".into(), 2)].into());
+    let cancelled = || [("cancelled".to_owned(), 4)].into();
+    assert_counted(&pair, "weir_http_errors_total", &["error"], cancelled);
 }
 
 fn upload(pair: &Pair) -> String {

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use crate::{
     counts::{Counts, assert_counted, counts, total},
     nginx::{LABELS, Nginx, REQUESTS, assert_bodies, assert_durations, url},
-    pair::{Pair, Process, wait_until},
+    pair::{BURSTS, Pair, Process, wait_until},
 };
 
 /// What h2load says that it got.
@@ -89,7 +89,8 @@ fn h2load_and_nghttpd_agree_with_what_is_counted() {
     fs::write(&body, vec![b'b'; 50_000]).unwrap();
     let body = body.display();
     let mut load = Load::default();
-    for address in &pair.addresses {
+    for (address, segments) in pair.addresses.iter().zip(BURSTS) {
+        pair.set_burst(segments);
         let base = url(address, 80);
         for words in [
             format!("-n 2000 -c 4 -m 100 {base}/page {base}/absent {base}/page?2"),
@@ -119,7 +120,8 @@ fn h2load_and_nginx_agree_with_what_is_counted() {
     fs::write(&body, vec![b'b'; 50_000]).unwrap();
     let body = body.display();
     let mut load = Load::default();
-    for address in &pair.addresses {
+    for (address, segments) in pair.addresses.iter().zip(BURSTS) {
+        pair.set_burst(segments);
         let (one, two) = (url(address, 80), url(address, 82));
         for words in [
             format!("-n 2000 -c 4 -m 100 {two}/hello {two}/absent {two}/none {two}/page"),

@@ -27,6 +27,8 @@ impl Nginx {
         fs::create_dir(&www).unwrap();
         fs::write(www.join("page"), vec![b'p'; 20_000]).unwrap();
         fs::write(www.join("large"), vec![b'l'; 3_000_000]).unwrap();
+        // More than all buffers on its way, without any blocks on a disk.
+        fs::File::create(www.join("huge")).unwrap().set_len(100_000_000).unwrap();
         let config = dir.join("nginx.conf");
         fs::write(&config, configuration(dir.to_str().unwrap())).unwrap();
         let process = pair.serve(&["nginx", "-c", config.to_str().unwrap()]);

@@ -27,6 +27,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const AGENT: &str = "127.0.0.1:9920";
 
+/// As many segments in a packet as there are, and one.
+pub const BURSTS: [u32; 2] = [65_535, 1];
+
 /// How many requests there were, by operation and outcome.
 pub type Requests = BTreeMap<(String, String), u64>;
 
@@ -91,6 +94,14 @@ impl Pair {
     /// A listener in the server's pod, for both families.
     pub fn listen(&self, port: u16) -> TcpListener {
         self.server.space.run(|| TcpListener::bind(("::", port)).unwrap())
+    }
+
+    /// How many segments both pods hand to their interfaces as one packet.
+    pub fn set_burst(&self, segments: u32) {
+        let command = format!("ip link set eth0 gso_max_segs {segments}");
+        for pod in [&self.server, &self.client] {
+            pod.space.succeed(&command);
+        }
     }
 
     /// Runs a closure in the client's pod.

@@ -5,7 +5,7 @@ use std::{cell::Cell, process::Command};
 
 use crate::{
     counts::{Counts, assert_counted},
-    pair::{Pair, Process, run, wait_until},
+    pair::{BURSTS, Pair, Process, run, wait_until},
 };
 
 const ANY_CIPHER: &str = "ALL:@SECLEVEL=0";
@@ -100,9 +100,8 @@ fn handshakes_are_counted_by_version_as_both_ends_say() {
     let again = Server::start(&pair, 444, "-groups P-256");
     let mut seen = Counts::new();
     let session = pair.path("session").display().to_string();
-    // A segment an skb, and then as many as there are in a burst.
-    for segments in ["1", "65535"] {
-        pair.ask(&["ip", "link", "set", "eth0", "gso_max_segs", segments]);
+    for segments in BURSTS {
+        pair.set_burst(segments);
         for address in &pair.addresses {
             for port in [443, 444] {
                 for words in [
