@@ -46,6 +46,13 @@ enum half_state {
 	HALF_TUNNEL, /* behind a CONNECT's head: passed over until the response decides */
 };
 
+/* HTTP/1's way to HTTP/2 on the same connection (RFC 7540, 3.2), each direction in its turn. */
+enum upgrade {
+	UPGRADE_NONE = 0,
+	UPGRADE_TOLD, /* the head of a 101 says so */
+	UPGRADE_DONE, /* what follows in this direction is HTTP/2 */
+};
+
 #define LINE_PREFIX 64
 /* A body that the end of the connection ends. */
 #define UNTIL_CLOSE (1ULL << 62)
@@ -82,9 +89,10 @@ struct half {
 	__u16 line_len; /* bytes of the unfinished line or token, saturating */
 	__u8 state;	/* enum half_state */
 	__u8 fin;
-	__u8 method; /* of the current request */
-	__u8 then;   /* the state behind what is skipped */
-	__u8 zero[2];
+	__u8 method;  /* of the current request */
+	__u8 then;    /* the state behind what is skipped */
+	__u8 upgrade; /* enum upgrade */
+	__u8 zero;
 	__u32 held; /* segments of this direction in the map held; atomic, owner or not */
 	__u32 zero2;
 	__u8 line[LINE_PREFIX]; /* what an unfinished line or token began with */
@@ -237,7 +245,8 @@ struct http2_stream {
 	__u8 method;
 	__u8 grpc;
 	__u8 grpc_status;
-	__u8 zero[6];
+	__u8 version; /* enum http_version, that of the request */
+	__u8 zero[5];
 };
 
 struct spill_key {

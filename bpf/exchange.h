@@ -203,7 +203,8 @@ static long drain_step(__u32 i, struct drain *d)
 	if (!d->conn->decided)
 		return 0;
 	ns = request.started ? d->now - request.started : 0;
-	if (d->conn->protocol == L7_HTTP1)
+	/* As HTTP/2: what was pipelined behind an upgrade. */
+	if (d->conn->protocol == L7_HTTP1 || d->conn->protocol == L7_HTTP2)
 		exchange_count(d->conn, &request, 0, d->error, ns);
 	else if (is_database(d->conn->protocol) && !(request.version & EXCHANGE_ASIDE))
 		db_count(d->conn, request.method, d->conn->opaque ? DB_UNTOLD : DB_NO_RESPONSE, ns);

@@ -8,6 +8,7 @@
 #define WEIR_HTTP1_H
 
 #include "http1_line.h"
+#include "http2_stream.h"
 #include "redis.h"
 #include "step.h"
 
@@ -32,6 +33,34 @@ static __always_inline void message_end(struct step *s)
 	h->remain = 0;
 }
 
+/* What HTTP/2's preface begins with (RFC 9113, 3.4), taken for a request line. */
+static __always_inline int is_preface(const struct step *s)
+{
+	return begins(word_at(s->cur->line), "PRI * HT", 8) &&
+	       s->half->tail == __builtin_bswap64(word("HTTP/2.0", 8));
+}
+
+/* Behind that line: the rest of the preface is "\r\nSM\r\n\r\n". */
+static __always_inline int preface_line(struct half *h)
+{
+	h->state = HALF_SKIP;
+	h->remain = 8;
+	return 1;
+}
+
+/* The client's side of an upgrade, once the server has agreed; what it says is a request else. */
+static __always_inline int upgraded(struct step *s)
+{
+	struct conn *conn = s->conn;
+	const struct half *responses = &conn->half[!requests_direction(conn)];
+
+	if (!is_preface(s) || *(volatile __u8 *)&responses->upgrade != UPGRADE_DONE)
+		return 0;
+	s->half->upgrade = UPGRADE_DONE;
+	conn->protocol = L7_HTTP2;
+	return 1;
+}
+
 static __always_inline int request_line(struct step *s, __u32 len)
 {
 	struct half *h = s->half;
@@ -50,22 +79,16 @@ static __always_inline int request_line(struct step *s, __u32 len)
 		if (method >= 0 && version) {
 			decide(s->conn, L7_HTTP1);
 		} else {
-			int http2 = begins(word_at(s->cur->line), "PRI * HT", 8) &&
-				    h->tail == __builtin_bswap64(word("HTTP/2.0", 8));
+			int http2 = is_preface(s);
 
 			if (!http2 && redis_opens(s, len))
 				return 1;
 			decide(s->conn, http2 ? L7_HTTP2 : L7_UNKNOWN);
-			if (http2) {
-				/* The rest of the preface: "\r\nSM\r\n\r\n" (RFC 9113, 3.4). */
-				h->state = HALF_SKIP;
-				h->remain = 8;
-			}
-			return 1;
+			return http2 ? preface_line(h) : 1;
 		}
 	}
 	if (method < 0 || !version)
-		return give_up(s, STAT_GAP_MALFORMED);
+		return upgraded(s) ? preface_line(h) : give_up(s, STAT_GAP_MALFORMED);
 	if (s->cur->head != NOWHERE)
 		record_head(s->skb, s->cur, s->conn, s->conn->pushed + 1, s->cur->head, s->cur->end,
 			    HEAD_FIRST, 0);
@@ -92,7 +115,12 @@ static __always_inline int header_line(struct step *s, __u32 len)
 	__u64 first = word_at(s->cur->line) | LOWERCASE;
 	__u64 second = word_at(s->cur->line + 8) | LOWERCASE;
 
-	if (first == word("content-", 8) && begins(second, "length:", 7)) {
+	if (h->status == 101) {
+		/* Another protocol is nobody's here. */
+		if (begins(first, "upgrade:", 8) &&
+		    (__u32)(h->tail | LOWERCASE) == __builtin_bswap64(word(":h2c", 4)) >> 32)
+			h->upgrade = UPGRADE_TOLD;
+	} else if (first == word("content-", 8) && begins(second, "length:", 7)) {
 		long length = line_number(s->cur, 15, len, 10);
 
 		/* RFC 9112, 6.3: repeats must agree. */
@@ -125,6 +153,13 @@ static __always_inline int response_head_end(struct step *s)
 		h->remain = 0;
 		h->head_len = 0;
 		return 0;
+	}
+	if (h->upgrade == UPGRADE_TOLD && !stream_upgrade(s->conn)) {
+		/* Not the end of the exchange: its response comes on stream 1. */
+		h->upgrade = UPGRADE_DONE;
+		h->status = 0;
+		h->state = HALF_FRAME;
+		return 1;
 	}
 	if (exchange_waits(s->conn))
 		method = exchange_front(s->conn).method;
@@ -275,7 +310,7 @@ static __always_inline int line_step(struct step *s)
 	if (window_over(c) && refill(s->skb, c))
 		return give_up(s, STAT_GAP_MALFORMED);
 	from = c->at - c->from;
-	if (h->state == HALF_HEAD && !h->line_len) {
+	if (h->state == HALF_HEAD && !h->line_len && h->status != 101) {
 		__u32 start = skip_plain_lines(c, from, c->filled);
 
 		if (start > from && start <= WINDOW) {

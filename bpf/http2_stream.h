@@ -37,6 +37,13 @@ static __always_inline struct http2 *http2_begin(struct conn *conn)
 	return found;
 }
 
+/* Whether there may be such state: from the server's word on, in an upgrade. */
+static __always_inline int has_http2(const struct conn *conn)
+{
+	return conn->protocol == L7_HTTP2 || conn->half[DIRECTION_RX].upgrade == UPGRADE_DONE ||
+	       conn->half[DIRECTION_TX].upgrade == UPGRADE_DONE;
+}
+
 static __always_inline void http2_forget(__u64 id)
 {
 	if (!bpf_map_delete_elem(&http2, &id))
@@ -53,7 +60,7 @@ __noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns
 		return 0;
 	pod = got->pod;
 	role = got->role;
-	counter_add(pod, fields(COUNTER_HTTP_REQUESTS, role, got->method, HTTP_VERSION_2),
+	counter_add(pod, fields(COUNTER_HTTP_REQUESTS, role, got->method, got->version),
 		    got->status, 1);
 	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, got->method, 0), ns);
 	if (error)
@@ -82,7 +89,7 @@ static __always_inline void record_stream(const struct http2_stream_key *key,
 	r->role = got->role;
 	r->protocol = L7_HTTP2;
 	r->method = got->method;
-	r->version = HTTP_VERSION_2;
+	r->version = got->version;
 	r->status = got->status;
 	r->error = error;
 	r->code = got->grpc ? got->grpc_status : 0;
@@ -103,6 +110,40 @@ static __always_inline void stream_remove(const struct http2_stream_key *key,
 	stream_count(&got, error, now - got.started);
 	if (listening())
 		record_stream(key, &got, error, now - got.started);
+}
+
+/*
+ * The server agreed to go on in HTTP/2: the request that asked for it becomes stream 1, half-closed
+ * by the client (RFC 7540, 3.2). 0 on success.
+ */
+__noinline int stream_upgrade(struct conn *conn)
+{
+	struct http2_stream_key key = {.stream = 1};
+	struct http2_stream fresh = {.grpc_status = GRPC_STATUS_UNKNOWN};
+	struct inflight request;
+	struct http2 *of;
+
+	if (!conn || !exchange_waits(conn))
+		return -1;
+	request = exchange_front(conn);
+	key.conn = conn->id;
+	fresh.started = request.started;
+	fresh.method = request.method;
+	fresh.version = request.version;
+	fresh.pod = conn->pod;
+	fresh.role = conn->role;
+	of = http2_begin(conn);
+	if (!of)
+		return -1;
+	if (bpf_map_update_elem(&http2_streams, &key, &fresh, BPF_NOEXIST)) {
+		stat_add(STAT_FULL_STREAMS, 1);
+		room_wanted = 1;
+		return -1;
+	}
+	stat_add(STAT_STREAMS_CREATED, 1);
+	__sync_fetch_and_add(&of->open, 1);
+	exchange_pop(conn);
+	return 0;
 }
 
 static __always_inline void stream_end(struct step *s, __u8 error)
@@ -126,6 +167,7 @@ static __always_inline void stream_open(struct step *s)
 				     .role = s->conn->role,
 				     .method = x->method,
 				     .grpc = x->grpc,
+				     .version = HTTP_VERSION_2,
 				     .grpc_status = GRPC_STATUS_UNKNOWN};
 	struct http2 *of = http2_of(s->conn);
 

@@ -187,7 +187,7 @@ static __always_inline void pass_gap(struct step *s, __u32 dir)
 		s->cur->body += gap;
 	if (h->remain)
 		return;
-	if (s->conn->protocol == L7_HTTP2) {
+	if (s->conn->protocol == L7_HTTP2 || h->upgrade == UPGRADE_DONE) {
 		if (!http2_select(s, dir))
 			http2_passed(s);
 	} else if (s->conn->protocol == L7_HTTP1) {
@@ -221,10 +221,10 @@ static __always_inline void read_stream(struct __sk_buff *skb, const struct curs
 		return;
 	if (c->at >= c->end)
 		return;
-	if (conn->protocol <= L7_HTTP1)
+	if (conn->protocol <= L7_HTTP1 && conn->half[dir & 1].upgrade != UPGRADE_DONE)
 		read_http1(skb, conn, dir);
-	/* The line that begins with PRI made it HTTP/2. */
-	if (conn->protocol == L7_HTTP2)
+	/* The line that begins with PRI made it HTTP/2, or an upgrade. */
+	if (conn->protocol == L7_HTTP2 || conn->half[dir & 1].upgrade == UPGRADE_DONE)
 		read_http2(skb, conn, dir);
 	else if (conn->protocol == L7_TLS)
 		read_tls(skb, conn, dir);

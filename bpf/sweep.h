@@ -81,7 +81,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		return 0;
 	if (pod == POD_FORGOTTEN) {
 		/* Nobody would read, or remove, what were counted now. */
-		if (conn->protocol == L7_HTTP2)
+		if (has_http2(conn))
 			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
 		conn->state = TCP_SYN_SENT;
 		conn_remove(key, conn);

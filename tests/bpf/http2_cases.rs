@@ -14,7 +14,7 @@ use weir::telemetry::wire::{
     CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol,
 };
 
-use crate::exchange::Exchange;
+use crate::{exchange::Exchange, stream::Side};
 
 const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
 const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
@@ -36,6 +36,7 @@ pub const LEFT_OPEN: &str = "streams that the end leaves open";
 
 pub fn exchanges() -> Vec<Exchange> {
     let mut all = vec![settings_only(), frames(), split_block(), ended_by_resets(), unanswered()];
+    all.extend([upgraded(), upgraded_at_once(), upgraded_and_left(), not_upgraded()]);
     all.extend([recorded(1), recorded(10)]);
     all
 }
@@ -183,6 +184,104 @@ fn unanswered() -> Exchange {
         .request(GET, V2, 0)
         .error(HttpError::HTTP_ERROR_CANCELLED)
         .error(HttpError::HTTP_ERROR_CANCELLED)
+}
+
+const ASKS: &str = "Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                    HTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n";
+
+/// A connection that begins with HTTP/1 (RFC 7540, 3.2).
+fn upgrading(name: &'static str, turns: [(Side, Vec<u8>); 4]) -> Exchange {
+    Exchange::of(name, turns, L7Protocol::L7_HTTP1)
+}
+
+/// One request in HTTP/1, then one with a body that asks for the upgrade, then two on it.
+fn upgraded() -> Exchange {
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let agreed = format!("{AGREED}Upgrade: h2c\r\n\r\n");
+    let refused = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno";
+    let both = END_HEADERS | END_STREAM;
+    let requests = [frame(HEADERS, both, 3, &[0x82]), frame(HEADERS, both, 5, &[0x83])];
+    let responses = [
+        frame(SETTINGS, 1, 0, &[]),
+        frame(HEADERS, both, 3, &[0x8e]),
+        frame(HEADERS, END_HEADERS, 1, &[0x8d]),
+        frame(DATA, END_STREAM, 1, b"absent"),
+        frame(HEADERS, both, 5, &[0x89]),
+    ];
+    upgrading(
+        "an upgrade of the second request",
+        [
+            (
+                Side::Client,
+                format!("{get}POST / HTTP/1.1\r\n{ASKS}Content-Length: 4\r\n\r\nbody").into(),
+            ),
+            (Side::Server, [refused.as_bytes(), agreed.as_bytes(), &server(&[])].concat()),
+            (Side::Client, client(&requests)),
+            (Side::Server, responses.concat()),
+        ],
+    )
+    .bodies(4, 8)
+    .request(GET, HttpVersion::HTTP_VERSION_1_1, 200)
+    .request(POST, HttpVersion::HTTP_VERSION_1_1, 404)
+    .request(GET, V2, 500)
+    .request(POST, V2, 204)
+}
+
+/// The server answers before the client's first word in HTTP/2.
+fn upgraded_at_once() -> Exchange {
+    let agreed = "HTTP/1.1 101 Yes\r\nUPGRADE:H2C\r\nContent-Length: 9\r\n\r\n";
+    let answer = [
+        frame(HEADERS, END_HEADERS, 1, &[0x88]),
+        frame(DATA, 0, 1, &[b'd'; 300]),
+        frame(DATA, END_STREAM, 1, b""),
+    ];
+    upgrading(
+        "an upgrade that is answered at once",
+        [
+            (Side::Client, format!("HEAD / HTTP/1.1\r\n{ASKS}\r\n").into()),
+            (Side::Server, [agreed.as_bytes(), &server(&answer)].concat()),
+            (Side::Client, client(&[frame(SETTINGS, 1, 0, &[])])),
+            (Side::Server, frame(SETTINGS, 1, 0, &[])),
+        ],
+    )
+    .bodies(0, 300)
+    .request(HttpMethod::HTTP_METHOD_HEAD, HttpVersion::HTTP_VERSION_1_1, 200)
+}
+
+/// The upgraded request is cancelled by the client.
+fn upgraded_and_left() -> Exchange {
+    let agreed = format!("{AGREED}Upgrade: h2c\r\n\r\n");
+    upgrading(
+        "an upgrade whose request is cancelled",
+        [
+            (Side::Client, format!("GET / HTTP/1.1\r\n{ASKS}\r\n").into()),
+            (Side::Server, agreed.into()),
+            (Side::Client, client(&[frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])])),
+            (Side::Server, server(&[])),
+        ],
+    )
+    .request(GET, HttpVersion::HTTP_VERSION_1_1, 0)
+    .error(HttpError::HTTP_ERROR_CANCELLED)
+}
+
+/// The server goes on in HTTP/1, and then to something else.
+fn not_upgraded() -> Exchange {
+    let refused = "HTTP/1.1 404 No\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nno";
+    let other = format!("{AGREED}Upgrade: websocket\r\nX: h2c\r\n\r\n");
+    let asks = format!("GET / HTTP/1.1\r\n{ASKS}\r\n");
+    upgrading(
+        "an upgrade that the server does not want",
+        [
+            (Side::Client, asks.clone().into()),
+            (Side::Server, refused.into()),
+            (Side::Client, b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n".into()),
+            (Side::Server, [other.as_bytes(), &server(&[])].concat()),
+        ],
+    )
+    .bodies(0, 2)
+    .request(GET, HttpVersion::HTTP_VERSION_1_1, 404)
+    .request(GET, HttpVersion::HTTP_VERSION_1_1, 101)
 }
 
 /// One end of a connection that writes down what it sends.

@@ -22,6 +22,7 @@ mod pair;
 mod postgresql;
 mod redis;
 mod tls;
+mod upgrade;
 
 #[path = "../netns/node.rs"]
 #[allow(dead_code, reason = "the language has words that this test doesn't need")]
