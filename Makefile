@@ -28,7 +28,7 @@ help: ## list the targets
 
 .PHONY: deps
 deps: ## install whatever the other targets would (Debian packages)
-	@.ci/deps build lint test bench kernels
+	@.ci/deps build lint test bench web kernels
 
 .PHONY: build
 build: ## compile target/release/weir, one static executable
@@ -82,6 +82,11 @@ fmt: ## format the Rust and the C
 bench: build ## measure ADD, CHECK and DEL beside the reference plugins, and the programs (root)
 	@.ci/deps bench
 	cargo bench --locked
+
+.PHONY: web
+web: ## bundle the agent's page anew after a change below web/; its output is part of the tree
+	@.ci/deps web
+	cd web && npm ci --ignore-scripts && npm run build
 
 .PHONY: docs
 docs: ## the API's documentation, target/doc/weir/index.html

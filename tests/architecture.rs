@@ -1,5 +1,5 @@
 //! The rules of the tree that a reader relies on and a compiler doesn't check: which module may
-//! import which, how long a file may be, and where `unsafe` may live.
+//! import which, how long a file may be, where `unsafe` may live, and what is built from what.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 const MAX_LINES: usize = 450;
@@ -79,6 +80,24 @@ fn unsafe_stays_behind_its_fence() {
         .filter(|file| code(file).contains("unsafe"))
         .collect();
     assert!(outside.is_empty(), "unsafe outside {MAY_BE_UNSAFE:?}: {outside:?}");
+}
+
+#[test]
+fn the_page_in_the_tree_is_built_from_the_sources_beside_it() {
+    let sums = "dist/SHA256SUMS";
+    let mut check = Command::new("sha256sum");
+    check.args(["--check", "--strict", "--quiet", sums]).current_dir("web");
+    let checked = check.output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{said}`make web` builds it anew");
+    let sums = read("web/dist/SHA256SUMS".as_ref());
+    let named: BTreeSet<&str> = sums.lines().filter_map(|line| line.get(66..)).collect();
+    for dir in ["src", "dist"] {
+        for entry in fs::read_dir(Path::new("web").join(dir)).unwrap() {
+            let file = format!("{dir}/{}", entry.unwrap().file_name().to_str().unwrap());
+            assert!(named.contains(&*file) || file == "dist/SHA256SUMS", "{file} has no sum");
+        }
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub mod flows;
 pub(crate) mod labels;
 pub mod log;
 pub mod overview;
+mod page;
 pub(crate) mod pods;
 mod privilege;
 pub(crate) mod reading;
@@ -77,7 +78,8 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
     let exemplars = Arc::new(exemplar::Exemplars::default());
-    let (flows, flows_thread) = flows::Flows::start(bpf_dir.clone(), Arc::clone(&exemplars))?;
+    let (flows, flows_thread) =
+        flows::Flows::start(state_dir.clone(), bpf_dir.clone(), Arc::clone(&exemplars))?;
     let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, exemplars)?;
     let sources = Arc::new(routes::Sources { totals, flows });
     let (stop, stopped) = watch::channel(());

@@ -101,7 +101,7 @@ pub struct Traffic {
 }
 
 /// Times by cell, most of which are empty.
-type Cells = BTreeMap<u8, u64>;
+pub(super) type Cells = BTreeMap<u8, u64>;
 
 #[derive(Debug, Clone, Default)]
 struct Sum {
@@ -306,7 +306,7 @@ fn per_second(now: u64, then: u64, seconds: f64) -> f64 {
 /// The upper bound, in seconds, of the cell that so many hundredths of all times lie up to; of the
 /// last cell, which has none, its lower one.
 #[allow(clippy::cast_precision_loss)] // Bounds are below 2^53 ns, which is 104 days.
-fn quantile(bounds: &[u64], cells: &Cells, hundredths: u64) -> Option<f64> {
+pub(super) fn quantile(bounds: &[u64], cells: &Cells, hundredths: u64) -> Option<f64> {
     let total: u64 = cells.values().sum();
     let rank = (u128::from(total) * u128::from(hundredths)).div_ceil(100);
     let mut below = 0;

@@ -14,9 +14,10 @@ use super::{
     accept,
     families::Flavor,
     flows::{Events, Flows, filter::Filter},
+    page,
     totals::{Page, Totals},
 };
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// What answers are made of.
 #[derive(Debug)]
@@ -30,7 +31,9 @@ pub struct Sources {
 /// What the server sends: a whole, or events without end.
 pub type Answer = Response<Either<Full<Bytes>, Events>>;
 
-const PATHS: [&str; 5] = ["/metrics", "/healthz", "/readyz", "/api/flows", "/api/pods"];
+/// Those of the page are besides, in [`page::FILES`].
+const PATHS: [&str; 6] =
+    ["/metrics", "/healthz", "/readyz", "/api/flows", "/api/pods", "/api/services"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -39,13 +42,17 @@ const EVENTS: &str = "text/event-stream";
 /// Answers one request.
 pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
     let path = request.uri().path();
-    if !PATHS.contains(&path) {
-        return text(StatusCode::NOT_FOUND, format!("there are {}\n", PATHS.join(", ")));
+    let file = page::file(path);
+    if file.is_none() && !PATHS.contains(&path) {
+        return text(StatusCode::NOT_FOUND, format!("there are /, {}\n", PATHS.join(", ")));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    if let Some(file) = file {
+        return page::guard(respond(StatusCode::OK, file.content_type, file.content));
     }
     match path {
         "/metrics" => metrics(request, &sources.totals).await,
@@ -54,6 +61,10 @@ pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
             Err(reason) => unavailable(&reason),
         },
         "/api/flows" => flows(request, &sources.flows),
+        "/api/services" if request.method() == Method::HEAD => {
+            respond(StatusCode::OK, EVENTS, Bytes::new())
+        }
+        "/api/services" => stream(sources.flows.services()),
         "/readyz" => match sources.totals.ready() {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(reason) => unavailable(&reason),
@@ -110,7 +121,11 @@ fn flows<B>(request: &Request<B>, flows: &Flows) -> Answer {
     if request.method() == Method::HEAD {
         return respond(StatusCode::OK, EVENTS, Bytes::new());
     }
-    match flows.listen(filter) {
+    stream(flows.listen(filter))
+}
+
+fn stream(events: Result<Events>) -> Answer {
+    match events {
         Ok(events) => answer_with(StatusCode::OK, EVENTS, Either::Right(events)),
         Err(reason) => unavailable(&reason),
     }

@@ -8,7 +8,12 @@
 //! the record's lock meanwhile, which ends with the process: a record under way that nobody holds is
 //! that of an ADD that was killed.
 
-use std::{fs::File, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use super::Record;
 use crate::{
@@ -104,6 +109,11 @@ pub fn remove(state_dir: &Path, attachment: &Attachment) -> Result<()> {
         Some(dir) => dir.remove_file(&attachment.file_name()).map(drop),
         None => Ok(()),
     }
+}
+
+/// When the set of records last changed, or what one of them says; none if there never were any.
+pub fn changed(state_dir: &Path) -> Option<SystemTime> {
+    fs::metadata(state_dir.join(ATTACHMENTS)).and_then(|dir| dir.modified()).ok()
 }
 
 /// Every attachment of the node, in no order; names that are no attachment's are passed over.

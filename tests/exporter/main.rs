@@ -9,6 +9,7 @@
 )]
 
 mod bounds;
+mod browser;
 mod doctor;
 mod fill;
 mod flows;
@@ -17,7 +18,9 @@ mod lifecycle;
 mod native;
 mod node;
 mod observe;
+mod page;
 mod pages;
+mod plumbed;
 mod privilege;
 mod prometheus;
 mod screen;

@@ -106,7 +106,7 @@ fn http(flow: &mut Flow, record: &Record, head: Head) {
 }
 
 /// The other side, where the record has it.
-fn peer(record: &Record) -> Option<SocketAddr> {
+pub fn peer(record: &Record) -> Option<SocketAddr> {
     let octets = record.peer_addr;
     if record.peer_port == 0 && octets == [0; 16] {
         return None;

@@ -77,6 +77,12 @@ pub struct Flow {
     /// Address and port of the other side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// The other side's namespace, if it is a pod of this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_namespace: Option<String>,
+    /// The other side's name, if it is a pod of this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_pod: Option<String>,
     /// The pod's own port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -89,6 +95,19 @@ pub struct Flow {
     /// Whether the caller records its trace.
     #[serde(skip)]
     pub sampled: bool,
+}
+
+impl Flow {
+    /// Whether it failed: 5xx or no complete response, of gRPC the codes that OpenTelemetry counts as
+    /// a server's errors, of DNS any code but NOERROR and NXDOMAIN.
+    pub fn failed(&self) -> bool {
+        let grpc = |status: &Word| matches!(&**status, "2" | "4" | "12" | "13" | "14" | "15");
+        let dns = |rcode: &Word| !matches!(&**rcode, "NOERROR" | "NXDOMAIN");
+        self.error.is_some()
+            || self.status.is_some_and(|status| (500..600).contains(&status))
+            || self.grpc_status.as_ref().is_some_and(grpc)
+            || self.rcode.as_ref().is_some_and(dns)
+    }
 }
 
 /// Records that a listener was not given.

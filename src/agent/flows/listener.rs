@@ -14,9 +14,11 @@ use std::{
 
 use super::{
     Hub,
-    assemble::{Assembly, rfc3339},
+    assemble::{self, Assembly, rfc3339},
     flow::Flow,
+    peers::Peers,
     queue::event,
+    services::Services,
 };
 use crate::{
     agent::{
@@ -68,6 +70,8 @@ pub struct Listener {
     hub: Arc<Hub>,
     bpf_dir: PathBuf,
     names: HashMap<u32, (String, String)>,
+    peers: Peers,
+    services: Services,
     kept: VecDeque<(SystemTime, Flow)>,
     said: String,
     exemplars: Arc<Exemplars>,
@@ -75,9 +79,15 @@ pub struct Listener {
 
 impl Listener {
     /// For the clients of `hub`.
-    pub fn new(hub: Arc<Hub>, bpf_dir: PathBuf, exemplars: Arc<Exemplars>) -> Self {
+    pub fn new(
+        hub: Arc<Hub>,
+        state_dir: PathBuf,
+        bpf_dir: PathBuf,
+        exemplars: Arc<Exemplars>,
+    ) -> Self {
         let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
-        Self { hub, bpf_dir, names, kept, said, exemplars }
+        let (peers, services) = (Peers::new(state_dir), Services::new());
+        Self { hub, bpf_dir, names, peers, services, kept, said, exemplars }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -103,6 +113,9 @@ impl Listener {
             if now >= renew {
                 renew = now + RENEW;
                 done = self.renew(&mut ring, inbox);
+                // Without the journal peers have no names; the other thread says what is wrong with it.
+                let _ = self.peers.refresh();
+                self.map(now);
             }
             if let (Ok(()), Some((records, lost))) = (&done, &mut ring) {
                 self.hub.welcome(&self.kept);
@@ -120,6 +133,16 @@ impl Listener {
         if let Some((records, _)) = ring {
             // The wish would end by itself.
             let _ = records.cease();
+        }
+    }
+
+    /// Tells who talked to whom, if somebody wants to know.
+    fn map(&mut self, now: Instant) {
+        if self.hub.wants_services() {
+            self.hub.tell(&self.services.map(now));
+            self.services.tick(now);
+        } else {
+            self.services.clear();
         }
     }
 
@@ -161,6 +184,12 @@ impl Listener {
             flow.time = rfc3339(time);
             (flow.namespace, flow.pod) = self.name(records, record.pod)?;
             self.exemplify(&record, &flow, time);
+            let peer = assemble::peer(&record);
+            if let Some(known) = peer.and_then(|peer| self.peers.of(peer.ip())) {
+                flow.peer_namespace = Some(known.namespace.clone());
+                flow.peer_pod = Some(known.pod.clone());
+            }
+            self.services.take(&flow, record.pod, peer, &self.peers);
             wanted.push((time, flow));
         }
         self.hub.give(&wanted, |flow| event(None, flow));

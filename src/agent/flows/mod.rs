@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ring > listener (a thread) > assemble (joins heads to exchanges) > queue of each client > routes
+//!                            > services (adds them up by pair of pods)
 //! ```
 //!
 //! They refine nothing that is counted. Whatever has no room, in the ring or for a client, is left
@@ -26,26 +27,49 @@ mod head;
 mod heads;
 mod hello;
 mod listener;
+mod peers;
 mod question;
 mod queue;
+mod services;
 mod trace;
 
 use filter::Filter;
 use flow::Flow;
 pub use queue::Events;
 use queue::{Queue, event};
+use services::Map;
 
 /// Clients at a time.
 pub const CLIENTS: usize = 16;
 
+/// What a client is told.
+#[derive(Debug)]
+enum Wanted {
+    /// Each exchange that the filter lets through.
+    Flows(Filter),
+    /// Who talks to whom, once a second.
+    Services,
+}
+
 #[derive(Debug)]
 struct Client {
-    filter: Filter,
+    wanted: Wanted,
     queue: Arc<Queue>,
     /// It wants what was recorded from here on.
     from: SystemTime,
     /// Whether it has had what was recorded before it was first seen by the thread.
     welcomed: bool,
+}
+
+impl Client {
+    /// Whether it wants this record, now or of those that are kept.
+    fn wants(&self, flow: &Flow) -> bool {
+        matches!(&self.wanted, Wanted::Flows(filter) if filter.wants(flow))
+    }
+
+    fn wants_services(&self) -> bool {
+        matches!(self.wanted, Wanted::Services)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,12 +117,25 @@ impl Hub {
         let clients = self.lock();
         for (_, flow) in flows {
             let mut written = None;
-            let wants = |client: &&Client| client.welcomed && client.filter.wants(flow);
+            let wants = |client: &&Client| client.welcomed && client.wants(flow);
             for client in clients.listening.iter().filter(wants) {
                 client.queue.push(written.get_or_insert_with(|| write(flow)));
             }
         }
         clients.listening.iter().for_each(|client| client.queue.wake());
+    }
+
+    fn wants_services(&self) -> bool {
+        self.lock().listening.iter().any(Client::wants_services)
+    }
+
+    /// Tells who talks to whom to those who want to know.
+    fn tell(&self, map: &Map) {
+        let written = event(None, map);
+        for client in self.lock().listening.iter().filter(|client| client.wants_services()) {
+            client.queue.push(&written);
+            client.queue.wake();
+        }
     }
 
     fn for_each(&self, act: impl Fn(&Queue)) {
@@ -114,7 +151,7 @@ impl Hub {
             client.welcomed = true;
             client.queue.remark(b": listening\n\n");
             let recent = kept.iter().filter(|(time, _)| *time >= client.from);
-            for (_, flow) in recent.filter(|(_, flow)| client.filter.wants(flow)) {
+            for (_, flow) in recent.filter(|(_, flow)| client.wants(flow)) {
                 client.queue.push(&event(None, flow));
             }
             client.queue.wake();
@@ -131,12 +168,18 @@ impl Flows {
     ///
     /// # Errors
     /// `Kind::Kernel` if no thread can be had.
-    pub fn start(bpf_dir: PathBuf, exemplars: Arc<Exemplars>) -> Result<(Self, JoinHandle<()>)> {
+    pub fn start(
+        state_dir: PathBuf,
+        bpf_dir: PathBuf,
+        exemplars: Arc<Exemplars>,
+    ) -> Result<(Self, JoinHandle<()>)> {
         let hub = Arc::new(Hub::default());
         let listener_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("flows".into())
-            .spawn(move || listener::Listener::new(listener_hub, bpf_dir, exemplars).run())
+            .spawn(move || {
+                listener::Listener::new(listener_hub, state_dir, bpf_dir, exemplars).run()
+            })
             .context(Kind::Kernel, || "can't start the thread that reads live records".into())?;
         Ok((Self(hub), thread))
     }
@@ -146,6 +189,19 @@ impl Flows {
     /// # Errors
     /// `Kind::TryAgain`: there are as many as there may be.
     pub fn listen(&self, filter: Filter) -> Result<Events> {
+        let since = filter.since.unwrap_or_default();
+        self.add(Wanted::Flows(filter), since)
+    }
+
+    /// Adds one who is told once a second who talked to whom in the last ten.
+    ///
+    /// # Errors
+    /// As [`listen`](Self::listen).
+    pub fn services(&self) -> Result<Events> {
+        self.add(Wanted::Services, Duration::ZERO)
+    }
+
+    fn add(&self, wanted: Wanted, since: Duration) -> Result<Events> {
         let mut clients = self.0.lock();
         clients.listening.retain(|client| !client.queue.abandoned());
         if clients.listening.len() >= CLIENTS || clients.closed {
@@ -155,9 +211,8 @@ impl Flows {
             ));
         }
         let (queue, events) = Queue::new();
-        let since = filter.since.unwrap_or_default();
         let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
-        clients.listening.push(Client { filter, queue, from, welcomed: false });
+        clients.listening.push(Client { wanted, queue, from, welcomed: false });
         drop(clients);
         self.0.changed.notify_all();
         Ok(events)

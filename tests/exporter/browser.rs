@@ -1,0 +1,162 @@
+//! Debian's Chromium without a window, driven by the DevTools protocol over a pipe: one JSON object
+//! after the other, each ended by a zero byte (the browser's `--remote-debugging-pipe`).
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::node::{Node, PATIENCE};
+
+/// A browser with one page. It ends with its handle.
+pub struct Browser {
+    child: Child,
+    to: ChildStdin,
+    messages: Receiver<Value>,
+    /// Of the page; none while there is no page yet.
+    session: Option<String>,
+    last: u64,
+    /// What it said unasked.
+    events: Vec<Value>,
+}
+
+impl Browser {
+    /// Starts it in the calling thread's namespaces, with nothing remembered.
+    pub fn new(node: &Node) -> Self {
+        // The protocol is spoken on descriptors 3 and 4.
+        let script = r#"exec 3<&0 4>&1; exec chromium "$@" </dev/null >&2"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "chromium", "--headless=new", "--remote-debugging-pipe"]);
+        command.args(["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
+        command.args(["--no-first-run", "--disable-background-networking", "--hide-scrollbars"]);
+        command.arg(format!("--user-data-dir={}", node.path("chromium").display()));
+        command.env("HOME", node.path("")).arg("about:blank");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let from = BufReader::new(child.stdout.take().unwrap());
+        let (send, messages) = channel();
+        thread::spawn(move || {
+            from.split(0).map_while(Result::ok).try_for_each(|message| {
+                send.send(serde_json::from_slice::<Value>(&message).unwrap())
+            })
+        });
+        let to = child.stdin.take().unwrap();
+        let mut browser = Self { child, to, messages, session: None, last: 0, events: Vec::new() };
+        let page = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = browser.call("Target.attachToTarget", attach);
+        browser.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Log"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        browser
+    }
+
+    /// Calls a method and returns its result.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.last += 1;
+        let mut message = json!({ "id": self.last, "method": method, "params": params });
+        if let Some(session) = &self.session {
+            message["sessionId"] = json!(session);
+        }
+        self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
+        loop {
+            let message = self.messages.recv_timeout(PATIENCE);
+            let mut message = message.unwrap_or_else(|err| panic!("{method}: chromium is {err}"));
+            if message["id"] == self.last {
+                assert!(message["error"].is_null(), "{method}: {message}");
+                return message["result"].take();
+            }
+            self.events.push(message);
+        }
+    }
+
+    /// Sets the window's size and the colours that the system likes.
+    pub fn look(&mut self, width: u32, height: u32, colours: &str) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", size);
+        let features = json!([{ "name": "prefers-color-scheme", "value": colours }]);
+        self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Goes to an address.
+    pub fn open(&mut self, url: &str) {
+        let went = self.call("Page.navigate", json!({ "url": url }));
+        assert!(went["errorText"].is_null(), "{went}");
+        self.eventually("document.readyState === 'complete'");
+    }
+
+    /// The value of an expression on the page; of a promise, what it comes to.
+    pub fn value(&mut self, expression: &str) -> Value {
+        let asked =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let mut answer = self.call("Runtime.evaluate", asked);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].take()
+    }
+
+    /// Waits until an expression is true.
+    pub fn eventually(&mut self, expression: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.value(expression) != json!(true) {
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {expression}\n{}", self.text());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn text(&mut self) -> String {
+        self.value("document.body.innerText").as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Types a text into the field with this id, in place of what is there.
+    pub fn fill(&mut self, id: &str, text: &str) {
+        let text = json!(text);
+        self.value(&format!(
+            "{{ const field = document.getElementById('{id}'); field.value = {text}; \
+             field.dispatchEvent(new Event('input', {{ bubbles: true }})); }}"
+        ));
+    }
+
+    /// Keeps a picture of the page as a test's artefact, and returns where.
+    pub fn picture(&mut self, name: &str) -> PathBuf {
+        let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
+        fs::create_dir_all(&dir).unwrap();
+        let encoded = dir.join(format!("{name}.base64"));
+        fs::write(&encoded, shot["data"].as_str().unwrap()).unwrap();
+        let decoded = Command::new("base64").arg("--decode").arg(&encoded).output().unwrap();
+        assert!(decoded.status.success());
+        fs::remove_file(&encoded).unwrap();
+        let picture = dir.join(format!("{name}.png"));
+        fs::write(&picture, decoded.stdout).unwrap();
+        picture
+    }
+
+    /// Errors and warnings that the browser has for a page's author, so far: of its policy too.
+    pub fn complaints(&mut self) -> Vec<String> {
+        // What was said before this answer is there with it.
+        self.value("1");
+        let of_interest = |event: &&Value| match event["method"].as_str() {
+            Some("Runtime.exceptionThrown") => true,
+            Some("Log.entryAdded") => event["params"]["entry"]["level"] != "verbose",
+            Some("Runtime.consoleAPICalled") => true,
+            _ => false,
+        };
+        self.events.iter().filter(of_interest).map(Value::to_string).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,156 @@
+// The newest exchanges, through the same filters as `weir observe`; the agent does the filtering.
+
+import { Stream, label, type Flow, type Health } from "./api";
+import { byId, el, setText } from "./dom";
+import { clock, seconds } from "./format";
+
+/** Rows; what came before them is gone. */
+const ROWS = 200;
+
+/** Between two changes of what is shown: nobody reads faster. */
+const PACE_MS = 250;
+
+/** Filter by name of the query parameter. */
+const FILTERS = ["pod", "protocol", "status", "path_prefix", "slower_than"] as const;
+type Filter = (typeof FILTERS)[number];
+
+const FAILED_GRPC = ["2", "4", "12", "13", "14", "15"];
+
+/** As the agent counts failures. */
+function failed(flow: Flow): boolean {
+  return (
+    flow.error !== undefined ||
+    (flow.status ?? 0) >= 500 ||
+    FAILED_GRPC.includes(flow.grpc_status ?? "") ||
+    !["NOERROR", "NXDOMAIN"].includes(flow.rcode ?? "NOERROR")
+  );
+}
+
+function request(flow: Flow): string {
+  if (flow.name !== undefined) return `${flow.qtype ?? ""} ${flow.name}`;
+  if (flow.protocol === "tls") return flow.server_name ?? "";
+  return `${flow.method ?? ""} ${flow.path ?? ""}`;
+}
+
+function answer(flow: Flow): string {
+  const parts = [flow.status, flow.grpc_status && `grpc ${flow.grpc_status}`, flow.rcode, flow.tls_version, flow.error];
+  return parts.filter((part) => part !== undefined).join(" ");
+}
+
+function row(flow: Flow, select: (name: string) => void): HTMLTableRowElement {
+  const pod = label(flow);
+  const peer = flow.peer_pod === undefined ? (flow.peer ?? "") : label({ namespace: flow.peer_namespace ?? "", pod: flow.peer_pod });
+  const press = (name: string) => el("button", { class: "link", on: { click: () => select(name) } }, name);
+  const serves = flow.role === "server";
+  const status = Math.floor((flow.status ?? 0) / 100);
+  return el(
+    "tr",
+    {},
+    el("td", { class: "time", title: flow.time }, clock(flow.time)),
+    el("td", { class: "name" }, press(pod)),
+    el("td", { class: `direction ${flow.role}`, title: serves ? "served" : "asked" }, serves ? "←" : "→"),
+    el("td", { class: "name", title: flow.peer ?? "" }, flow.peer_pod === undefined ? peer : press(peer)),
+    el("td", {}, el("span", { class: `tag ${flow.protocol}` }, flow.protocol)),
+    el("td", { class: "request", title: `${flow.host ?? ""} ${request(flow)}`.trim() }, request(flow)),
+    el("td", {}, el("span", { class: `status ${failed(flow) ? "bad" : status === 4 ? "warn" : "good"}` }, answer(flow))),
+    el("td", { class: "number" }, seconds(flow.duration_seconds)),
+    el("td", { class: "trace", title: flow.trace_id ?? "" }, flow.trace_id?.slice(0, 8) ?? ""),
+  );
+}
+
+export class Flows {
+  /** Not read yet, newest last. Most of a flood is never read. */
+  #waiting: string[] = [];
+  #total = 0;
+  #lost = { ring: 0, client: 0 };
+  #paused = false;
+  #body = byId("flow-rows");
+  #stream: Stream;
+
+  constructor(
+    private readonly select: (name: string) => void,
+    health: Health,
+  ) {
+    const said: Health = (state, why) => {
+      setText(byId("flow-error"), state === "broken" ? why : "");
+      health(state, why);
+    };
+    this.#stream = new Stream(this.#url(), (data) => this.#take(data), said, (data) => this.#miss(data));
+    let typed: ReturnType<typeof setTimeout>;
+    for (const filter of FILTERS) {
+      this.#input(filter).addEventListener("input", () => {
+        clearTimeout(typed);
+        typed = setTimeout(() => this.begin(), 300);
+      });
+    }
+    byId("flow-pause").addEventListener("click", () => this.#pause());
+    byId("flow-clear").addEventListener("click", () => {
+      for (const filter of FILTERS) this.#input(filter).value = "";
+      this.begin();
+    });
+    setInterval(() => this.#show(), PACE_MS);
+  }
+
+  /** Asks anew, with the filters of now. */
+  begin(): void {
+    this.#waiting = [];
+    this.#total = 0;
+    this.#lost = { ring: 0, client: 0 };
+    this.#body.replaceChildren();
+    this.#stream.open(this.#url());
+  }
+
+  /** Shows this pod's alone, or with an empty name everybody's. */
+  only(pod: string): void {
+    if (this.#input("pod").value === pod) return;
+    this.#input("pod").value = pod;
+    this.begin();
+  }
+
+  #input(filter: Filter): HTMLInputElement {
+    return byId<HTMLInputElement>(`filter-${filter}`);
+  }
+
+  #url(): string {
+    const query = new URLSearchParams();
+    for (const filter of FILTERS) {
+      const value = this.#input(filter).value.trim();
+      if (value) query.set(filter, value);
+    }
+    query.set("since", "5m");
+    return `api/flows?${query}`;
+  }
+
+  #pause(): void {
+    this.#paused = !this.#paused;
+    byId("flow-pause").setAttribute("aria-pressed", String(this.#paused));
+    setText(byId("flow-pause"), this.#paused ? "Go on" : "Pause");
+  }
+
+  #take(data: string): void {
+    this.#total += 1;
+    if (this.#paused) return;
+    this.#waiting.push(data);
+    if (this.#waiting.length > 2 * ROWS) this.#waiting.splice(0, this.#waiting.length - ROWS);
+  }
+
+  #miss(data: string): void {
+    const { records, where } = JSON.parse(data) as { records: number; where: "ring" | "client" };
+    this.#lost[where] += records;
+  }
+
+  #show(): void {
+    const fresh = this.#waiting.splice(0).slice(-ROWS);
+    if (fresh.length && !this.#paused) {
+      const rows = fresh.map((data) => row(JSON.parse(data) as Flow, this.select)).reverse();
+      this.#body.prepend(...rows);
+      while (this.#body.children.length > ROWS) this.#body.lastElementChild?.remove();
+    }
+    const notes = [`${this.#total} seen`];
+    if (this.#total > ROWS) notes.push(`the newest ${ROWS} shown`);
+    if (this.#lost.ring) notes.push(`${this.#lost.ring} lost in the kernel's ring`);
+    if (this.#lost.client) notes.push(`${this.#lost.client} lost on the way here`);
+    setText(byId("flow-note"), notes.join(" · "));
+    byId("no-flows").hidden = this.#body.children.length > 0;
+  }
+}
