@@ -22,6 +22,8 @@ mod accept;
 mod audit;
 mod budget;
 #[cfg(test)]
+mod dashboard;
+#[cfg(test)]
 mod docs;
 mod exemplar;
 mod exposition;

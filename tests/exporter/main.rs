@@ -10,6 +10,7 @@
 
 mod bounds;
 mod browser;
+mod dashboard;
 mod doctor;
 mod fill;
 mod flows;
