@@ -9,3 +9,25 @@ use std::{
 pub fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "weir: {line}");
 }
+
+/// The last thing that the agent said about something, so that it is said once.
+#[derive(Debug, Default)]
+pub struct Said(String);
+
+impl Said {
+    /// Says it, unless it is what was said last.
+    pub fn say(&mut self, line: String) {
+        if self.0 != line {
+            say(format_args!("agent: {line}"));
+            self.0 = line;
+        }
+    }
+
+    /// Says it, unless something was said under this key last, with whatever reason.
+    pub fn say_once(&mut self, key: &str, line: String) {
+        if self.0 != key {
+            say(format_args!("agent: {line}"));
+            key.clone_into(&mut self.0);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! totals (a thread, owns the maps) > series (by the table of families) > exposition > server > routes
 //! flows (a thread, owns the ring of live records while somebody listens)          > server > routes
+//! both > otlp > a receiver, if one is named
 //! ```
 //!
 //! Nothing waits for it: a pod is plumbed and counted without an agent, and one that is started late
@@ -35,6 +36,7 @@ pub(crate) mod fixture;
 pub mod flows;
 pub(crate) mod labels;
 pub mod log;
+pub mod otlp;
 pub mod overview;
 mod page;
 pub(crate) mod pods;
@@ -55,6 +57,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Directory of the pinned maps.
     pub bpf_dir: PathBuf,
+    /// Where spans and metrics are sent, if anywhere.
+    pub otlp: Option<otlp::Options>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -70,7 +74,7 @@ pub fn run(options: Options) -> Result<()> {
         .block_on(serve(options))
 }
 
-async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
+async fn serve(Options { listen, state_dir, bpf_dir, otlp }: Options) -> Result<()> {
     // Before anything else: a signal that comes early must not kill.
     let told = told_to_stop()?;
     let mut listeners = Vec::with_capacity(listen.len());
@@ -80,9 +84,15 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
     let exemplars = Arc::new(exemplar::Exemplars::default());
-    let (flows, flows_thread) =
-        flows::Flows::start(state_dir.clone(), bpf_dir.clone(), Arc::clone(&exemplars))?;
-    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, exemplars)?;
+    let spans = otlp.as_ref().map(|_| Arc::new(otlp::queue::Spans::default()));
+    let (flows, flows_thread) = flows::Flows::start(
+        state_dir.clone(),
+        bpf_dir.clone(),
+        Arc::clone(&exemplars),
+        spans.clone(),
+    )?;
+    let (totals, totals_thread) =
+        totals::Totals::start(state_dir, bpf_dir, exemplars, spans.clone())?;
     let sources = Arc::new(routes::Sources { totals, flows });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
@@ -91,6 +101,10 @@ async fn serve(Options { listen, state_dir, bpf_dir }: Options) -> Result<()> {
         // The sender gone means the same as a message: stop.
         let stop = async move { drop(stopped.changed().await) };
         servers.spawn(server::serve(listener, Arc::clone(&sources), stop));
+    }
+    if let (Some(options), Some(spans)) = (otlp, spans) {
+        let exporter = otlp::Exporter::new(options, spans);
+        servers.spawn(exporter.run(Arc::clone(&sources), stopped));
     }
     told.await;
     log::say("agent: stopping");

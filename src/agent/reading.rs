@@ -7,6 +7,7 @@ use super::{
     families::Flavor,
     family::{Values, values},
     labels::Value,
+    otlp::queue::Counts,
     roster::Member,
 };
 use crate::telemetry::{
@@ -23,6 +24,8 @@ pub struct Own {
     pub read_ns: u64,
     /// Label sets folded so far, by sample name.
     pub overflow: BTreeMap<&'static str, u64>,
+    /// What became of spans, if there is a receiver for them.
+    pub spans: Option<Counts>,
     /// The names that the page is to have.
     pub flavor: Flavor,
     /// Requests that may stand for others of their bucket.

@@ -24,7 +24,8 @@ use super::{
     exemplar::Exemplars,
     exposition::{self, Form},
     families::Flavor,
-    log,
+    log::Said,
+    otlp::{self, queue::Spans},
     overview::History,
     reading::{Own, Reading},
     roster::{self, Member},
@@ -80,6 +81,8 @@ enum Wanted {
     Page(Page),
     /// The pods with their rates, as JSON.
     Pods,
+    /// All metrics as OTLP.
+    Otlp,
 }
 
 struct Request {
@@ -110,6 +113,7 @@ impl Totals {
         state_dir: PathBuf,
         bpf_dir: PathBuf,
         exemplars: Arc<Exemplars>,
+        spans: Option<Arc<Spans>>,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (requests, asked) = sync_channel(QUEUE);
         let starting = Err("the maps have not been looked at yet".to_owned());
@@ -123,6 +127,7 @@ impl Totals {
             audit: Audit::default(),
             overflow: BTreeMap::new(),
             exemplars,
+            spans,
             cached: None,
             history: History::default(),
             publish,
@@ -148,6 +153,14 @@ impl Totals {
     /// As [`page`](Self::page).
     pub async fn pods(&self) -> Result<Bytes> {
         self.ask(Wanted::Pods).await
+    }
+
+    /// All metrics as OTLP's requests, each with its length before it.
+    ///
+    /// # Errors
+    /// As [`page`](Self::page).
+    pub async fn otlp(&self) -> Result<Bytes> {
+        self.ask(Wanted::Otlp).await
     }
 
     async fn ask(&self, wanted: Wanted) -> Result<Bytes> {
@@ -205,6 +218,13 @@ impl Cached {
         (exposition::write(&collect(&mut reading, GRACE), form, gzip), reading.own)
     }
 
+    fn otlp(&self) -> Bytes {
+        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let own = Own { flavor: Flavor::Otel, ..self.own.clone() };
+        let mut reading = Reading { snapshot, members, now, own };
+        otlp::metrics::write(&collect(&mut reading, GRACE), now).into()
+    }
+
     fn pods(&self, history: &mut History) -> Bytes {
         let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
         let reading = Reading { snapshot, members, now, own: self.own.clone() };
@@ -212,19 +232,6 @@ impl Cached {
         serde_json::to_vec(&history.overview(&reading, self.taken, GRACE))
             .unwrap_or_default()
             .into()
-    }
-}
-
-/// The last thing that was logged about something, so that it is said once.
-#[derive(Default)]
-struct Said(String);
-
-impl Said {
-    fn say(&mut self, line: String) {
-        if self.0 != line {
-            log::say(format_args!("agent: {line}"));
-            self.0 = line;
-        }
     }
 }
 
@@ -238,6 +245,7 @@ struct Worker {
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
     exemplars: Arc<Exemplars>,
+    spans: Option<Arc<Spans>>,
     cached: Option<Cached>,
     history: History,
     publish: watch::Sender<Health>,
@@ -303,6 +311,7 @@ impl Worker {
         let made = made.map(|(_, made)| made.clone()).unwrap_or_else(|| {
             let made = match wanted {
                 Wanted::Pods => cached.pods(&mut self.history),
+                Wanted::Otlp => cached.otlp(),
                 Wanted::Page(page) => {
                     let (page, own) = cached.page(page, &self.exemplars);
                     for (family, folded) in own.overflow {
@@ -336,6 +345,7 @@ impl Worker {
             maps_open: snapshot.is_some(),
             read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),
             overflow: self.overflow.clone(),
+            spans: self.spans.as_ref().map(|spans| spans.counts()),
             ..Own::default()
         };
         let mut members = roster::join(&self.journal(), snapshot.as_ref());

@@ -1,11 +1,14 @@
 //! `weir agent`: the flags of the long-lived half.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::Places;
 use crate::{
-    agent::{self, Options},
-    error::Result,
+    agent::{
+        self, Options,
+        otlp::{self, Endpoint},
+    },
+    error::{Error, Kind, Result},
 };
 
 /// Serves what the kernel counted until SIGTERM or SIGINT.
@@ -17,8 +20,42 @@ pub struct Args {
     /// Address and port to serve on; may be given several times
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9920", value_parser = listen)]
     listen: Vec<SocketAddr>,
+    /// Send spans of traced requests, and all metrics, to this OTLP receiver
+    ///
+    /// A URL such as http://127.0.0.1:4317. Spans are made of HTTP and gRPC requests that come with a
+    /// sampled W3C traceparent; see docs/traces.md. While the receiver is away, as many as there is room
+    /// for wait for it.
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    otlp_endpoint: Option<String>,
+    /// How the receiver is spoken to
+    #[arg(long, value_name = "PROTOCOL", value_enum, default_value = "grpc")]
+    otlp_protocol: Protocol,
+    /// Between two exports of the metrics, such as 15s
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1m")]
+    otlp_interval: Duration,
     #[command(flatten)]
     places: Places,
+}
+
+/// As [`otlp::Protocol`].
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Protocol {
+    /// gRPC, port 4317 unless the URL names one
+    Grpc,
+    /// Protocol buffers over HTTP, port 4318 unless the URL names one
+    Http,
+}
+
+/// Told at once whether it is one; what it means depends on the protocol.
+fn endpoint(url: &str) -> Result<String, String> {
+    Endpoint::parse(url, otlp::Protocol::Grpc).map(|_| url.to_owned())
+}
+
+/// What is shorter than a second would be the same page again.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
+    if bounds.contains(&interval) { Ok(interval) } else { Err("it is from 1s to 1day".into()) }
 }
 
 /// Names are not looked up: what one means may change, and where an agent can be reached must not.
@@ -31,7 +68,19 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 /// Runs the agent in the foreground.
 pub fn run(args: Args) -> Result<()> {
     let Places { state_dir, bpf_dir } = args.places;
-    agent::run(Options { listen: args.listen, state_dir, bpf_dir })
+    let protocol = match args.otlp_protocol {
+        Protocol::Grpc => otlp::Protocol::Grpc,
+        Protocol::Http => otlp::Protocol::Http,
+    };
+    let otlp = match args.otlp_endpoint {
+        None => None,
+        Some(url) => {
+            let endpoint = Endpoint::parse(&url, protocol);
+            let endpoint = endpoint.map_err(|wrong| Error::new(Kind::Environment, wrong))?;
+            Some(otlp::Options { endpoint, interval: args.otlp_interval })
+        }
+    };
+    agent::run(Options { listen: args.listen, state_dir, bpf_dir, otlp })
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ mod lifecycle;
 mod native;
 mod node;
 mod observe;
+mod otlp;
+mod otlp_receiver;
 mod page;
 mod pages;
 mod plumbed;

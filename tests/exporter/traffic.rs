@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc::channel,
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use nix::{
@@ -35,25 +35,10 @@ pub struct Served {
 impl Served {
     /// Adds a pod behind a link of that name, with sockets in it. Its namespace lives as long as they.
     pub fn new(node: &Node, link: &str) -> Self {
-        let pod = Pod::new(node, link);
-        let (to_pod, moved) = channel::<()>();
-        let (tell, told) = channel();
-        let inner = format!("{link}.pod");
-        let name = inner.clone();
-        let inside = thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            tell.send(gettid()).unwrap();
-            moved.recv().unwrap();
-            run("ip", &["address", "add", &format!("{SERVER}/24"), "dev", &name]);
-            run("ip", &["link", "set", &name, "up"]);
+        let (pod, inside) = inside(node, link, "198.51.100", || {
             let tcp = TcpListener::bind((SERVER, 80)).unwrap();
             (tcp, UdpSocket::bind((SERVER, 53)).unwrap())
         });
-        let thread = told.recv().unwrap();
-        run("ip", &["link", "set", &inner, "netns", &thread.to_string()]);
-        run("ip", &["address", "add", "198.51.100.1/24", "dev", link]);
-        run("ip", &["link", "set", link, "up"]);
-        to_pod.send(()).unwrap();
         let (tcp, udp) = inside.join().unwrap();
         Self { _pod: pod, tcp, udp }
     }
@@ -79,6 +64,36 @@ impl Served {
             stream.write_all(answer.as_bytes()).unwrap();
         }
     }
+}
+
+/// Adds a pod behind a link of that name, `.2` of a subnet whose `.1` is the node, and does something in
+/// its namespace.
+pub fn inside<T: Send + 'static>(
+    node: &Node,
+    link: &str,
+    subnet: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> (Pod, JoinHandle<T>) {
+    let pod = Pod::new(node, link);
+    let (to_pod, moved) = channel::<()>();
+    let (tell, told) = channel();
+    let inner = format!("{link}.pod");
+    let name = inner.clone();
+    let inside = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(gettid()).unwrap();
+        moved.recv().unwrap();
+        run("ip", &["address", "add", &format!("{subnet}.2/24"), "dev", &name]);
+        run("ip", &["link", "set", &name, "up"]);
+        run("ip", &["route", "add", "default", "via", &format!("{subnet}.1")]);
+        work()
+    });
+    let thread = told.recv().unwrap();
+    run("ip", &["link", "set", &inner, "netns", &thread.to_string()]);
+    run("ip", &["address", "add", &format!("{subnet}.1/24"), "dev", link]);
+    run("ip", &["link", "set", link, "up"]);
+    to_pod.send(()).unwrap();
+    (pod, inside)
 }
 
 /// A connection to the pod.

@@ -6,6 +6,7 @@ mod message;
 mod protobuf;
 mod text;
 
+pub use buckets::Buckets;
 use hyper::body::Bytes;
 
 use super::series::Page;

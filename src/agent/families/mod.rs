@@ -11,6 +11,8 @@ mod node;
 mod otel;
 mod tcp;
 
+pub use otel::rpc_status;
+
 use super::{
     family::{Family, Kind, Label, Source, Start, Unit, Values, values},
     labels,

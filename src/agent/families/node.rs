@@ -74,6 +74,19 @@ pub(super) const FAMILIES: &[Family] = &[
         ..NODE
     },
     Family {
+        name: "weir_otlp_spans",
+        kind: Kind::Counter,
+        help: "Spans for the receiver of --otlp-endpoint: sent, given up as it was away, refused by it",
+        labels: &[Label { name: "result", values: &["sent", "overrun", "refused"] }],
+        source: Source::Node(|reading| {
+            let counts = reading.own.spans.into_iter().flat_map(|counts| {
+                [("sent", counts.sent), ("overrun", counts.overrun), ("refused", counts.refused)]
+            });
+            counts.map(|(name, count)| (values([Value::Name(name)]), count)).collect()
+        }),
+        ..NODE
+    },
+    Family {
         name: "weir_parse_gaps",
         kind: Kind::Counter,
         help: "Times that a stream could not be followed, or only in part, by reason",

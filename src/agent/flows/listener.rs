@@ -24,6 +24,7 @@ use crate::{
     agent::{
         exemplar::{Exemplar, Exemplars},
         log,
+        otlp::queue::Traced,
     },
     error::Result,
     telemetry::{
@@ -183,13 +184,16 @@ impl Listener {
             let time = now.checked_sub(ago).unwrap_or(now);
             flow.time = rfc3339(time);
             (flow.namespace, flow.pod) = self.name(records, record.pod)?;
-            self.exemplify(&record, &flow, time);
             let peer = assemble::peer(&record);
             if let Some(known) = peer.and_then(|peer| self.peers.of(peer.ip())) {
                 flow.peer_namespace = Some(known.namespace.clone());
                 flow.peer_pod = Some(known.pod.clone());
             }
             self.services.take(&flow, record.pod, peer, &self.peers);
+            if flow.sampled {
+                self.exemplify(&record, &flow, time);
+                self.trace(&record, &flow, time);
+            }
             wanted.push((time, flow));
         }
         self.hub.give(&wanted, |flow| event(None, flow));
@@ -205,7 +209,7 @@ impl Listener {
 
     /// Keeps a traced request as the exemplar of the buckets that the kernel counted it in.
     fn exemplify(&self, record: &Record, flow: &Flow, time: SystemTime) {
-        let Some(trace_id) = flow.trace_id.as_ref().filter(|_| flow.sampled) else { return };
+        let Some(trace_id) = &flow.trace_id else { return };
         if flow.status.is_none() || flow.error.is_some() {
             return;
         }
@@ -218,6 +222,15 @@ impl Listener {
         }
         let of = (record.pod, record.role, record.method);
         self.exemplars.put(HistogramKind::HISTOGRAM_HTTP_REQUEST, of, exemplar);
+    }
+
+    /// Hands a request over to be sent as a span, if there is a receiver.
+    fn trace(&self, record: &Record, flow: &Flow, end: SystemTime) {
+        if let Some(spans) = &self.hub.spans {
+            let duration = Duration::from_nanos(record.duration_ns);
+            let number = (record.conn, record.number, record.pod);
+            spans.push(Traced { flow: flow.clone(), end, duration, number });
+        }
     }
 
     fn name(&mut self, records: &Records<'_>, pod: u32) -> Result<(String, String)> {

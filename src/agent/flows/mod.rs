@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::exemplar::Exemplars;
+use super::{exemplar::Exemplars, otlp::queue::Spans};
 use crate::error::{Context, Error, Kind, Result};
 
 mod assemble;
@@ -82,6 +82,8 @@ struct Clients {
 #[derive(Debug, Default)]
 struct Hub {
     clients: Mutex<Clients>,
+    /// Where the requests of sampled traces go, with or without a client.
+    spans: Option<Arc<Spans>>,
     changed: Condvar,
 }
 
@@ -92,7 +94,9 @@ impl Hub {
 
     /// Waits for a client to be there; false once the hub is closed.
     fn wait_for_client(&self) -> bool {
-        let idle = |clients: &mut Clients| clients.listening.is_empty() && !clients.closed;
+        let idle = |clients: &mut Clients| {
+            clients.listening.is_empty() && self.spans.is_none() && !clients.closed
+        };
         let clients = self.changed.wait_while(self.lock(), idle);
         !clients.unwrap_or_else(PoisonError::into_inner).closed
     }
@@ -109,7 +113,7 @@ impl Hub {
             }
             there
         });
-        !clients.closed && !clients.listening.is_empty()
+        !clients.closed && (self.spans.is_some() || !clients.listening.is_empty())
     }
 
     /// Gives each client the records that it wants, written once for all of them.
@@ -172,8 +176,9 @@ impl Flows {
         state_dir: PathBuf,
         bpf_dir: PathBuf,
         exemplars: Arc<Exemplars>,
+        spans: Option<Arc<Spans>>,
     ) -> Result<(Self, JoinHandle<()>)> {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Hub { spans, ..Hub::default() });
         let listener_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("flows".into())

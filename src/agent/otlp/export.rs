@@ -1,0 +1,137 @@
+//! When what is sent, and what is done with what could not be.
+
+use std::{hash::RandomState, sync::Arc, time::Duration};
+
+use hyper::body::Bytes;
+use prost::Message;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+};
+
+use super::{
+    Options,
+    client::{Client, Outcome, Signal},
+    queue::Spans,
+    span,
+};
+use crate::agent::{log::Said, routes::Sources};
+
+/// Spans that are less than a batch wait so long for others.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two tries while the receiver is away, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// For the last batch, when the agent is told to stop.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Sends until it is told to stop.
+#[derive(Debug)]
+pub struct Exporter {
+    options: Options,
+    client: Client,
+    spans: Arc<Spans>,
+    ids: RandomState,
+    pause: Duration,
+    /// When spans are sent although they are less than a batch.
+    next: Instant,
+    said: Said,
+}
+
+impl Exporter {
+    /// Of the spans that come into `spans`.
+    pub fn new(options: Options, spans: Arc<Spans>) -> Self {
+        let client = Client::new(options.endpoint.clone());
+        let (ids, pause, said) = (RandomState::new(), PAUSE, Said::default());
+        Self { options, client, spans, ids, pause, next: Instant::now(), said }
+    }
+
+    /// Sends spans as they come and the metrics of `sources` at an interval, until `stopped`.
+    pub async fn run(mut self, sources: Arc<Sources>, mut stopped: watch::Receiver<()>) {
+        let first = Instant::now() + self.options.interval.min(PAUSE);
+        let mut metrics = interval_at(first, self.options.interval);
+        metrics.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spans = Arc::clone(&self.spans);
+        loop {
+            let well = self.pause == PAUSE;
+            tokio::select! {
+                // The sender gone means the same as a message: stop.
+                _ = stopped.changed() => break,
+                _ = metrics.tick() => self.send_metrics(&sources).await,
+                () = spans.batch(), if well => self.send_spans().await,
+                () = sleep_until(self.next) => self.send_spans().await,
+            }
+        }
+        let _ = timeout(PARTING, self.send_spans()).await;
+    }
+
+    /// Sends all that wait, a batch at a time, as long as that goes well.
+    async fn send_spans(&mut self) {
+        self.send_batches().await;
+        self.next = Instant::now() + self.pause;
+    }
+
+    async fn send_batches(&mut self) {
+        loop {
+            let batch = self.spans.take();
+            if batch.is_empty() {
+                return;
+            }
+            let request = span::request(&batch, &self.ids).encode_to_vec();
+            let count = batch.len() as u64;
+            let outcome = self.client.send(Signal::Traces, request).await;
+            self.note(&outcome);
+            match outcome {
+                Outcome::Taken(rejected) => {
+                    let rejected = rejected.min(count);
+                    self.spans.note(count - rejected, rejected);
+                }
+                Outcome::Refused(_) => self.spans.note(0, count),
+                Outcome::Later(_) => {
+                    self.spans.put_back(batch);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends a page's worth of metrics. They are cumulative: what can't be sent is left out.
+    async fn send_metrics(&mut self, sources: &Sources) {
+        let Ok(mut requests) = sources.totals.otlp().await else { return };
+        while let Some(request) = next(&mut requests) {
+            let outcome = self.client.send(Signal::Metrics, request.to_vec()).await;
+            self.note(&outcome);
+            if !matches!(outcome, Outcome::Taken(_)) {
+                return;
+            }
+        }
+    }
+
+    /// Logs what changed, and decides how soon to try again.
+    fn note(&mut self, outcome: &Outcome) {
+        let url = &self.options.endpoint.url;
+        match outcome {
+            Outcome::Taken(_) => {
+                self.pause = PAUSE;
+                self.next = self.next.min(Instant::now() + PAUSE);
+                self.said.say(format!("sending to {url}"));
+            }
+            Outcome::Refused(why) => {
+                self.pause = PAUSE;
+                self.said.say(format!("{url} refuses what is sent: {why}"));
+            }
+            Outcome::Later(why) => {
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                // The reason may change with each try; that it is away is said once.
+                self.said.say_once(url, format!("can't send to {url}, trying again: {why}"));
+            }
+        }
+    }
+}
+
+/// The next of the requests that have their length before them.
+fn next(requests: &mut Bytes) -> Option<Bytes> {
+    let length = prost::decode_length_delimiter(&mut *requests).ok()?;
+    (length > 0 && length <= requests.len()).then(|| requests.split_to(length))
+}
