@@ -188,17 +188,21 @@ __noinline int find_newline(struct cursor *c, __u32 from, __u32 to)
 	return -1;
 }
 
-/* Whether a header line that begins so could say something about framing. */
-static __always_inline int may_matter(__u64 bytes, __u32 valid)
+/*
+ * Whether a header line that begins with these bytes, and `next` behind them, could say something
+ * about framing: of all that begin with Content-, Content-Length alone.
+ */
+static __always_inline int may_matter(__u64 bytes, __u8 next, __u32 valid)
 {
 	__u8 first = bytes;
 
 	if (first == '\r' || first == '\n')
 		return 1;
 	bytes |= LOWERCASE;
-	if (valid < 8)
+	if (valid < 9)
 		return (__u8)bytes == 'c' || (__u8)bytes == 't';
-	return bytes == word("content-", 8) || bytes == word("transfer", 8);
+	return (bytes == word("content-", 8) && (next | 0x20) == 'l') ||
+	       bytes == word("transfer", 8);
 }
 
 /*
@@ -218,7 +222,7 @@ __noinline int skip_plain_lines(struct cursor *c, __u32 at, __u32 to)
 		if (at >= to)
 			break;
 		bytes = word_at(c->window + (at & WINDOW_MASK));
-		if (fresh && may_matter(bytes, to - at))
+		if (fresh && may_matter(bytes, c->window[(at & WINDOW_MASK) + 8], to - at))
 			break;
 		fresh = 0;
 		marks = newlines(bytes);
@@ -242,6 +246,14 @@ __noinline __u64 line_tail(struct cursor *c, __u32 from, __u32 to, __u64 tail)
 
 	if (!c || from >= to)
 		return tail;
+	/* Most lines end with 8 such characters, all below 128, or these and a carriage return. */
+	at = to - (c->window[(to - 1) & WINDOW_MASK] == '\r');
+	if (at - from >= 8) {
+		__u64 bytes = word_at(c->window + ((at - 8) & WINDOW_MASK));
+
+		if (!(((bytes - ONES * '!') | bytes) & HIGHS))
+			return __builtin_bswap64(bytes);
+	}
 	at = to - from > 12 ? to - 12 : from;
 	for (i = 0; i < 12; i++) {
 		__u8 byte = c->window[at & WINDOW_MASK];

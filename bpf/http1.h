@@ -121,8 +121,12 @@ static __always_inline int header_line(struct step *s, __u32 len)
 		    (__u32)(h->tail | LOWERCASE) == __builtin_bswap64(word(":h2c", 4)) >> 32)
 			h->upgrade = UPGRADE_TOLD;
 	} else if (first == word("content-", 8) && begins(second, "length:", 7)) {
-		long length = line_number(s->cur, 15, len, 10);
+		long length = -1;
 
+		if (s->cur->line[15] == ' ' && len < LINE_PREFIX)
+			length = short_number(s->cur, 16, len);
+		if (length < 0)
+			length = line_number(s->cur, 15, len, 10);
 		/* RFC 9112, 6.3: repeats must agree. */
 		if (length < 0 || (h->has_length && !h->chunked && h->remain != (__u64)length))
 			return give_up(s, STAT_GAP_MALFORMED);
@@ -271,6 +275,19 @@ static __always_inline void copy_line(struct cursor *c, __u32 from)
 		*(__u64 *)(c->line + i * 8) = word_at(c->window + (from & WINDOW_MASK) + i * 8);
 }
 
+/*
+ * Whether anybody asks how the line in cursor.line ends: a version, the last of the codings, the
+ * protocol of an upgrade.
+ */
+static __always_inline int tail_matters(const struct step *s)
+{
+	__u8 first = s->cur->line[0] | 0x20;
+
+	if (s->half->state == HALF_START)
+		return !s->responses;
+	return s->half->state == HALF_HEAD && (first == 't' || first == 'u');
+}
+
 /* The bytes that were announced are through. */
 static __always_inline void http1_body_end(struct step *s)
 {
@@ -303,9 +320,8 @@ static __always_inline int line_step(struct step *s)
 {
 	struct half *h = s->half;
 	struct cursor *c = s->cur;
-	__u32 from;
-	int newline;
-	__u32 len;
+	__u32 from, len;
+	int newline, bare = 0;
 
 	if (window_over(c) && refill(s->skb, c))
 		return give_up(s, STAT_GAP_MALFORMED);
@@ -320,12 +336,14 @@ static __always_inline int line_step(struct step *s)
 			if (from >= c->filled)
 				return 0;
 		}
+		bare = from + 2 <= c->filled &&
+		       *(__u16 *)(c->window + (from & WINDOW_MASK)) == ('\n' << 8 | '\r');
 	}
 	if (h->state == HALF_START && !h->line_len) {
 		h->started = c->now;
 		c->head = c->at;
 	}
-	newline = find_newline(c, from, c->filled);
+	newline = bare ? (int)from + 1 : find_newline(c, from, c->filled);
 	if (newline < 0) {
 		/* The window may begin too early to show the whole line: look again from its start.
 		 */
@@ -340,8 +358,12 @@ static __always_inline int line_step(struct step *s)
 		if (h->line_len) {
 			keep_line(s, from, newline);
 		} else {
-			copy_line(c, from);
-			h->tail = line_tail(c, from, newline, 0);
+			if (bare)
+				c->line[0] = '\r';
+			else
+				copy_line(c, from);
+			if (tail_matters(s))
+				h->tail = line_tail(c, from, newline, 0);
 			h->line_len = newline - from;
 		}
 	}

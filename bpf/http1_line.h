@@ -109,6 +109,33 @@ static long number_step(__u32 i, struct cursor **cur)
 }
 
 /*
+ * The decimal number of one to eight digits that is the whole of line[at, end), most lengths being
+ * such; -1: it is not so simple.
+ */
+static __always_inline long short_number(struct cursor *c, __u32 at, __u32 end)
+{
+	__u64 digits;
+	__u32 n;
+
+	end -= c->line[(end - 1) & (LINE_PREFIX - 1)] == '\r';
+	n = end - at;
+	if (n - 1 >= 8)
+		return -1;
+	/* The last digit highest, zeros before the first. */
+	digits = word_at(c->line + at);
+	if (n < 8)
+		digits = digits << (64 - 8 * n) | (ONES * '0') >> (8 * n);
+	if (((digits + ONES * 'F') | (digits - ONES * '0')) & HIGHS)
+		return -1;
+	/* Pairs, then fours, then all: each step adds ten, a hundred, ten thousand times the lower.
+	 */
+	digits -= ONES * '0';
+	digits = (digits * 10 + (digits >> 8)) & 0x00ff00ff00ff00ffULL;
+	digits = (digits * 100 + (digits >> 16)) & 0x0000ffff0000ffffULL;
+	return (digits * 10000 + (digits >> 32)) & 0xffffffff;
+}
+
+/*
  * The number behind `skip` characters of the line; -1 where there is none or it is too large.
  * A callback over state in map memory: as a loop over registers its states exhaust the verifier.
  */

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo bench --bench datapath [-- SECONDS]     (root; 5 seconds of wrk a turn unless said)
+//! cargo bench --bench datapath -- 0             (the costs of runs alone)
 //! ```
 //!
 //! Everything happens in namespaces of this process. Costs come from `BPF_PROG_TEST_RUN` with a warm
@@ -42,8 +43,10 @@ fn run() -> Result<()> {
     };
     node::enter()?;
     let mut report = runs::report()?;
-    report.push_str(&reload::report()?);
-    report.push_str(&requests::report(Duration::from_secs(seconds))?);
+    if seconds > 0 {
+        report.push_str(&reload::report()?);
+        report.push_str(&requests::report(Duration::from_secs(seconds))?);
+    }
     std::io::stdout().write_all(report.as_bytes())?;
     Ok(())
 }
