@@ -227,8 +227,13 @@ __noinline int skip_plain_lines(struct cursor *c, __u32 at, __u32 to)
 		fresh = 0;
 		marks = newlines(bytes);
 		if (!marks) {
+			/* Two words a round inside of a line; the surplus is read, never meant. */
 			at += 8;
-			continue;
+			marks = newlines(word_at(c->window + (at & WINDOW_MASK)));
+			if (!marks) {
+				at += 8;
+				continue;
+			}
 		}
 		at += lowest(marks) + 1;
 		if (at > to)

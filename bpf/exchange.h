@@ -121,11 +121,10 @@ __noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u1
 	return 0;
 }
 
-/* Whether a request waits. */
+/* Whether a request waits. Who took the direction has a barrier behind him: a load is enough. */
 static __always_inline int exchange_waits(struct conn *conn)
 {
-	/* Compare-and-swap as a load behind a full barrier. */
-	return __sync_val_compare_and_swap(&conn->pushed, 0, 0) != conn->popped;
+	return *(volatile __u32 *)&conn->pushed != conn->popped;
 }
 
 /* The oldest waiting request; one that found no place has started 0. Call if exchange_waits(). */

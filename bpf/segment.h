@@ -162,6 +162,7 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	struct tcphdr t;
 	struct conn *conn;
 	__u32 at, seq;
+	__u64 now;
 
 	if (load(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
 		return NULL;
@@ -176,7 +177,11 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	conn = bpf_map_lookup_elem(&conns, &p->key);
 	if (!conn)
 		return NULL;
-	conn->seen_ns = bpf_ktime_get_coarse_ns();
+	now = bpf_ktime_get_coarse_ns();
+	/* The sweep thinks in tens of seconds, and a line that nobody writes stays in both caches.
+	 */
+	if (now - conn->seen_ns > SECOND / 4)
+		conn->seen_ns = now;
 	if (t.syn && t.ack) {
 		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
 		if (conn)
