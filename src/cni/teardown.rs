@@ -156,6 +156,9 @@ fn tell(
 /// says whether there was one of that name.
 fn remove_stray(network: &str, attachment: &Attachment) -> Result<bool> {
     let mark = Mark::new(network, attachment);
+    if !link::is_there(&mark.host_ifname)? {
+        return Ok(false);
+    }
     let Some(stray) = link::by_name(&mut link::socket()?, &mark.host_ifname)? else {
         return Ok(false);
     };

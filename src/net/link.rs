@@ -9,7 +9,7 @@ use netlink_packet_route::{
     },
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
-use nix::errno::Errno;
+use nix::{errno::Errno, net::if_::if_nametoindex};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     plan::Plan,
     removal,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// A request about links.
 type LinkAsk = Ask<RouteNetlinkMessage>;
@@ -182,6 +182,21 @@ pub fn in_replies(replies: Vec<RouteNetlinkMessage>) -> Option<Link> {
 /// [`Kind::Kernel`](crate::error::Kind::Kernel).
 pub fn by_name(socket: &mut Netlink, name: &str) -> Result<Option<Link>> {
     look_up(socket, name, LinkUnspec::new_with_name(name))
+}
+
+/// Whether there is a link of that name. For when there mostly is none: it takes a tenth of a look-up.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn is_there(name: &str) -> Result<bool> {
+    match if_nametoindex(name) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODEV | Errno::ENXIO) => Ok(false),
+        Err(errno) => {
+            let msg = format!("can't look up interface {name}");
+            Err(Error::new(Kind::Kernel, msg).details(errno))
+        }
+    }
 }
 
 /// The link of that index, if there is one.

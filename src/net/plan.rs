@@ -287,8 +287,13 @@ fn sysctls(host_ifname: &str, families: Families, request: &Request<'_>) -> Vec<
         sysctls.push(Sysctl::shared("ipv6/conf/all/forwarding", "1"));
     }
     // A pod must not talk its node into a default route by a forged router advertisement
-    // (CVE-2020-10749), whichever families it was given.
-    sysctls.push(Sysctl::own(format!("ipv6/conf/{host_ifname}/accept_ra"), "0"));
+    // (CVE-2020-10749), whichever families it was given. Without IPv6 of its own its link has none at
+    // all: the kernel would give it a multicast route, and look through those of all links to add one.
+    sysctls.push(if families.v6 {
+        Sysctl::own(format!("ipv6/conf/{host_ifname}/accept_ra"), "0")
+    } else {
+        Sysctl::own(format!("ipv6/conf/{host_ifname}/disable_ipv6"), "1")
+    });
     // What the node sends from 127.0.0.1 to a host port leaves by this interface with another source,
     // and comes back to it. The table's guard keeps the pod from speaking to 127.0.0.1 by itself.
     if families.v4 && on_loopback(request.ports, true) {

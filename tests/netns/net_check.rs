@@ -72,6 +72,22 @@ fn what_is_missing_in_the_pod_is_named() {
 }
 
 #[test]
+fn ipv6_on_the_link_of_a_pod_without_it_is_named() {
+    let node = Node::new("onlyfour");
+    let pod = node.pod("a");
+    let plan = plan("c1", 5, false);
+    let links = add(&node, &pod, &plan).unwrap();
+    check(&node, &pod, &plan, Some(links.host_ifindex)).unwrap();
+    // No route of the kernel's for it, that every further link would be looked for behind.
+    let host = &plan.mark.host_ifname;
+    let routes = node.succeed(&format!("ip -6 route show table all dev {host}"));
+    assert_eq!(routes.trim(), "");
+    node.succeed(&format!("sysctl -qw net.ipv6.conf.{host}.disable_ipv6=0"));
+    let err = check(&node, &pod, &plan, Some(links.host_ifindex)).unwrap_err();
+    assert!(err.msg().contains("disable_ipv6 is 0 and should be 1"), "{err}");
+}
+
+#[test]
 fn what_later_plugins_add_is_tolerated() {
     let node = Node::new("later");
     let pod = node.pod("a");

@@ -174,6 +174,8 @@ impl Host {
         })
         // The kernel's own for a router: they come with forwarding, which is the node's.
         .filter(|line| !line.contains(" anycast "))
+        // A worker of the kernel's makes it, some time after the address, and it goes with the link.
+        .filter(|line| !line.contains(": local fe80:"))
         .collect();
         let mut files = Vec::new();
         list(&self.dir, &mut files);

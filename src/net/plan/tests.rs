@@ -82,7 +82,7 @@ fn dual_stack_plan_in_full() {
 }
 
 #[test]
-fn ipv4_alone_needs_nothing_of_ipv6_but_the_guard() {
+fn ipv4_alone_has_no_ipv6_on_its_link() {
     let plan = plan(&[v4()], &[], |_| {}).unwrap();
     assert_eq!((plan.pod_link_local, plan.host_link_local), (None, None));
     assert_eq!(
@@ -92,7 +92,7 @@ fn ipv4_alone_needs_nothing_of_ipv6_but_the_guard() {
     let keys: Vec<_> = plan.sysctls.iter().map(|sysctl| sysctl.key.as_str()).collect();
     assert_eq!(
         keys,
-        ["ipv4/ip_forward", &format!("ipv6/conf/{}/accept_ra", plan.mark.host_ifname)]
+        ["ipv4/ip_forward", &format!("ipv6/conf/{}/disable_ipv6", plan.mark.host_ifname)]
     );
 }
 
