@@ -11,6 +11,7 @@ use crate::{
 
 mod agent;
 mod client;
+mod completions;
 mod demo;
 mod doctor;
 mod events;
@@ -54,6 +55,7 @@ enum Command {
     Uninstall(uninstall::Args),
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// Where the plugin keeps its state; every command that reads it takes these.
@@ -95,6 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Install(args) => install::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|err| {
         crate::agent::log::say(&err);
