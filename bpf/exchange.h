@@ -62,8 +62,24 @@ static __always_inline void role_count(struct conn *conn, __u8 kind, __u8 a, __u
 	counter_add(conn->pod, fields(kind, conn->role, a, 0), 0, n);
 }
 
-/* How long nobody can tell. */
-#define NO_DURATION (~0ULL)
+static __always_inline void record_db(const struct conn *conn, __u8 operation, __u8 outcome,
+				      __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->conn = conn->id;
+	r->pod = conn->pod;
+	r->role = conn->role;
+	r->protocol = conn->protocol;
+	r->method = operation;
+	r->code = outcome;
+	record_send();
+}
 
 /* A database's request. */
 __noinline int db_count(const struct conn *conn, __u8 operation, __u8 outcome, __u64 ns)
@@ -79,6 +95,8 @@ __noinline int db_count(const struct conn *conn, __u8 operation, __u8 outcome, _
 	counter_add(pod, fields(COUNTER_DB_REQUESTS, role, system, operation), outcome, 1);
 	if (ns != NO_DURATION)
 		histogram_add(pod, fields(HISTOGRAM_DB_REQUEST, role, system, 0), ns);
+	if (listening())
+		record_db(conn, operation, outcome, ns);
 	return 0;
 }
 

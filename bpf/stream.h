@@ -132,7 +132,8 @@ __noinline int read_http1(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 	if (!h->line_len)
 		return 0;
 	__builtin_memcpy(h->line, c->line, LINE_PREFIX);
-	if (!s.responses && h->state == HALF_START && c->head != NOWHERE)
+	if (!s.responses && conn->protocol <= L7_HTTP1 && h->state == HALF_START &&
+	    c->head != NOWHERE)
 		record_head(skb, c, conn, conn->pushed + 1, c->head, c->end, HEAD_FIRST, 0);
 	return 0;
 }

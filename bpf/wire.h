@@ -375,17 +375,18 @@ enum head_part {
 struct record {
 	__u64 at_ns;	   /* monotonic */
 	__u64 duration_ns; /* RECORD_HEAD: the bytes before these: of an HTTP/1 head; of all HTTP/2
-			      header blocks on the connection; of a ClientHello behind its type */
+			      header blocks on the connection; of a ClientHello behind its type;
+			      NO_DURATION: nobody can tell */
 	__u64 conn;	   /* joins the records of a connection; 0: UDP */
 	__u32 number;	   /* of the request on its connection, from 1; a stream; a DNS id */
 	__u32 pod;	   /* attachment id */
 	__u8 kind;	   /* enum record_kind */
 	__u8 role;	   /* enum role */
 	__u8 protocol;	   /* enum l7_protocol */
-	__u8 method;	   /* enum http_method */
+	__u8 method;	   /* enum http_method, db_operation; DNS: enum transport */
 	__u16 status;	   /* HTTP's; a DNS type; enum tls_version */
 	__u8 error;	   /* enum http_error */
-	__u8 code;	   /* grpc-status, DNS rcode, enum head_part */
+	__u8 code;	   /* grpc-status, DNS rcode, enum db_outcome, enum head_part */
 	__u16 pod_port;	   /* host byte order, as all below but the address */
 	__u16 peer_port;   /* 0 with a peer_addr of 0: not known any more */
 	__u8 family;	   /* enum family */
@@ -396,6 +397,7 @@ struct record {
 _Static_assert(sizeof(struct record) == 64, "record is read as bytes");
 
 #define RECORD_DATA 1024
+#define NO_DURATION (~0ULL)
 
 /* A record that has bytes of the stream, or a DNS question, behind it. */
 struct record_data {

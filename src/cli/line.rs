@@ -73,7 +73,12 @@ fn exchange(flow: &Flow) -> (String, String, &'static str) {
             let name = flow.server_name.as_deref().unwrap_or("?");
             (format!("TLS {name}"), word(&flow.tls_version).to_owned(), GREEN)
         }
-        other => (other.to_owned(), String::new(), GREEN),
+        system => {
+            let outcome = flow.outcome.as_deref().unwrap_or_default();
+            let colour = if outcome == "ok" { GREEN } else { RED };
+            let operation = flow.operation.as_deref().unwrap_or_default();
+            (format!("{system} {operation}").trim_end().to_owned(), outcome.to_owned(), colour)
+        }
     }
 }
 
@@ -158,6 +163,13 @@ mod tests {
             ..flow()
         };
         assert!(plain(&dns).contains(" DNS AAAA a.org NXDOMAIN "));
+        let database = Flow {
+            protocol: "redis".into(),
+            operation: Some("HGETALL".into()),
+            outcome: Some("error".into()),
+            ..flow()
+        };
+        assert!(plain(&database).contains(" redis HGETALL error 12.3ms"));
         let cut = Flow { status: None, error: Some("reset".into()), path: None, ..flow() };
         assert!(plain(&cut).contains(" GET ? reset "));
     }

@@ -25,7 +25,7 @@ use crate::{
     error::{Context, Error, Kind, Result},
 };
 
-/// Show single exchanges as they end: HTTP, gRPC, DNS and TLS of this node's pods
+/// Show single exchanges as they end: HTTP, gRPC, DNS, TLS and databases of this node's pods
 ///
 /// All filters that are given have to be true. Times are UTC. What an agent or this command could
 /// not keep up with is left out, and said to be missing; the metrics have it all the same.
@@ -37,7 +37,7 @@ pub struct Args {
     /// Only of this pod: NAMESPACE/NAME, or NAME in any namespace
     #[arg(long, value_name = "POD")]
     pod: Option<PodName>,
-    /// Only of this protocol: http (gRPC included), grpc, dns or tls
+    /// Only of this protocol: http (gRPC included), grpc, dns, tls, redis, postgresql, mysql or kafka
     #[arg(long, value_name = "NAME", value_parser = filter::protocol)]
     protocol: Option<String>,
     /// Only with this HTTP status, such as 404, or with one of its class, such as 5xx

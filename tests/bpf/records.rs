@@ -4,7 +4,10 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use weir::telemetry::{
     records::Records,
-    wire::{HeadPart, HttpMethod, HttpVersion, L7Protocol, Record, RecordKind, Role, Stat},
+    wire::{
+        DbOperation, DbOutcome, HeadPart, HttpMethod, HttpVersion, L7Protocol, Record, RecordKind,
+        Role, Stat,
+    },
 };
 
 use crate::{
@@ -112,6 +115,32 @@ fn a_look_up_is_told_with_its_question() {
     assert!(is(record, RecordKind::RECORD_EXCHANGE, L7Protocol::L7_DNS));
     assert_eq!((record.status, record.code, record.number), (28, 3, 7));
     assert_eq!(bytes, question);
+}
+
+#[test]
+fn a_request_to_a_database_is_told_without_its_values() {
+    let kernel = Kernel::new();
+    let listener = Listener::new(&kernel);
+    listener.listen();
+    let mut stream = Stream::open(&kernel, Role::ROLE_CLIENT, v4(2, 40000), v4(9, 6379));
+    stream.send(Side::Client, b"*2\r\n$3\r\nGET\r\n$6\r\nsecret\r\n*1\r\n$4\r\nPING\r\n");
+    stream.send(Side::Server, b"-ERR no\r\n+PONG\r\n");
+    let told = listener.take();
+    let seen: Vec<_> = told
+        .iter()
+        .filter(|(record, _)| is(record, RecordKind::RECORD_EXCHANGE, L7Protocol::L7_REDIS))
+        .map(|(record, bytes)| {
+            assert!(bytes.is_empty() && record.duration_ns < 10_000_000_000);
+            assert_eq!((record.peer_port, record.pod_port), (6379, 40000));
+            (u32::from(record.method), u32::from(record.code))
+        })
+        .collect();
+    let expected = [
+        (DbOperation::DB_GET.0, DbOutcome::DB_ERROR.0),
+        (DbOperation::DB_PING.0, DbOutcome::DB_OK.0),
+    ];
+    assert_eq!(seen, expected);
+    assert!(!told.iter().any(|(record, _)| u32::from(record.kind) == RecordKind::RECORD_HEAD.0));
 }
 
 #[test]

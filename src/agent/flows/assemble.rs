@@ -62,6 +62,9 @@ impl Assembly {
             flow.qtype = Some(word(labels::dns_qtype(record.status.into())));
             flow.rcode = Some(word(labels::dns_rcode(record.code.into())));
             flow.transport = Some(word(labels::transport(record.method.into())));
+        } else if labels::DB_SYSTEMS.contains(&flow.protocol.as_ref()) {
+            flow.operation = Some(word(labels::db_operation(record.method.into())));
+            flow.outcome = Some(word(labels::db_outcome(record.code.into())));
         }
         Some(flow)
     }
@@ -77,7 +80,8 @@ fn ends(record: &Record) -> Flow {
     Flow {
         role: word(labels::role(record.role.into())),
         protocol: if protocol.starts_with("http") { Word::Borrowed("http") } else { protocol },
-        duration_seconds: Some(Duration::from_nanos(record.duration_ns).as_secs_f64()),
+        duration_seconds: (record.duration_ns != u64::MAX)
+            .then(|| Duration::from_nanos(record.duration_ns).as_secs_f64()),
         peer: peer(record).map(|peer| peer.to_string()),
         port: (record.pod_port != 0).then_some(record.pod_port),
         ..Flow::default()
@@ -129,7 +133,7 @@ pub fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::wire::{HttpMethod, HttpVersion, Role};
+    use crate::telemetry::wire::{DbOperation, DbOutcome, HttpMethod, HttpVersion, Role};
 
     fn byte(number: u32) -> u8 {
         u8::try_from(number).unwrap()
@@ -206,6 +210,20 @@ mod tests {
             (Some("AAAA"), Some("NXDOMAIN"))
         );
         assert_eq!(flow.transport.as_deref(), Some("udp"));
+    }
+
+    #[test]
+    fn a_request_to_a_database_has_its_operation_and_outcome() {
+        let mut ended = exchange(L7Protocol::L7_REDIS);
+        (ended.method, ended.code) = (byte(DbOperation::DB_HGETALL.0), byte(DbOutcome::DB_ERROR.0));
+        let flow = Assembly::new().take(&ended, b"").unwrap();
+        let expected = serde_json::json!({
+            "time": "", "namespace": "", "pod": "", "role": "client", "protocol": "redis",
+            "operation": "HGETALL", "outcome": "error", "duration_seconds": 0.0015,
+        });
+        assert_eq!(serde_json::to_value(&flow).unwrap(), expected);
+        ended.duration_ns = u64::MAX;
+        assert_eq!(Assembly::new().take(&ended, b"").unwrap().duration_seconds, None);
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl fmt::Display for PodName {
 }
 
 /// What protocols can be asked for; gRPC is HTTP too.
-pub const PROTOCOLS: [&str; 4] = ["http", "grpc", "dns", "tls"];
+pub const PROTOCOLS: [&str; 8] =
+    ["http", "grpc", "dns", "tls", "redis", "postgresql", "mysql", "kafka"];
 
 /// All that has to be true of a record. Without any, all are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub struct Flow {
     pub pod: String,
     /// The pod's role: `server` or `client`.
     pub role: Word,
-    /// `http`, `grpc`, `dns`, `tls`, or what a newer release knows.
+    /// `http`, `grpc`, `dns`, `tls`, `redis`, `postgresql`, `mysql`, `kafka`, or what a newer release knows.
     pub protocol: Word,
     /// HTTP's version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +59,12 @@ pub struct Flow {
     /// What carried DNS: `udp` or `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<Word>,
+    /// What a database was asked for, never with what values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Word>,
+    /// What a database answered: `ok`, `error`, `no_response` or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Word>,
     /// The version that the TLS server chose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_version: Option<Word>,
