@@ -38,13 +38,15 @@ pub fn driver() -> &'static Path {
 }
 
 /// One network on a node, with everything that it and libcni keep on disk.
-struct Network {
-    node: Node,
-    dir: PathBuf,
+pub struct Network {
+    pub node: Node,
+    /// Of the list `podnet.conflist`, `state`, and the bpffs `bpf`.
+    pub dir: PathBuf,
 }
 
 impl Network {
-    fn new(version: &str) -> Self {
+    /// With Weir alone.
+    pub fn new(version: &str) -> Self {
         let node = Node::new("libcni");
         node.succeed("ip addr add 192.0.2.1/32 dev lo");
         node.succeed("ip addr add 2001:db8::1/128 dev lo nodad");
@@ -83,7 +85,7 @@ impl Network {
             driver().display().to_string(),
             format!("-conf={conf}"),
             format!("-cache={cache}"),
-            format!("-path={}", plugins.display()),
+            format!("-path={}:/usr/lib/cni", plugins.display()),
             format!("-id={id}"),
             format!("-netns={netns}"),
             format!("-args=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={id}"),
@@ -97,7 +99,7 @@ impl Network {
     }
 
     /// A verb that must succeed.
-    fn succeed(&self, verb: &str, id: &str, netns: &str) -> Value {
+    pub fn succeed(&self, verb: &str, id: &str, netns: &str) -> Value {
         let said = self.call(verb, id, netns);
         assert!(said.get("error").is_none(), "{verb}: {said}");
         said
@@ -111,12 +113,13 @@ impl Drop for Network {
     }
 }
 
-fn text(space: &Space) -> String {
+/// A namespace as CNI names it.
+pub fn text(space: &Space) -> String {
     space.path().display().to_string()
 }
 
 /// The pod's addresses as the kernel shows them, without link-local ones.
-fn addresses(pod: &Space) -> Vec<String> {
+pub fn addresses(pod: &Space) -> Vec<String> {
     let shown = pod.ip("addr show eth0 scope global");
     // ip leaves an empty object for each address that it was told not to show.
     let all = shown[0]["addr_info"].as_array().unwrap();

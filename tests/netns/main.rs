@@ -21,6 +21,7 @@ mod crowd;
 mod del;
 mod delegated;
 mod disaster;
+mod example_lists;
 mod gc;
 mod install;
 mod libcni;
