@@ -63,6 +63,12 @@ kernels: build ## boot the oldest supported kernel, and others, under qemu; say 
 	@.ci/deps kernels
 	tests/kernels/matrix target/release/weir
 
+.PHONY: oldest-kernel
+oldest-kernel: ## of kernels, only the oldest, with the executable that make test tests
+	@.ci/deps build kernels
+	cargo build --locked
+	tests/kernels/matrix $(target_dir)/$(triple)/debug/weir 6.1
+
 .PHONY: lint
 lint: ## formatting, clippy, rustdoc, licences and sources of dependencies
 	@.ci/deps build lint
