@@ -12,7 +12,7 @@ use crate::{
 /// Drop what no living attachment owns: leases, links, hooks, masquerade; safe at any time
 ///
 /// Living pods that are not counted any more, because something else took the hooks off or the maps were
-/// lost, are counted again, which stderr says.
+/// lost, are counted again, and limited pods held to their bandwidth; stderr says which.
 ///
 /// Exits 1 if something could not be dropped.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Output::Text => text(&report.dropped),
     })?;
     report.mended.iter().for_each(|pod| eprintln!("weir: counted again: {pod}"));
+    report.limited.iter().for_each(|pod| eprintln!("weir: limited again: {pod}"));
     report.left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     report.failures.iter().for_each(log::say);
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

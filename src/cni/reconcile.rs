@@ -33,7 +33,7 @@ use crate::{
     spec::Version,
     state,
     telemetry::{
-        self,
+        self, limit,
         traces::{self, Trace},
     },
 };
@@ -100,6 +100,8 @@ pub struct Report {
     pub dropped: Vec<Dropped>,
     /// Living attachments that were not counted any more, and are again.
     pub mended: Vec<Attachment>,
+    /// Living attachments whose limit something else had loosened.
+    pub limited: Vec<Attachment>,
     /// What has no owner and was left all the same, and why.
     pub left: Vec<String>,
     /// What could not be looked at or dropped.
@@ -271,29 +273,83 @@ fn drop_hooks(
     Ok(())
 }
 
-/// Living pods whose hooks something else took off, or whose maps were lost, are counted again.
+/// Living pods whose hooks something else took off, or whose maps were lost, are counted again, and held to
+/// their limits.
 fn mend_hooks(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
     for record in living.iter().filter(|record| !record.under_way) {
-        let (Some(attached), Some(index)) = (record.telemetry, record.host_ifindex) else {
-            continue;
-        };
+        let Some(index) = record.host_ifindex else { continue };
         if !teardown::still_there(record) {
             continue;
         }
         let attachment = record.attachment()?;
-        let identity = counting::identity(&attachment, &record.pod);
-        let mended = telemetry::mend(&record.bpf_dir, index, &identity, &attached);
-        if report.note(mended) != Some(true) {
+        let counted = mend(report, record, || mend_count(&attachment, record, index));
+        let limited = mend(report, record, || mend_limit(record, index));
+        if [counted, limited] == [Mended::Whole; 2] {
             continue;
         }
         // Its DEL may have come between, and taken off what was not there yet.
         if matches!(record::find(&places.state_dir, &attachment)?, Entry::Absent) {
-            let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
-            let id = attachment.container_id();
-            report.note(telemetry::detach(&record.bpf_dir, id, &attached, stays));
-        } else {
-            report.mended.push(attachment);
+            unmend(report, &attachment, record, index)?;
+            continue;
         }
+        if counted == Mended::Again {
+            report.mended.push(attachment.clone());
+        }
+        if limited == Mended::Again {
+            report.limited.push(attachment);
+        }
+    }
+    Ok(())
+}
+
+/// What came of mending something of a pod's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    /// Nothing was missing, or it could not be put back, which the report says.
+    Whole,
+    /// It was put back.
+    Again,
+    /// The interface went meanwhile.
+    Gone,
+}
+
+/// `mend` says whether something was missing.
+fn mend(report: &mut Report, record: &Record, mend: impl FnOnce() -> Result<bool>) -> Mended {
+    match mend() {
+        Ok(true) => Mended::Again,
+        Err(_) if !teardown::still_there(record) => Mended::Gone,
+        mended => {
+            report.note(mended);
+            Mended::Whole
+        }
+    }
+}
+
+fn mend_count(attachment: &Attachment, record: &Record, index: u32) -> Result<bool> {
+    let Some(attached) = record.telemetry else { return Ok(false) };
+    let identity = counting::identity(attachment, &record.pod);
+    telemetry::mend(&record.bpf_dir, index, &identity, &attached)
+}
+
+/// The buckets; the queues are the network's, which CHECK tells of.
+fn mend_limit(record: &Record, index: u32) -> Result<bool> {
+    match &record.plumbing {
+        Some(plumbing) if plumbing.guarded => {
+            limit::mend(&record.bpf_dir, index, &plumbing.bandwidth)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Takes away what was put back for an attachment that is gone.
+fn unmend(report: &mut Report, attachment: &Attachment, record: &Record, index: u32) -> Result<()> {
+    let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
+    if let Some(attached) = &record.telemetry {
+        let id = attachment.container_id();
+        report.note(telemetry::detach(&record.bpf_dir, id, attached, stays));
+    }
+    if stays.is_none() {
+        report.note(limit::forget(&record.bpf_dir, index));
     }
     Ok(())
 }

@@ -83,6 +83,20 @@ pub fn attach(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
     Ok(())
 }
 
+/// Puts back what something else took away of what [`attach`] left; says whether anything was missing.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub fn mend(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<bool> {
+    match verify(bpf_dir, ifindex, bandwidth) {
+        Ok(()) => Ok(false),
+        Err(err) if err.kind() == Kind::Difference => {
+            attach(bpf_dir, ifindex, bandwidth).map(|()| true)
+        }
+        Err(err) => Err(err),
+    }
+}
+
 /// Forgets the limits of an interface that is gone, and its filters with it.
 ///
 /// # Errors

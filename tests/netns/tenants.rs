@@ -199,6 +199,46 @@ fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
 }
 
 #[test]
+fn a_pod_whose_limit_others_took_off_is_held_to_it_again() {
+    let rate = json!({"ingressRate": 50_000_000, "ingressBurst": 1_000_000,
+        "egressRate": 50_000_000, "egressBurst": 1_000_000});
+    for enabled in [true, false] {
+        let counted = Counted::new(&format!("limit-lost-{enabled}"));
+        let pod = counted.host.container("a");
+        let call = |verb| {
+            let call = counted.call(verb, Some(&pod), "auto");
+            let call =
+                if enabled { call } else { call.key("telemetry", json!({"enabled": false})) };
+            call.key("runtimeConfig", json!({"bandwidth": rate}))
+        };
+        let reply = call("ADD").succeed();
+        let link = reply["interfaces"][0]["name"].as_str().unwrap().to_owned();
+        let node = &counted.host.node;
+        let check = || call("CHECK").key("prevResult", reply.clone());
+        check().succeed();
+        let shared = Shared {
+            counted: &counted,
+            pod: counted.host.container("other"),
+            reply: reply.clone(),
+        };
+        for (side, priority) in [("egress", 49151), ("ingress", 49153)] {
+            node.succeed(&format!("tc filter del dev {link} {side} prio {priority}"));
+            assert!(check().refused(103).contains("of the limit"));
+            let (dropped, said) = shared.weir("reconcile -o json");
+            assert!(
+                dropped.trim() == "[]" && said.contains("limited again: container a"),
+                "{said}"
+            );
+            assert!(!said.contains("counted again"), "{said}");
+            check().succeed();
+        }
+        let (_, said) = shared.weir("reconcile -o json");
+        assert!(!said.contains("again"), "{said}");
+        call("DEL").succeed();
+    }
+}
+
+#[test]
 fn a_pod_whose_maps_were_lost_is_counted_again() {
     for attach in ["clsact", "tcx"] {
         let counted = Counted::new(&format!("maps-lost-{attach}"));
