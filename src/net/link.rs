@@ -28,7 +28,7 @@ type LinkAsk = Ask<RouteNetlinkMessage>;
 /// Opens a socket for links, addresses, routes and neighbours of the calling thread's namespace.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+/// [`Kind::Kernel`].
 pub fn socket() -> Result<Netlink> {
     Netlink::open(NETLINK_ROUTE)
 }
@@ -179,7 +179,7 @@ pub fn in_replies(replies: Vec<RouteNetlinkMessage>) -> Option<Link> {
 /// The link of that name, if there is one.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+/// [`Kind::Kernel`].
 pub fn by_name(socket: &mut Netlink, name: &str) -> Result<Option<Link>> {
     look_up(socket, name, LinkUnspec::new_with_name(name))
 }
@@ -187,7 +187,7 @@ pub fn by_name(socket: &mut Netlink, name: &str) -> Result<Option<Link>> {
 /// Whether there is a link of that name. For when there mostly is none: it takes a tenth of a look-up.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+/// [`Kind::Kernel`].
 pub fn is_there(name: &str) -> Result<bool> {
     match if_nametoindex(name) {
         Ok(_) => Ok(true),
@@ -202,7 +202,7 @@ pub fn is_there(name: &str) -> Result<bool> {
 /// The link of that index, if there is one.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+/// [`Kind::Kernel`].
 pub fn by_index(socket: &mut Netlink, index: u32) -> Result<Option<Link>> {
     look_up(socket, &format!("number {index}"), LinkUnspec::new_with_index(index))
 }
@@ -210,7 +210,7 @@ pub fn by_index(socket: &mut Netlink, index: u32) -> Result<Option<Link>> {
 /// All links.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+/// [`Kind::Kernel`].
 pub fn all(socket: &mut Netlink) -> Result<Vec<Link>> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -245,7 +245,7 @@ fn is_gone(refusal: &Refusal) -> bool {
 /// if it bears the attachment's mark: names can be taken and indices reused by others.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel) when the kernel refuses.
+/// [`Kind::Kernel`] when the kernel refuses.
 pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
     let mut socket = socket()?;
     let ours = |link: &Link| mark.is_on(&link.alias, link.mac);
@@ -263,7 +263,7 @@ pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
 /// every table, and its name free.
 ///
 /// # Errors
-/// [`Kind::Kernel`](crate::error::Kind::Kernel) when the kernel refuses.
+/// [`Kind::Kernel`] when the kernel refuses.
 pub fn delete(socket: &mut Netlink, link: &Link) -> Result<()> {
     match removal::announced(socket, link) {
         Err(refusal) if !is_gone(&refusal) => Err(Error::from(refusal)),
