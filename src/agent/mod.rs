@@ -34,6 +34,7 @@ mod fill;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod flows;
+mod journal;
 pub(crate) mod labels;
 pub mod log;
 pub mod otlp;

@@ -6,6 +6,7 @@ use super::{
     exemplar::{Exemplar, Place},
     families::Flavor,
     family::{Values, values},
+    journal::Seen,
     labels::Value,
     otlp::queue::Counts,
     roster::Member,
@@ -24,6 +25,8 @@ pub struct Own {
     pub read_ns: u64,
     /// Label sets folded so far, by sample name.
     pub overflow: BTreeMap<&'static str, u64>,
+    /// Attachments that came and went.
+    pub seen: Seen,
     /// What became of spans, if there is a receiver for them.
     pub spans: Option<Counts>,
     /// The names that the page is to have.

@@ -24,6 +24,7 @@ use super::{
     exemplar::Exemplars,
     exposition::{self, Form},
     families::Flavor,
+    journal::Journal,
     log::Said,
     otlp::{self, queue::Spans},
     overview::History,
@@ -32,9 +33,7 @@ use super::{
     series::collect,
 };
 use crate::{
-    attachment::Attachment,
     error::{Context, Error, Kind, Result},
-    record::{self, Entry},
     telemetry::{
         self,
         reader::{Maps, Snapshot},
@@ -119,7 +118,7 @@ impl Totals {
         let starting = Err("the maps have not been looked at yet".to_owned());
         let (publish, health) = watch::channel(Health { at: Instant::now(), state: starting });
         let worker = Worker {
-            state_dir,
+            journal: Journal::new(state_dir),
             bpf_dir,
             maps: None,
             maps_said: Said::default(),
@@ -236,7 +235,7 @@ impl Cached {
 }
 
 struct Worker {
-    state_dir: PathBuf,
+    journal: Journal,
     bpf_dir: PathBuf,
     maps: Option<Maps>,
     maps_said: Said,
@@ -279,6 +278,7 @@ impl Worker {
         if self.cached.as_ref().is_some_and(|cached| cached.taken.elapsed() >= CACHE) {
             self.cached = None;
         }
+        self.journal.follow();
         let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
             maps.sweep(GRACE)?;
             if self.maps.is_none() {
@@ -348,7 +348,7 @@ impl Worker {
             spans: self.spans.as_ref().map(|spans| spans.counts()),
             ..Own::default()
         };
-        let mut members = roster::join(&self.journal(), snapshot.as_ref());
+        let (own, mut members) = self.join(own, snapshot.as_ref());
         self.audit.run(&mut members, |ifindex, attached| {
             telemetry::verify(&self.bpf_dir, ifindex, attached)
         });
@@ -357,11 +357,13 @@ impl Worker {
         Cached { taken, now, snapshot, members, own, made: Vec::new() }
     }
 
-    /// The records; without them the maps alone tell which pods there are.
-    fn journal(&mut self) -> Vec<(Attachment, Entry)> {
-        record::list(&self.state_dir).unwrap_or_else(|err| {
+    /// Adds the records, without which the maps alone tell which pods there are.
+    fn join(&mut self, own: Own, snapshot: Option<&Snapshot>) -> (Own, Vec<Member>) {
+        let records = self.journal.records().unwrap_or_else(|err| {
             self.journal_said.say(format!("can't tell which pods are not counted: {err}"));
-            Vec::new()
-        })
+            &[]
+        });
+        let members = roster::join(records, snapshot);
+        (Own { seen: self.journal.seen(), ..own }, members)
     }
 }

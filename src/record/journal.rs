@@ -11,7 +11,7 @@
 use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -111,9 +111,14 @@ pub fn remove(state_dir: &Path, attachment: &Attachment) -> Result<()> {
     }
 }
 
+/// Where the records of a state dir are: for who watches it.
+pub fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join(ATTACHMENTS)
+}
+
 /// When the set of records last changed, or what one of them says; none if there never were any.
 pub fn changed(state_dir: &Path) -> Option<SystemTime> {
-    fs::metadata(state_dir.join(ATTACHMENTS)).and_then(|dir| dir.modified()).ok()
+    fs::metadata(directory(state_dir)).and_then(|dir| dir.modified()).ok()
 }
 
 /// Every attachment of the node, in no order; names that are no attachment's are passed over.

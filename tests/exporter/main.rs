@@ -10,6 +10,7 @@
 
 mod bounds;
 mod browser;
+mod churn;
 mod dashboard;
 mod doctor;
 mod fill;

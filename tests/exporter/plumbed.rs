@@ -182,7 +182,7 @@ fn answer(mut stream: TcpStream) {
 }
 
 /// The example's, below the node's own directories.
-fn config(node: &Node) -> Value {
+pub fn config(node: &Node) -> Value {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/10-weir.conflist");
     let mut list: Value = serde_json::from_str(&fs::read_to_string(example).unwrap()).unwrap();
     let mut config = list["plugins"][0].take();

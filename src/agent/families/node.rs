@@ -28,6 +28,18 @@ pub(super) const FAMILIES: &[Family] = &[
         ..NODE
     },
     Family {
+        name: "weir_attachment_events",
+        kind: Kind::Counter,
+        help: "Attachments that came and went since the agent's start, counted or not",
+        labels: &[Label { name: "event", values: &["added", "removed"] }],
+        source: Source::Node(|reading| {
+            let seen = reading.own.seen;
+            let counts = [("added", seen.added), ("removed", seen.removed)];
+            counts.map(|(name, count)| (values([Value::Name(name)]), count)).into()
+        }),
+        ..NODE
+    },
+    Family {
         name: "weir_build",
         kind: Kind::Info,
         help: "Version of this agent and schema of the maps that it reads",

@@ -1,0 +1,117 @@
+//! A thousand pods that live for a moment: none is missed.
+
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use super::{
+    http::get,
+    node::{Node, eventually, weir},
+    plumbed,
+};
+
+const PODS: usize = 1_000;
+const WORKERS: usize = 4;
+
+/// A pod's namespace, by a file of that name.
+fn namespace(path: &Path) {
+    std::fs::write(path, "").unwrap();
+    let path = path.to_owned();
+    let made = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let own = Some("/proc/thread-self/ns/net");
+        mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    });
+    made.join().unwrap();
+}
+
+fn call(verb: &str, number: usize, netns: &Path, config: &str) {
+    let mut plugin = weir()
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", format!("churn{number}"))
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=churn;K8S_POD_NAME=p{number:04}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    plugin.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
+    let output = plugin.wait_with_output().unwrap();
+    assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// The pods of namespace `churn` on a page.
+fn shown() -> Vec<String> {
+    let start = r#"weir_network_bytes_total{namespace="churn",pod=""#;
+    let page = get("/metrics").body;
+    let names = page.lines().filter_map(|line| line.strip_prefix(start)?.split('"').next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn of_a_thousand_quick_pods_none_is_missed() {
+    let node = Node::new("churn");
+    let config = plumbed::config(&node).to_string();
+    // The directories come with a node's first pod.
+    let first = node.path("first.netns");
+    namespace(&first);
+    call("ADD", PODS, &first, &config);
+    call("DEL", PODS, &first, &config);
+    let state = node.path("state");
+    let arguments = ["--listen", "127.0.0.1:9920", "--state-dir", state.to_str().unwrap()];
+    let mut agent = node.start_agent(&arguments);
+    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    let (next, done, seen) =
+        (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let netns = node.path(&format!("churn{worker}.netns"));
+            let (next, done, config) = (&next, &done, &config);
+            scope.spawn(move || {
+                namespace(&netns);
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= PODS {
+                        done.fetch_add(1, Relaxed);
+                        return;
+                    }
+                    call("ADD", number, &netns, config);
+                    call("DEL", number, &netns, config);
+                }
+            });
+        }
+        // As a scraper: every few seconds, and once more when all is over.
+        while done.load(Relaxed) < WORKERS {
+            thread::sleep(Duration::from_secs(3));
+            seen.lock().unwrap().extend(shown());
+        }
+    });
+    let took = begun.elapsed();
+    eventually("the last one's end", || {
+        seen.lock().unwrap().extend(shown());
+        get("/metrics").body.contains("\nweir_attachment_events_total{event=\"removed\"} 1000\n")
+    });
+    let page = get("/metrics").body;
+    assert!(page.contains("\nweir_attachment_events_total{event=\"added\"} 1000\n"));
+    assert!(page.contains("\nweir_pods 0\n"));
+    let all: BTreeSet<_> = (0..PODS).map(|number| format!("p{number:04}")).collect();
+    let missed: Vec<_> = all.difference(&seen.into_inner().unwrap()).cloned().collect();
+    assert!(missed.is_empty(), "{} in {took:?}: {missed:?}", missed.len());
+}
