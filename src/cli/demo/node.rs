@@ -38,7 +38,7 @@ const NETNS_DIR: &str = "/run/netns";
 const EXAMPLE: &str = include_str!("../../../examples/10-weir.conflist");
 
 /// A plugin call takes milliseconds; under emulation, the first one some seconds.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Moves this process into namespaces of its own, with an empty /run and a bpffs.
 ///
@@ -185,6 +185,9 @@ fn wait(plugin: &mut Child) -> std::io::Result<bool> {
         }
         if Instant::now() > deadline {
             plugin.kill()?;
+            plugin.wait()?;
+            let msg = format!("it was still at work after {CALL_LIMIT:?}, and was killed");
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, msg));
         }
         thread::sleep(Duration::from_micros(50));
     }
