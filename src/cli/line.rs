@@ -29,7 +29,12 @@ pub fn line(flow: &Flow, colours: Colours) -> String {
         "" => flow.pod.clone(),
         namespace => format!("{namespace}/{}", flow.pod),
     };
-    let peer = format!("{arrow} {}", flow.peer.as_deref().unwrap_or("?"));
+    let peer = match (&flow.peer_namespace, &flow.peer_pod) {
+        (Some(namespace), Some(pod)) if !namespace.is_empty() => format!("{namespace}/{pod}"),
+        (_, Some(pod)) => pod.clone(),
+        _ => flow.peer.clone().unwrap_or_else(|| "?".into()),
+    };
+    let peer = format!("{arrow} {peer}");
     let (what, outcome, colour) = exchange(flow);
     let parts = [
         colours.paint(DIM, flow.time.get(11..23).unwrap_or(&flow.time)),

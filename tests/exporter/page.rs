@@ -193,6 +193,7 @@ fn flows_are_filtered_and_names_are_only_text() {
         browser.eventually(&all(column, test));
         browser.value("document.getElementById('flow-clear').click()");
     }
+    the_slowest_endpoint_is_first(&mut browser);
     browser.fill("filter-status", "teapot");
     browser.eventually("document.getElementById('flow-error').textContent.includes('such as 404')");
     browser.picture("dark-wrong-filter");
@@ -207,6 +208,23 @@ fn flows_are_filtered_and_names_are_only_text() {
     // The one complaint is of the filter that was refused.
     let complaints = browser.complaints();
     assert!(complaints.iter().all(|said| said.contains("status=teapot")), "{complaints:#?}");
+}
+
+/// Of two paths that differ in a number one row; of exchanges within the node one end.
+fn the_slowest_endpoint_is_first(browser: &mut Browser) {
+    browser.value("document.getElementById('show-endpoint-list').click()");
+    let cell = |column: usize| {
+        format!("document.querySelector('#endpoint-rows tr')?.cells[{column}].textContent")
+    };
+    browser.eventually(&format!("{} === 'GET /slow/*'", cell(2)));
+    assert_eq!(browser.value(&cell(0)), "shop/web");
+    browser.eventually(&format!("parseFloat({}) >= 30", cell(5)));
+    browser.eventually(
+        "[...document.querySelectorAll('#endpoint-rows tr')].some((row) => \
+         row.cells[0].textContent === 'shop/db' && /^\\d+ \\(\\d+ %\\)$/.test(row.cells[4].textContent))",
+    );
+    browser.picture("dark-endpoints");
+    browser.value("document.getElementById('show-flow-list').click()");
 }
 
 #[test]

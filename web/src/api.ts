@@ -69,6 +69,8 @@ export interface Flow {
   qtype?: string;
   rcode?: string;
   tls_version?: string;
+  operation?: string;
+  outcome?: string;
   server_name?: string;
   duration_seconds?: number;
   peer?: string;
@@ -79,6 +81,20 @@ export interface Flow {
 
 /** How a pod is called everywhere. Neither part can hold a slash. */
 export const label = (name: Name): string => (name.namespace ? `${name.namespace}/${name.pod}` : name.pod);
+
+const FAILED_GRPC = ["2", "4", "12", "13", "14", "15"];
+const FAILED_OUTCOMES = ["error", "no_response"];
+
+/** As the agent counts failures. */
+export function failed(flow: Flow): boolean {
+  return (
+    flow.error !== undefined ||
+    (flow.status ?? 0) >= 500 ||
+    FAILED_GRPC.includes(flow.grpc_status ?? "") ||
+    FAILED_OUTCOMES.includes(flow.outcome ?? "") ||
+    !["NOERROR", "NXDOMAIN"].includes(flow.rcode ?? "NOERROR")
+  );
+}
 
 /** Whether things are as they should be, and if not, why. */
 export type Health = (state: "live" | "waiting" | "broken", why: string) => void;

@@ -1,11 +1,15 @@
 // The newest exchanges, through the same filters as `weir observe`; the agent does the filtering.
 
-import { Stream, label, type Flow, type Health } from "./api";
+import { Stream, failed, label, type Flow, type Health } from "./api";
+import { Endpoints } from "./endpoints";
 import { byId, el, setText } from "./dom";
 import { clock, seconds } from "./format";
 
 /** Rows; what came before them is gone. */
 const ROWS = 200;
+
+/** Read at a time; what is beyond that in a flood is counted, but not looked at. */
+const READ = 1000;
 
 /** Between two changes of what is shown: nobody reads faster. */
 const PACE_MS = 250;
@@ -14,26 +18,14 @@ const PACE_MS = 250;
 const FILTERS = ["pod", "protocol", "status", "path_prefix", "slower_than"] as const;
 type Filter = (typeof FILTERS)[number];
 
-const FAILED_GRPC = ["2", "4", "12", "13", "14", "15"];
-
-/** As the agent counts failures. */
-function failed(flow: Flow): boolean {
-  return (
-    flow.error !== undefined ||
-    (flow.status ?? 0) >= 500 ||
-    FAILED_GRPC.includes(flow.grpc_status ?? "") ||
-    !["NOERROR", "NXDOMAIN"].includes(flow.rcode ?? "NOERROR")
-  );
-}
-
 function request(flow: Flow): string {
   if (flow.name !== undefined) return `${flow.qtype ?? ""} ${flow.name}`;
   if (flow.protocol === "tls") return flow.server_name ?? "";
-  return `${flow.method ?? ""} ${flow.path ?? ""}`;
+  return flow.operation ?? `${flow.method ?? ""} ${flow.path ?? ""}`;
 }
 
 function answer(flow: Flow): string {
-  const parts = [flow.status, flow.grpc_status && `grpc ${flow.grpc_status}`, flow.rcode, flow.tls_version, flow.error];
+  const parts = [flow.status, flow.grpc_status && `grpc ${flow.grpc_status}`, flow.rcode, flow.tls_version, flow.outcome, flow.error];
   return parts.filter((part) => part !== undefined).join(" ");
 }
 
@@ -61,6 +53,8 @@ function row(flow: Flow, select: (name: string) => void): HTMLTableRowElement {
 export class Flows {
   /** Not read yet, newest last. Most of a flood is never read. */
   #waiting: string[] = [];
+  #endpoints = new Endpoints();
+  #unread = 0;
   #total = 0;
   #lost = { ring: 0, client: 0 };
   #paused = false;
@@ -88,6 +82,9 @@ export class Flows {
       for (const filter of FILTERS) this.#input(filter).value = "";
       this.begin();
     });
+    for (const view of ["flow-list", "endpoint-list"]) {
+      byId(`show-${view}`).addEventListener("click", () => this.#view(view));
+    }
     setInterval(() => this.#show(), PACE_MS);
   }
 
@@ -95,7 +92,10 @@ export class Flows {
   begin(): void {
     this.#waiting = [];
     this.#total = 0;
+    this.#unread = 0;
     this.#lost = { ring: 0, client: 0 };
+    this.#endpoints.clear();
+    byId("endpoint-rows").replaceChildren();
     this.#body.replaceChildren();
     this.#stream.open(this.#url());
   }
@@ -121,6 +121,15 @@ export class Flows {
     return `api/flows?${query}`;
   }
 
+  /** The exchanges one by one, or added up. */
+  #view(shown: string): void {
+    for (const view of ["flow-list", "endpoint-list"]) {
+      byId(view).hidden = view !== shown;
+      byId(`show-${view}`).setAttribute("aria-pressed", String(view === shown));
+    }
+    byId("endpoint-rows").replaceChildren(...this.#endpoints.rows());
+  }
+
   #pause(): void {
     this.#paused = !this.#paused;
     byId("flow-pause").setAttribute("aria-pressed", String(this.#paused));
@@ -131,7 +140,10 @@ export class Flows {
     this.#total += 1;
     if (this.#paused) return;
     this.#waiting.push(data);
-    if (this.#waiting.length > 2 * ROWS) this.#waiting.splice(0, this.#waiting.length - ROWS);
+    if (this.#waiting.length >= 2 * READ) {
+      this.#waiting.splice(0, READ);
+      this.#unread += READ;
+    }
   }
 
   #miss(data: string): void {
@@ -140,14 +152,18 @@ export class Flows {
   }
 
   #show(): void {
-    const fresh = this.#waiting.splice(0).slice(-ROWS);
+    const waiting = this.#waiting.splice(0);
+    this.#unread += Math.max(waiting.length - READ, 0);
+    const fresh = waiting.slice(-READ).map((data) => JSON.parse(data) as Flow);
     if (fresh.length && !this.#paused) {
-      const rows = fresh.map((data) => row(JSON.parse(data) as Flow, this.select)).reverse();
-      this.#body.prepend(...rows);
+      for (const flow of fresh) this.#endpoints.add(flow);
+      this.#body.prepend(...fresh.slice(-ROWS).map((flow) => row(flow, this.select)).reverse());
       while (this.#body.children.length > ROWS) this.#body.lastElementChild?.remove();
+      if (!byId("endpoint-list").hidden) byId("endpoint-rows").replaceChildren(...this.#endpoints.rows());
     }
     const notes = [`${this.#total} seen`];
     if (this.#total > ROWS) notes.push(`the newest ${ROWS} shown`);
+    if (this.#unread) notes.push(`${this.#unread} too fast to be looked at`);
     if (this.#lost.ring) notes.push(`${this.#lost.ring} lost in the kernel's ring`);
     if (this.#lost.client) notes.push(`${this.#lost.client} lost on the way here`);
     setText(byId("flow-note"), notes.join(" · "));

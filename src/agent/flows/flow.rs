@@ -105,14 +105,16 @@ pub struct Flow {
 
 impl Flow {
     /// Whether it failed: 5xx or no complete response, of gRPC the codes that OpenTelemetry counts as
-    /// a server's errors, of DNS any code but NOERROR and NXDOMAIN.
+    /// a server's errors, of DNS any code but NOERROR and NXDOMAIN, of databases an error or no answer.
     pub fn failed(&self) -> bool {
         let grpc = |status: &Word| matches!(&**status, "2" | "4" | "12" | "13" | "14" | "15");
         let dns = |rcode: &Word| !matches!(&**rcode, "NOERROR" | "NXDOMAIN");
+        let db = |outcome: &Word| matches!(&**outcome, "error" | "no_response");
         self.error.is_some()
             || self.status.is_some_and(|status| (500..600).contains(&status))
             || self.grpc_status.as_ref().is_some_and(grpc)
             || self.rcode.as_ref().is_some_and(dns)
+            || self.outcome.as_ref().is_some_and(db)
     }
 }
 
