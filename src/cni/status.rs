@@ -73,21 +73,17 @@ pub fn run(call: &Call) -> Result<()> {
 /// Says of the network's pods that were counted and are not: something else took a hook off. An ADD can
 /// be served all the same.
 fn note_detached(call: &Call) -> Result<()> {
-    let records = record::list(&call.config.state_dir)?.into_iter();
-    let mut hooked: Vec<_> = records
-        .filter_map(|(attachment, entry)| match entry {
-            Entry::Record(record) if record.network == call.config.name && !record.under_way => {
-                Some((attachment, record.host_ifindex?, record.telemetry?, record.bpf_dir))
-            }
-            _ => None,
-        })
-        .collect();
-    // Other ones each time, where there are many.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let turn = usize::try_from(now.as_millis()).unwrap_or_default() % hooked.len().max(1);
-    hooked.rotate_left(turn);
-    for (attachment, index, attached, bpf_dir) in hooked.iter().take(ASKED_ABOUT) {
-        let found = telemetry::verify(bpf_dir, *index, attached);
+    let turn = usize::try_from(now.as_millis()).unwrap_or_default();
+    let records = record::some(&call.config.state_dir, ASKED_ABOUT, turn)?.into_iter();
+    let hooked = records.filter_map(|(attachment, entry)| match entry {
+        Entry::Record(record) if record.network == call.config.name && !record.under_way => {
+            Some((attachment, record.host_ifindex?, record.telemetry?, record.bpf_dir))
+        }
+        _ => None,
+    });
+    for (attachment, index, attached, bpf_dir) in hooked {
+        let found = telemetry::verify(&bpf_dir, index, &attached);
         if found.is_err_and(|err| err.kind() == Kind::Difference) {
             eprintln!("weir: {attachment} is not counted any more; mend it: weir reconcile");
         }

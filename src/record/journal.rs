@@ -127,9 +127,34 @@ pub fn changed(state_dir: &Path) -> Option<SystemTime> {
 /// [`Kind::Io`]: the directory can't be listed.
 pub fn list(state_dir: &Path) -> Result<Vec<(Attachment, Entry)>> {
     let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else { return Ok(Vec::new()) };
+    let entries = names(&dir)?.into_iter().map(|attachment| {
+        let entry = read(&dir, &attachment);
+        (attachment, entry)
+    });
+    Ok(entries.collect())
+}
+
+/// Some of the node's attachments, `most` at most: other ones for another `turn`, where there are more.
+/// The records of all would take a call some ten milliseconds where there are a thousand.
+///
+/// # Errors
+/// As [`list`].
+pub fn some(state_dir: &Path, most: usize, turn: usize) -> Result<Vec<(Attachment, Entry)>> {
+    let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else { return Ok(Vec::new()) };
+    let mut attachments = names(&dir)?;
+    let turn = turn % attachments.len().max(1);
+    attachments.rotate_left(turn);
+    attachments.truncate(most);
+    let entries = attachments.into_iter().map(|attachment| {
+        let entry = read(&dir, &attachment);
+        (attachment, entry)
+    });
+    Ok(entries.collect())
+}
+
+fn names(dir: &Dir) -> Result<Vec<Attachment>> {
     let names = dir.names()?;
-    let attachments = names.iter().filter_map(|name| Attachment::from_file_name(name));
-    Ok(attachments.map(|attachment| (attachment.clone(), read(&dir, &attachment))).collect())
+    Ok(names.iter().filter_map(|name| Attachment::from_file_name(name)).collect())
 }
 
 /// Removes the temporary files of writes that were killed, which nobody has touched for a minute and

@@ -1,6 +1,6 @@
 //! STATUS: whether an ADD could be served, cheaply and behind no lock.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use serde_json::json;
 
@@ -35,6 +35,27 @@ fn a_full_range_is_code_50_until_somebody_dies() {
     assert!(status().refused_without_a_trace(50).contains("10.88.0.0/30"));
     host.end(a);
     status().succeed();
+}
+
+#[test]
+fn many_attachments_hold_nobody_up() {
+    let host = Host::new("many-status");
+    let a = host.container("a");
+    host.add(&a);
+    let record = fs::read_to_string(host.record(&a)).unwrap();
+    for n in 0..5000 {
+        let id = format!("a{n}");
+        let one = record.replace(r#""containerId":"a""#, &format!(r#""containerId":"{id}""#));
+        assert_ne!(one, record);
+        fs::write(host.record(&a).with_file_name(format!("{id}@eth0")), one).unwrap();
+    }
+    let timed = || {
+        let started = Instant::now();
+        host.call("STATUS", None).key("telemetry", json!({})).succeed();
+        started.elapsed().as_millis()
+    };
+    let shortest = (0..5).map(|_| timed()).min().unwrap();
+    assert!(shortest < 100, "{shortest} ms");
 }
 
 #[test]
