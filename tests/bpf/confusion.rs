@@ -4,9 +4,10 @@
 use weir::telemetry::wire::{CounterKind, L7Protocol, Role};
 
 use crate::{
+    dns_tcp_cases,
     exchange::Exchange,
     frame::v4,
-    kafka_cases,
+    http2_cases, kafka_cases,
     kernel::{Counts, Kernel},
     mysql_cases, postgresql_cases, redis_cases,
     split::{Random, seed},
@@ -158,6 +159,8 @@ fn natives() -> Vec<Exchange> {
     let first = |mut cases: Vec<Exchange>| cases.swap_remove(0);
     vec![
         http,
+        first(http2_cases::exchanges()),
+        http2_cases::exchanges().swap_remove(1),
         first(tls_cases::exchanges()),
         first(redis_cases::exchanges()),
         first(postgresql_cases::exchanges()),
@@ -215,6 +218,27 @@ fn a_protocol_is_what_it_is_on_any_port() {
                 assert_eq!(counts.of(CounterKind::COUNTER_DB_REQUESTS), 0, "{}", exchange.name);
                 assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), 0, "{}", exchange.name);
             }
+        }
+    }
+}
+
+/// DNS has too little to know it by: it is DNS where it is asked for, and nothing else is.
+#[test]
+fn dns_is_what_it_is_on_its_port_and_nothing_else_is() {
+    let mut listener = Listener::new();
+    for exchange in dns_tcp_cases::exchanges() {
+        let expected = taken_for(&exchange.expected(Role::ROLE_SERVER));
+        assert_eq!(taken_for(&listener.hear(53, &exchange.turns)), expected, "{}", exchange.name);
+        for port in PORTS {
+            let taken = taken_for(&listener.hear(port, &exchange.turns));
+            let unknown = taken.iter().all(|&it| it == number(UNKNOWN));
+            assert!(unknown, "{} on port {port} is {taken:?}", exchange.name);
+        }
+    }
+    for exchange in natives().iter().chain(&foreigners()) {
+        let counts = listener.hear(53, &exchange.turns);
+        for kind in [CounterKind::COUNTER_DNS_QUERIES, CounterKind::COUNTER_DNS_RESPONSES] {
+            assert_eq!(counts.of(kind), 0, "{} on port 53: {counts:?}", exchange.name);
         }
     }
 }
