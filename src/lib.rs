@@ -14,6 +14,8 @@ pub mod attachment;
 pub mod cli;
 pub mod cni;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ipam;
 pub mod net;
 pub mod record;

@@ -15,13 +15,13 @@ use serde_json::Value;
 use crate::{error::Result, spec::Version};
 
 mod add;
-mod args;
+pub(crate) mod args;
 mod bandwidth;
-mod behind;
+pub(crate) mod behind;
 mod chain;
 mod check;
-mod config;
-mod counting;
+pub(crate) mod config;
+pub(crate) mod counting;
 mod del;
 mod field;
 mod gc;
@@ -34,7 +34,7 @@ mod reply;
 mod request;
 mod status;
 mod teardown;
-mod wanted;
+pub(crate) mod wanted;
 
 pub use config::{BPF_DIR, STATE_DIR};
 

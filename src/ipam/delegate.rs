@@ -86,17 +86,7 @@ impl<'a> Delegate<'a> {
     /// [`Kind::Delegate`] with the plugin's own code; [`Kind::Decode`] when its answer is none;
     /// [`Kind::TryAgain`] when it takes longer than its time; [`Kind::Io`].
     pub fn add(&self) -> Result<Lease> {
-        let output = self.call("ADD", None)?;
-        let garbled = || format!("IPAM plugin {} gave no result", self.plugin);
-        let lease: Option<Lease> =
-            serde_json::from_slice(&output).context(Kind::Decode, garbled)?;
-        match lease {
-            Some(lease) if !lease.addresses.is_empty() => Ok(lease),
-            _ => {
-                let msg = format!("IPAM plugin {} gave no address", self.plugin);
-                Err(Error::new(Kind::Decode, msg))
-            }
-        }
+        lease(self.plugin, &self.call("ADD", None)?)
     }
 
     /// DEL: has the attachment's addresses released, whichever verb we were called with.
@@ -143,25 +133,36 @@ impl<'a> Delegate<'a> {
         if status.success() {
             return Ok(output);
         }
-        Err(self.refusal(status, &output))
+        Err(refusal(self.plugin, status, &output))
     }
+}
 
-    fn refusal(&self, status: ExitStatus, output: &[u8]) -> Error {
-        let from = format!("from IPAM plugin {}", self.plugin);
-        match serde_json::from_slice::<Refusal>(output) {
-            Ok(refusal) => {
-                let error = Error::new(Kind::Delegate(refusal.code), refusal.msg);
-                refusal
-                    .details
-                    .filter(|text| !text.is_empty())
-                    .into_iter()
-                    .chain([from])
-                    .fold(error, Error::details)
-            }
-            Err(_) => {
-                let msg = format!("IPAM plugin {} failed without an error message", self.plugin);
-                Error::new(Kind::Io, msg).details(status)
-            }
+/// What a plugin printed for an ADD that went well.
+pub(crate) fn lease(plugin: &str, output: &[u8]) -> Result<Lease> {
+    let garbled = || format!("IPAM plugin {plugin} gave no result");
+    let lease: Option<Lease> = serde_json::from_slice(output).context(Kind::Decode, garbled)?;
+    match lease {
+        Some(lease) if !lease.addresses.is_empty() => Ok(lease),
+        _ => Err(Error::new(Kind::Decode, format!("IPAM plugin {plugin} gave no address"))),
+    }
+}
+
+/// What a plugin printed before it failed.
+pub(crate) fn refusal(plugin: &str, status: ExitStatus, output: &[u8]) -> Error {
+    let from = format!("from IPAM plugin {plugin}");
+    match serde_json::from_slice::<Refusal>(output) {
+        Ok(refusal) => {
+            let error = Error::new(Kind::Delegate(refusal.code), refusal.msg);
+            refusal
+                .details
+                .filter(|text| !text.is_empty())
+                .into_iter()
+                .chain([from])
+                .fold(error, Error::details)
+        }
+        Err(_) => {
+            let msg = format!("IPAM plugin {plugin} failed without an error message");
+            Error::new(Kind::Io, msg).details(status)
         }
     }
 }

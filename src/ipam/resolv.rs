@@ -41,7 +41,7 @@ pub fn read(path: &str) -> Result<Dns> {
 
 /// Reads the text of a resolv.conf(5). Lines that say nothing to CNI are passed over; a repeated
 /// `domain` replaces the one before, everything else adds up.
-fn parse(text: &str) -> Dns {
+pub(crate) fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines() {
         let line = line.trim();

@@ -166,12 +166,12 @@ impl Record {
         self.plumbing.iter().flat_map(|plumbing| plumbing.addresses.iter().map(Address::ip))
     }
 
-    fn encode(&self) -> Result<Vec<u8>> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).context(Kind::Io, || "can't encode a record".into())
     }
 
     /// A record of the given attachment, or why it is none.
-    fn decode(bytes: &[u8], attachment: &Attachment) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8], attachment: &Attachment) -> Result<Self, String> {
         let record: Self = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
         if record.format != FORMAT {
             return Err(format!("its format is {}, not {FORMAT}", record.format));

@@ -48,9 +48,8 @@ impl<'sink> Records<'sink> {
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&records, move |bytes: &[u8]| {
-                if let Some(record) = from_bytes::<Record>(bytes) {
-                    let data = bytes.get(size_of::<Record>()..).unwrap_or_default();
-                    sink(&record, data.get(..record.len.into()).unwrap_or_default());
+                if let Some((record, data)) = decode(bytes) {
+                    sink(&record, data);
                 }
                 0
             })
@@ -116,6 +115,13 @@ impl<'sink> Records<'sink> {
     pub fn consume(&self) -> Result<()> {
         self.ring.consume().context(Kind::Telemetry, || "can't read the live records".into())
     }
+}
+
+/// An element of the ring: the record, and the bytes that came with it.
+pub(crate) fn decode(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let record = from_bytes::<Record>(bytes)?;
+    let data = bytes.get(size_of::<Record>()..).unwrap_or_default();
+    Some((record, data.get(..record.len.into()).unwrap_or_default()))
 }
 
 /// The clock of [`Record::at_ns`], now.

@@ -19,7 +19,7 @@ use std::{
 use super::{exemplar::Exemplars, otlp::queue::Spans};
 use crate::error::{Context, Error, Kind, Result};
 
-mod assemble;
+pub(crate) mod assemble;
 mod blocks;
 pub mod filter;
 pub mod flow;

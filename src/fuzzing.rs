@@ -1,0 +1,108 @@
+//! The decoders of bytes that others write, each behind one function, for the crate `fuzz/`. Whatever the
+//! bytes are, they return; what must be true of what they make of them is asserted there.
+
+use std::{net::Ipv4Addr, os::unix::process::ExitStatusExt, process::ExitStatus};
+
+use crate::{
+    agent::flows::{assemble::Assembly, filter::Filter, flow::Flow},
+    attachment::Attachment,
+    cli::{
+        events::Events,
+        line::{Colours, line},
+    },
+    cni::{args::Args, behind::Behind, config, counting::Counting, wanted::Wanted},
+    error::Result,
+    ipam::{delegate, resolv},
+    record::{NetnsRef, Record},
+    telemetry::records,
+};
+
+/// Elements of the kernel's ring, each behind its length (2 bytes); the lines that `weir observe` shows.
+pub fn ring(bytes: &[u8]) -> Vec<String> {
+    let (mut assembly, mut rest, mut lines) = (Assembly::new(), bytes, Vec::new());
+    while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(behind.len());
+        let (element, others) = behind.split_at(length);
+        rest = others;
+        let told = records::decode(element);
+        if let Some(flow) = told.and_then(|(record, data)| assembly.take(&record, data)) {
+            lines.push(line(&flow, Colours(false)));
+        }
+    }
+    lines
+}
+
+/// A runtime's call: the configuration on stdin, with `prevResult`, `runtimeConfig` and all it may have.
+///
+/// # Errors
+/// As the plugin's.
+pub fn stdin(bytes: &[u8]) -> Result<()> {
+    let config = config::decode(bytes).and_then(config::Config::parse)?;
+    Counting::parse(&config)?;
+    config.prev_result()?;
+    let behind = Behind::look(&config);
+    Wanted::parse(&config, &Args::default()).map(|wanted| drop(wanted.beside(&behind)))
+}
+
+/// `CNI_ARGS`.
+pub fn args(bytes: &[u8]) {
+    let _ = Args::parse(&String::from_utf8_lossy(bytes));
+}
+
+/// What an IPAM plugin prints, whether it says to have failed or not.
+pub fn delegate(bytes: &[u8]) {
+    let _ = delegate::lease("fuzz", bytes);
+    let _ = delegate::refusal("fuzz", ExitStatus::from_raw(256), bytes);
+}
+
+/// A record in the journal.
+pub fn record(bytes: &[u8]) {
+    is_record(bytes);
+}
+
+/// Whether [`record`] finds one.
+pub fn is_record(bytes: &[u8]) -> bool {
+    let found = Attachment::new("c1", "eth0").ok().map(|its| Record::decode(bytes, &its));
+    let Some(Ok(record)) = found else { return false };
+    record.addresses().for_each(drop);
+    true
+}
+
+/// One that [`record`] accepts; empty if none could be made.
+pub fn a_record() -> Vec<u8> {
+    let netns = NetnsRef { path: "/proc/1/ns/net".into(), dev: 4, ino: 4_026_531_840 };
+    let made = Attachment::new("c1", "eth0").and_then(|its| Record::new(&its, "pods", netns));
+    let written = made.and_then(|mut record| {
+        record.pod.name = "web".into();
+        record.host_ifindex = Some(7);
+        record.others_addresses = vec![Ipv4Addr::new(10, 88, 0, 2).into()];
+        record.encode()
+    });
+    written.unwrap_or_default()
+}
+
+/// A query of `/api/flows`; the queries that it is written as again, and that one is.
+pub fn query(bytes: &[u8]) -> Option<(String, String)> {
+    let filter = Filter::from_query(&String::from_utf8_lossy(bytes)).ok()?;
+    filter.wants(&Flow::default());
+    let written = filter.to_query();
+    let again = Filter::from_query(&written).map(|filter| filter.to_query()).unwrap_or_default();
+    Some((written, again))
+}
+
+/// What answers `weir observe`, in two pieces; the lines that it shows.
+pub fn events(bytes: &[u8]) -> Vec<String> {
+    let mut events = Events::default();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let found = [first, second].into_iter().filter_map(|piece| events.take(piece)).flatten();
+    let records = found.filter(|event| event.name.is_empty());
+    let flows = records.filter_map(|event| serde_json::from_str::<Flow>(&event.data).ok());
+    flows.map(|flow| line(&flow, Colours(false))).collect()
+}
+
+/// A resolv.conf(5).
+pub fn resolv(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = resolv::parse(text);
+    }
+}
