@@ -15,6 +15,8 @@ export interface Kind {
   format: (value: number | null) => string;
   /** Times spread over decades. */
   log?: boolean;
+  /** What the axis reaches at least. */
+  least?: number;
 }
 
 /** Seconds that are shown: as long as the page looks on, within these bounds. */
@@ -38,7 +40,9 @@ function span(first: number | null, last: number | null): [number, number] {
   return [end - Math.min(Math.max(end - (first ?? end), WINDOW.least), WINDOW.most), end];
 }
 
-const fromZero = (_: uPlot, __: number | null, max: number | null): [number, number] => [0, Math.max(max ?? 0, 0) * 1.15 || 1];
+const fromZero =
+  (least: number) =>
+  (_: uPlot, __: number | null, max: number | null): [number, number] => [0, Math.max((max ?? 0) * 1.15, least)];
 
 /** Whole decades around the data. */
 function decades(_: uPlot, min: number | null, max: number | null): [number, number] {
@@ -71,7 +75,7 @@ export class Chart {
         legend: { live: true },
         scales: {
           x: { time: true, range: (_, first, last) => span(first, last) },
-          y: kind.log ? { distr: 3, range: decades } : { range: fromZero },
+          y: kind.log ? { distr: 3, range: decades } : { range: fromZero(kind.least ?? 1) },
         },
         series: [{ value: "{HH}:{mm}:{ss}", label: "" }, ...kind.lines.map((line) => series(line, kind.format))],
         axes: [
@@ -117,7 +121,7 @@ export class Spark {
         padding: [2, 0, 2, 0],
         cursor: { show: false },
         legend: { show: false },
-        scales: { x: { time: false, range: (_, __, max) => [(max ?? 0) - 60, max ?? 0] }, y: { range: fromZero } },
+        scales: { x: { time: false, range: (_, __, max) => [(max ?? 0) - 60, max ?? 0] }, y: { range: fromZero(0.1) } },
         axes: [{ show: false }, { show: false }],
         series: [{}, series({ label: "", colour: "blue", fill: true }, String)],
       },

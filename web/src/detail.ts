@@ -43,6 +43,7 @@ export class Detail {
       { label: "sent/s", colour: "violet" },
     ],
     format: bytes,
+    least: 1000,
   });
 
   constructor(private readonly history: History) {

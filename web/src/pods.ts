@@ -55,10 +55,13 @@ interface Shown {
   inSight: boolean;
 }
 
+/** `p2` comes before `p10`. */
+const NAMES = new Intl.Collator("en", { numeric: true });
+
 /** Names first, numbers from the greatest on. */
 function compare(column: Column, a: Row, b: Row): number {
   const [of, than] = [column.of(a), column.of(b)];
-  if (typeof of === "string" && typeof than === "string") return of.localeCompare(than);
+  if (typeof of === "string" && typeof than === "string") return NAMES.compare(of, than);
   return Number(than ?? -1) - Number(of ?? -1);
 }
 
@@ -115,7 +118,7 @@ export class Pods {
   #show(): void {
     const column = COLUMNS.find((one) => one.id === this.#sort) ?? COLUMNS[0]!;
     const rows = this.#rows.filter((row) => row.name.toLowerCase().includes(this.#filter));
-    rows.sort((a, b) => compare(column, a, b) * (this.#reverse ? -1 : 1) || (a.name < b.name ? -1 : 1));
+    rows.sort((a, b) => compare(column, a, b) * (this.#reverse ? -1 : 1) || NAMES.compare(a.name, b.name));
     const times = this.history.times(60);
     const keep = new Set(rows.map((row) => row.name));
     for (const [name, { line }] of this.#shown) {
