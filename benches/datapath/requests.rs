@@ -2,17 +2,20 @@
 //! throughput beside a pair of pods that nobody counts.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Display, Formatter, Write as _},
     fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use weir::telemetry::{
     reader::Maps,
+    reload::reload,
     wire::{CounterKind, Role},
 };
 
@@ -22,6 +25,10 @@ use crate::{
 };
 
 const TURNS: usize = 3;
+/// Requests that are served while programs are swapped, and turns of wrk that this may take.
+const RELOADED: u64 = 1_000_000;
+const MOST_TURNS: usize = 100;
+const RELOAD_PAUSE: Duration = Duration::from_millis(200);
 const BPF_DIR: &str = "/sys/fs/bpf/weir";
 
 /// How wrk uses connections.
@@ -34,6 +41,8 @@ struct Pair {
     client: Pod,
     address: String,
     nginx: Child,
+    /// How often nginx was asked for its status.
+    asked: AtomicU64,
 }
 
 impl Drop for Pair {
@@ -55,16 +64,17 @@ impl Pair {
         let address = address.split('/').next().unwrap_or_default().to_owned();
         let dir = PathBuf::from("/run").join(name);
         let nginx = nginx(&server, &dir)?;
-        Ok(Self { server, client, address, nginx })
+        Ok(Self { server, client, address, nginx, asked: AtomicU64::new(0) })
     }
 
-    /// Requests that nginx has read, by its own count, less the one that asks.
+    /// Requests that nginx has read, by its own count, less those that asked for this number.
     fn served(&self) -> Result<u64> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         // Over the pod's loopback, which is not counted.
         let page = inside(&self.server, &["curl", "-sf", "http://127.0.0.1:8080/status"])?;
         let line = page.lines().nth(2).unwrap_or_default();
         let requests = line.split_whitespace().nth(2).ok_or("no requests in nginx's status")?;
-        Ok(requests.parse::<u64>()?)
+        Ok(requests.parse::<u64>()?.saturating_sub(asked))
     }
 
     /// Requests a second.
@@ -100,7 +110,7 @@ fn nginx(pod: &Pod, dir: &Path) -> Result<Child> {
         if inside(pod, &["curl", "-sf", "http://127.0.0.1:8080/status"]).is_ok() {
             return Ok(child);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     Err("nginx did not come up in 5 s".into())
 }
@@ -161,40 +171,94 @@ fn counted(role: Role) -> Result<(u64, u64)> {
     Ok((all, without))
 }
 
+/// What was served and what was counted, since the beginning or between two looks.
+#[derive(Clone, Copy)]
+struct Sums {
+    served: u64,
+    server: u64,
+    client: u64,
+    unanswered: u64,
+}
+
+impl Sums {
+    fn of(pair: &Pair) -> Result<Self> {
+        let ((server, unanswered), (client, _)) =
+            (counted(Role::ROLE_SERVER)?, counted(Role::ROLE_CLIENT)?);
+        Ok(Self { served: pair.served()?, server, client, unanswered })
+    }
+
+    fn since(pair: &Pair, before: Self) -> Result<Self> {
+        let now = Self::of(pair)?;
+        Ok(Self {
+            served: now.served - before.served,
+            server: now.server - before.server,
+            client: now.client - before.client,
+            unanswered: now.unanswered - before.unanswered,
+        })
+    }
+}
+
+impl Display for Sums {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { served, server, client, unanswered } = self;
+        writeln!(f, "  served (nginx)    {served:>9}")?;
+        writeln!(f, "  counted, server   {server:>9}  of which {unanswered} without a response")?;
+        writeln!(f, "  counted, client   {client:>9}")
+    }
+}
+
 /// Measures and prints.
 pub fn report(time: Duration) -> Result<String> {
     let seen = Pair::start("seen", true)?;
     let unseen = Pair::start("unseen", false)?;
     let mut text = String::from("wrk, 1 thread, 32 connections, against nginx, pod to pod\n\n");
     for (mode, more) in MODES {
-        let before = (counted(Role::ROLE_SERVER)?, counted(Role::ROLE_CLIENT)?, seen.served()?);
+        let before = Sums::of(&seen)?;
         let (mut with, mut without) = (0.0, 0.0);
         for _ in 0..TURNS {
             with += seen.wrk(time, more)?;
             without += unseen.wrk(time, more)?;
         }
-        let after = (counted(Role::ROLE_SERVER)?, counted(Role::ROLE_CLIENT)?, seen.served()?);
-        let served = after.2 - before.2 - 1;
-        let server = after.0.0 - before.0.0;
-        let client = after.1.0 - before.1.0;
-        let unanswered = after.0.1 - before.0.1;
-        writeln!(text, "{mode}")?;
-        writeln!(text, "  served (nginx)    {served:>9}")?;
-        writeln!(
-            text,
-            "  counted, server   {server:>9}  of which {unanswered} without a response"
-        )?;
-        writeln!(text, "  counted, client   {client:>9}")?;
         let turns = f64::from(u8::try_from(TURNS)?);
         writeln!(
             text,
-            "  requests a second {:>9.0} counted, {:.0} uncounted, ratio {:.3}\n",
+            "{mode}\n{}  requests a second {:>9.0} counted, {:.0} uncounted, ratio {:.3}\n",
+            Sums::since(&seen, before)?,
             with / turns,
             without / turns,
             with / without
         )?;
     }
+    text.push_str(&reloaded(&seen, time)?);
     let stats = Maps::open(Path::new(BPF_DIR))?.snapshot()?.stats;
     writeln!(text, "self-statistics (gaps first): {stats:?}")?;
     Ok(text)
+}
+
+/// The programs are swapped again and again, until enough requests were served meanwhile.
+fn reloaded(pair: &Pair, time: Duration) -> Result<String> {
+    let before = Sums::of(pair)?;
+    let over = AtomicBool::new(false);
+    let (reloads, served) = thread::scope(|scope| {
+        let reloader = scope.spawn(|| -> Result<u32, String> {
+            let mut reloads = 0;
+            while !over.load(Ordering::Relaxed) {
+                reload(Path::new(BPF_DIR)).map_err(|err| err.to_string())?;
+                reloads += 1;
+                thread::sleep(RELOAD_PAUSE);
+            }
+            Ok(reloads)
+        });
+        let served = (0..MOST_TURNS)
+            .map(|_| pair.wrk(time, &[]).and_then(|_| Sums::since(pair, before)))
+            .find(|sums| sums.as_ref().map_or(true, |sums| sums.served >= RELOADED));
+        over.store(true, Ordering::Relaxed);
+        let reloads = reloader.join().map_err(|_| "the reloading thread panicked")??;
+        Ok::<_, Box<dyn std::error::Error>>((reloads, served.transpose()?))
+    })?;
+    let served = match served {
+        Some(_) => Sums::since(pair, before)?,
+        None => return Err(format!("fewer than {RELOADED} requests in {MOST_TURNS} turns").into()),
+    };
+    Ok(format!("keep-alive, while the programs were swapped {reloads} times\n{served}\n"))
 }

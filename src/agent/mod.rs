@@ -17,7 +17,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    telemetry::pin,
+};
 
 mod accept;
 mod audit;
@@ -65,7 +68,8 @@ pub struct Options {
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// `Kind::Io` naming an address that can't be listened on; `Kind::Kernel` for want of a thread.
+/// `Kind::Io` naming an address that can't be listened on; `Kind::Unavailable` where another agent serves
+/// the same maps; `Kind::Kernel` for want of a thread.
 /// Absent maps are no error: they are looked for until they are there.
 pub fn run(options: Options) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
@@ -82,6 +86,7 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp }: Options) -> Result<
     for address in listen {
         listeners.push(server::bind(address).await?);
     }
+    let _place = pin::agent_place(&bpf_dir)?;
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
     let exemplars = Arc::new(exemplar::Exemplars::default());

@@ -10,6 +10,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use libbpf_rs::{MapHandle, Program};
@@ -100,6 +101,39 @@ pub fn prepare(bpf_dir: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The place of the one agent that may serve these maps: it sweeps them, and the ring of live records
+/// has one reader. It is held until the file is closed. `None`: there is no bpffs, and so nothing to
+/// hold yet.
+///
+/// # Errors
+/// [`Kind::Unavailable`]: another agent has held it for a second, as long as one that ends may take.
+pub fn agent_place(bpf_dir: &Path) -> Result<Option<fs::File>> {
+    if prepare(bpf_dir).is_err() {
+        return Ok(None);
+    }
+    let dir = links(bpf_dir);
+    let failed = || format!("can't open {}", dir.display());
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(err).context(Kind::Telemetry, failed);
+        }
+        _ => {}
+    }
+    let place = fs::File::open(&dir).context(Kind::Telemetry, failed)?;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while let Err(err) = place.try_lock() {
+        if Instant::now() > deadline {
+            let msg = format!(
+                "another agent serves the pods of {}; stop it, or give this one another --bpf-dir",
+                bpf_dir.display()
+            );
+            return Err(Error::new(Kind::Unavailable, msg).details(err));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(Some(place))
 }
 
 /// Whether `bpf_dir` is, or could be made, a directory of ours on a bpffs. Changes nothing.

@@ -54,6 +54,23 @@ fn an_address_that_cannot_be_had_is_named() {
 }
 
 #[test]
+fn a_second_one_for_the_same_maps_is_refused_and_the_first_goes_on() {
+    let node = Node::new("second");
+    let _web = Pod::new(&node, "web");
+    let first = node.agent();
+    let (ended, log) = node.start_agent(&["--listen", "127.0.0.1:9921"]).into_inner().end();
+    assert_eq!(ended, Some(1), "{log:#?}");
+    let said = log.iter().any(|line| {
+        line.contains("another agent") && line.contains(node.bpf_dir().to_str().unwrap())
+    });
+    assert!(said, "{log:#?}");
+    assert!(get("/metrics").body.contains(WEB));
+    let (_, log) = first.into_inner().stop(Signal::SIGTERM);
+    drop(node.start_agent(&["--listen", "127.0.0.1:9920"]).into_inner().stop(Signal::SIGTERM));
+    assert!(!log.iter().any(|line| line.contains("another agent")), "{log:#?}");
+}
+
+#[test]
 fn without_maps_it_is_alive_but_not_ready_and_says_why_once() {
     let node = Node::new("absent");
     let agent = node.agent();
