@@ -85,7 +85,7 @@ fmt: ## format the Rust and the C
 	clang-format -i $(bpf_sources)
 
 .PHONY: bench
-bench: build ## measure ADD, CHECK and DEL beside the reference plugins, and the programs (root)
+bench: build ## measure ADD, CHECK and DEL beside the reference plugins, the programs, and the agent (root)
 	@.ci/deps bench
 	cargo bench --locked
 
