@@ -222,6 +222,19 @@ fn while_the_receiver_is_away_memory_is_bounded_and_each_span_is_sent_or_counted
 }
 
 #[test]
+fn a_receiver_that_never_answers_does_not_hold_up_the_end() {
+    let node = Node::new("otlp-silent");
+    // The kernel takes the connections, and nobody reads them.
+    let _silent = std::net::TcpListener::bind(receiver()).unwrap();
+    let agent = agent(&node, &[]);
+    thread::sleep(Duration::from_secs(2));
+    let told = Instant::now();
+    let (status, log) = agent.into_inner().stop(Signal::SIGTERM);
+    assert_eq!(status, Some(0), "{log:#?}");
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+}
+
+#[test]
 fn a_call_is_a_span_of_its_method() {
     let node = Node::new("otlp-call");
     let web = Served::new(&node, "web");

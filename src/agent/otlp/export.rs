@@ -6,13 +6,13 @@ use hyper::body::Bytes;
 use prost::Message;
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 
 use super::{
     Options,
     client::{Client, Outcome, Signal},
-    queue::Spans,
+    queue::{Spans, Traced},
     span,
 };
 use crate::agent::{log::Said, routes::Sources};
@@ -32,6 +32,8 @@ pub struct Exporter {
     options: Options,
     client: Client,
     spans: Arc<Spans>,
+    /// Spans on their way.
+    batch: Vec<Traced>,
     ids: RandomState,
     pause: Duration,
     /// When spans are sent although they are less than a batch.
@@ -44,7 +46,8 @@ impl Exporter {
     pub fn new(options: Options, spans: Arc<Spans>) -> Self {
         let client = Client::new(options.endpoint.clone());
         let (ids, pause, said) = (RandomState::new(), PAUSE, Said::default());
-        Self { options, client, spans, ids, pause, next: Instant::now(), said }
+        let (batch, next) = (Vec::new(), Instant::now());
+        Self { options, client, spans, batch, ids, pause, next, said }
     }
 
     /// Sends spans as they come and the metrics of `sources` at an interval, until `stopped`.
@@ -52,18 +55,25 @@ impl Exporter {
         let first = Instant::now() + self.options.interval.min(PAUSE);
         let mut metrics = interval_at(first, self.options.interval);
         metrics.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The sender gone means the same as a message: stop. Whatever is under way is given up for it, and
+        // its spans are in the last batches.
+        tokio::select! {
+            _ = stopped.changed() => {}
+            () = self.work(&sources, &mut metrics) => {}
+        }
+        let _ = timeout(PARTING, self.send_spans()).await;
+    }
+
+    async fn work(&mut self, sources: &Sources, metrics: &mut Interval) {
         let spans = Arc::clone(&self.spans);
         loop {
             let well = self.pause == PAUSE;
             tokio::select! {
-                // The sender gone means the same as a message: stop.
-                _ = stopped.changed() => break,
-                _ = metrics.tick() => self.send_metrics(&sources).await,
+                _ = metrics.tick() => self.send_metrics(sources).await,
                 () = spans.batch(), if well => self.send_spans().await,
                 () = sleep_until(self.next) => self.send_spans().await,
             }
         }
-        let _ = timeout(PARTING, self.send_spans()).await;
     }
 
     /// Sends all that wait, a batch at a time, as long as that goes well.
@@ -74,14 +84,17 @@ impl Exporter {
 
     async fn send_batches(&mut self) {
         loop {
-            let batch = self.spans.take();
-            if batch.is_empty() {
+            if self.batch.is_empty() {
+                self.batch = self.spans.take();
+            }
+            if self.batch.is_empty() {
                 return;
             }
-            let request = span::request(&batch, &self.ids).encode_to_vec();
-            let count = batch.len() as u64;
+            let request = span::request(&self.batch, &self.ids).encode_to_vec();
             let outcome = self.client.send(Signal::Traces, request).await;
             self.note(&outcome);
+            let batch = std::mem::take(&mut self.batch);
+            let count = batch.len() as u64;
             match outcome {
                 Outcome::Taken(rejected) => {
                     let rejected = rejected.min(count);
