@@ -10,7 +10,9 @@ use crate::{
         events::Events,
         line::{Colours, line},
     },
-    cni::{args::Args, behind::Behind, config, counting::Counting, wanted::Wanted},
+    cni::{
+        args::Args, behind::Behind, chain, check, config, counting::Counting, reply, wanted::Wanted,
+    },
     error::Result,
     ipam::{delegate, resolv},
     record::{NetnsRef, Record},
@@ -39,7 +41,14 @@ pub fn ring(bytes: &[u8]) -> Vec<String> {
 pub fn stdin(bytes: &[u8]) -> Result<()> {
     let config = config::decode(bytes).and_then(config::Config::parse)?;
     Counting::parse(&config)?;
-    config.prev_result()?;
+    if let Some(result) = chain::interfaces_before(&config)? {
+        chain::addresses(result.value(), "eth0");
+        reply::passed_on(config.version, result.value().clone());
+        let its = Attachment::new("c1", "eth0")?;
+        let record = Record::new(&its, "pods", NetnsRef { path: "/".into(), dev: 4, ino: 5 })?;
+        // What differs is no error of the decoder.
+        let _ = check::consult(&result, &its, &record);
+    }
     let behind = Behind::look(&config);
     Wanted::parse(&config, &Args::default()).map(|wanted| drop(wanted.beside(&behind)))
 }

@@ -152,7 +152,7 @@ fn interface(result: &Value, ifname: &str) -> Option<usize> {
 /// The addresses of the container's interface by the result of another plugin, as far as they can be
 /// read: they are shown to people, nothing depends on them. One that names no interface is taken for
 /// one of this.
-fn addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
+pub fn addresses(result: &Value, ifname: &str) -> Vec<IpAddr> {
     let Some(at) = interface(result, ifname) else { return Vec::new() };
     let ips = result.get("ips").and_then(Value::as_array);
     let of_interface = |ip: &&Value| match ip.get("interface").and_then(Value::as_u64) {

@@ -91,7 +91,7 @@ fn plumbed(
 }
 
 /// Checks that the chain's result still has what our ADD reported; plugins behind us add to it.
-fn consult(prev_result: &Field<'_>, attachment: &Attachment, record: &Record) -> Result<()> {
+pub fn consult(prev_result: &Field<'_>, attachment: &Attachment, record: &Record) -> Result<()> {
     let ifname = attachment.ifname();
     if !chain::is_listed(prev_result.value(), ifname) {
         return difference(format!("prevResult lists no interface {ifname} in the container"));

@@ -18,8 +18,8 @@ mod add;
 pub(crate) mod args;
 mod bandwidth;
 pub(crate) mod behind;
-mod chain;
-mod check;
+pub(crate) mod chain;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod counting;
 mod del;
@@ -30,7 +30,7 @@ pub mod preview;
 pub mod purge;
 mod reclaim;
 pub mod reconcile;
-mod reply;
+pub(crate) mod reply;
 mod request;
 mod status;
 mod teardown;
@@ -43,7 +43,7 @@ use request::{Command, Request};
 
 /// A checked call, and what an IPAM plugin gets of it.
 #[derive(Debug)]
-struct Call {
+pub(crate) struct Call {
     request: Request,
     config: Config,
     stdin: Vec<u8>,
