@@ -136,10 +136,12 @@ fn ask(client: &Space, address: SocketAddr, over: &AtomicBool, many: u64) -> u64
 
 fn counted_is_served(attach: &str) {
     let pair = Pair::new(&format!("reload-{attach}"), attach);
-    let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+    let served = AtomicU64::new(0);
     let asked: u64 = thread::scope(|scope| {
-        let _over = Over(&over);
-        pair.serve(scope, &over);
+        // A listener that closes resets whom it has not accepted: not before the last client is done.
+        let (_over, _closed) = (Over(&over), Over(&closed));
+        pair.serve(scope, &closed);
         let clients: Vec<_> = (0..CONNECTIONS)
             .map(|_| {
                 let (pair, over, served) = (&pair, &over, &served);
