@@ -76,7 +76,8 @@ fn an_upgraded_request_is_counted_once_as_both_ends_say() {
             let [method, status, version] = said.split('_').collect::<Vec<_>>()[..] else {
                 panic!("{said}")
             };
-            assert_eq!(version, "2", "{words}");
+            // With a body on its way, nghttpx may answer before it goes over.
+            assert!(version == "2" || words.contains(" -d "), "{version}: {words}");
             *seen.entry(format!("{method} 1.1 {status}")).or_default() += 1;
         }
     }
