@@ -172,7 +172,15 @@ impl Attempt<'_> {
         let config = String::from_utf8_lossy(stdin).into_owned();
         self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
         self.begin()?;
-        let lease = delegate.add().inspect_err(|_| {
+        // A plugin that is full need not be: no DEL came for the dead, and nobody else tells it.
+        let first = delegate.add().or_else(|err| {
+            if !reclaim::reclaim(self.call)? {
+                return Err(err);
+            }
+            delegate.del(self.attachment)?;
+            delegate.add()
+        });
+        let lease = first.inspect_err(|_| {
             // Told here, it is not told again by the roll-back, and a plugin that refuses even this
             // (its configuration is wrong, say) keeps no record alive.
             self.plumbing.delegate = None;

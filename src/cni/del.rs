@@ -9,7 +9,17 @@ use crate::{
 
 /// Takes the attachment away, whichever network's configuration the call came with.
 pub fn run(call: &Call, attachment: &Attachment) -> Result<()> {
-    match record::find(&call.config.state_dir, attachment)? {
+    let found = match record::find(&call.config.state_dir, attachment) {
+        Ok(found) => found,
+        // What is wrong with the state dir keeps no link, and no host port, alive.
+        Err(err) => {
+            return match teardown::unrecorded(call, attachment, true) {
+                Ok(()) => Err(err),
+                Err(also) => Err(err.details(also)),
+            };
+        }
+    };
+    match found {
         Entry::Record(record) => teardown::recorded(call, attachment, &record),
         Entry::Absent => teardown::unrecorded(call, attachment, false),
         Entry::Unreadable(why) => {

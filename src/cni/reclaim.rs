@@ -80,15 +80,17 @@ pub fn begin(call: &Call, attachment: &Attachment, record: &Record) -> Result<Be
     })
 }
 
-/// Takes the dead attachments of the call's network away.
+/// Takes the dead attachments of the call's network away; says whether there were any.
 ///
 /// # Errors
 /// As [`dead`]; one that can't be taken away is told on stderr.
-pub fn reclaim(call: &Call) -> Result<()> {
-    for (attachment, record) in dead(call)? {
+pub fn reclaim(call: &Call) -> Result<bool> {
+    let dead = dead(call)?;
+    let any = !dead.is_empty();
+    for (attachment, record) in dead {
         if let Err(err) = teardown::recorded(call, &attachment, &record) {
             eprintln!("weir: can't take away {attachment}, which is dead: {err}");
         }
     }
-    Ok(())
+    Ok(any)
 }

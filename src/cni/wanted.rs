@@ -191,10 +191,11 @@ fn range_sets(field: &Field<'_>) -> Result<Vec<RangeSet>> {
     field.list()?.iter().map(set).collect()
 }
 
+/// In any case: a runtime in Go sends its own field names where nobody gave it others.
 fn range(field: &Field<'_>) -> Result<Range> {
     let missing = || field.wrong("has no subnet");
-    let subnet = field.get("subnet").ok_or_else(missing)?.read(spec::cidr)?;
-    let ip = |key: &str| match field.get(key) {
+    let subnet = field.get_any_case("subnet").ok_or_else(missing)?.read(spec::cidr)?;
+    let ip = |key: &str| match field.get_any_case(key) {
         // Go's net.IP reads an empty text as no address.
         Some(ip) if !ip.text()?.is_empty() => ip.read(str::parse).map(Some),
         _ => Ok(None),
@@ -277,7 +278,7 @@ mod tests {
     fn ranges_of_runtime_flat_and_listed_come_in_host_locals_order() {
         let all = wanted(json!({
             "ipam": {"subnet": "10.1.0.0/24", "gateway": "", "ranges": ranges()},
-            "runtimeConfig": {"IPRanges": [[{"subnet": "10.2.0.0/24"}]], "portMappings": []},
+            "runtimeConfig": {"IPRanges": [[{"Subnet": "10.2.0.0/24"}]], "portMappings": []},
         }));
         assert_eq!(sets(&all.unwrap()), ["10.2.0.0/24", "10.1.0.0/24", "10.0.0.0/24", "fd00::/64"]);
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     node::talk,
-    plugin::{Host, ips},
+    plugin::{Answer, Container, Host, ips},
 };
 
 /// A directory of the test's own.
@@ -56,6 +56,30 @@ fn host_local_gives_and_takes_back() {
         call("DEL").succeed();
         assert!(reserved(&host).is_empty());
     }
+}
+
+#[test]
+fn the_addresses_of_the_dead_are_had_from_it_when_it_is_full() {
+    let host = Host::new("full");
+    let (a, b, c) = (host.container("a"), host.container("b"), host.container("c"));
+    let mut ipam = host_local(&host);
+    let only =
+        json!({"subnet": "10.77.0.0/24", "rangeStart": "10.77.0.9", "rangeEnd": "10.77.0.9"});
+    ipam["ranges"] = json!([[only]]);
+    ipam["routes"] = json!([]);
+    let add = |pod: &Container| {
+        host.call("ADD", Some(pod)).key("ipam", ipam.clone()).version("1.0.0").answer()
+    };
+    let given = |answer: Answer| {
+        assert_eq!(answer.code, Some(0), "{}", answer.stdout);
+        ips(&serde_json::from_str(&answer.stdout).unwrap())
+    };
+    assert_eq!(given(add(&a)), ["10.77.0.9"]);
+    // The living keep theirs.
+    assert_eq!(add(&b).code, Some(1));
+    host.end(a);
+    assert_eq!(given(add(&c)), ["10.77.0.9"]);
+    assert_eq!(reserved(&host), ["10.77.0.9"]);
 }
 
 #[test]

@@ -119,6 +119,26 @@ fn a_link_in_the_place_of_the_state_dir_is_refused() {
 }
 
 #[test]
+fn what_became_of_the_state_dir_keeps_no_link_and_no_port() {
+    let host = Host::new("unopenable");
+    let a = host.container("a");
+    let ports = json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]});
+    host.call("ADD", Some(&a)).key("runtimeConfig", ports).succeed();
+    let aside = host.state_dir().with_file_name("aside");
+    fs::rename(host.state_dir(), &aside).unwrap();
+    fs::write(host.state_dir(), "").unwrap();
+    let said = host.call("DEL", Some(&a)).refused(5);
+    assert!(said.contains(host.state_dir().to_str().unwrap()), "{said}");
+    assert_eq!(host.node.links(), ["lo"]);
+    let table = host.node.succeed("nft list table inet weir");
+    assert!(!table.contains("elements"), "{table}");
+    fs::remove_file(host.state_dir()).unwrap();
+    fs::rename(&aside, host.state_dir()).unwrap();
+    host.del(&a);
+    assert!(host.leases("podnet").is_empty() && !host.record(&a).exists());
+}
+
+#[test]
 fn a_bpffs_that_went_with_its_pins_costs_no_pod_its_network_and_comes_back() {
     let counted = Counted::new("bpffs-gone");
     let (a, b) = (counted.host.container("a"), counted.host.container("b"));
