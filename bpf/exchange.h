@@ -18,18 +18,11 @@
 static __always_inline void record_exchange(const struct conn *conn, const struct inflight *request,
 					    __u16 status, __u8 error, __u64 ns)
 {
-	struct cursor *c = cursor();
-	struct record *r;
+	struct record *r = record_ended(conn->id, conn->pod, conn->role, conn->protocol, ns);
 
-	if (!c)
+	if (!r)
 		return;
-	r = record_begin(c, RECORD_EXCHANGE);
-	r->duration_ns = ns;
-	r->conn = conn->id;
 	r->number = request->number;
-	r->pod = conn->pod;
-	r->role = conn->role;
-	r->protocol = conn->protocol;
 	r->method = request->method;
 	r->version = request->version;
 	r->status = status;
@@ -65,17 +58,10 @@ static __always_inline void role_count(struct conn *conn, __u8 kind, __u8 a, __u
 static __always_inline void record_db(const struct conn *conn, __u8 operation, __u8 outcome,
 				      __u64 ns)
 {
-	struct cursor *c = cursor();
-	struct record *r;
+	struct record *r = record_ended(conn->id, conn->pod, conn->role, conn->protocol, ns);
 
-	if (!c)
+	if (!r)
 		return;
-	r = record_begin(c, RECORD_EXCHANGE);
-	r->duration_ns = ns;
-	r->conn = conn->id;
-	r->pod = conn->pod;
-	r->role = conn->role;
-	r->protocol = conn->protocol;
 	r->method = operation;
 	r->code = outcome;
 	record_send();

@@ -72,22 +72,14 @@ __noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns
 	return 0;
 }
 
-/* Takes a stream out and counts it. Of two ends at once, the one that removes it counts. */
 static __always_inline void record_stream(const struct http2_stream_key *key,
 					  const struct http2_stream *got, __u8 error, __u64 ns)
 {
-	struct cursor *c = cursor();
-	struct record *r;
+	struct record *r = record_ended(key->conn, got->pod, got->role, L7_HTTP2, ns);
 
-	if (!c)
+	if (!r)
 		return;
-	r = record_begin(c, RECORD_EXCHANGE);
-	r->duration_ns = ns;
-	r->conn = key->conn;
 	r->number = key->stream;
-	r->pod = got->pod;
-	r->role = got->role;
-	r->protocol = L7_HTTP2;
 	r->method = got->method;
 	r->version = got->version;
 	r->status = got->status;
@@ -96,6 +88,7 @@ static __always_inline void record_stream(const struct http2_stream_key *key,
 	record_send();
 }
 
+/* Takes a stream out and counts it. Of two ends at once, the one that removes it counts. */
 static __always_inline void stream_remove(const struct http2_stream_key *key,
 					  const struct http2_stream *found, struct http2 *of,
 					  __u8 error, __u64 now)

@@ -34,6 +34,24 @@ static __always_inline struct record *record_begin(struct cursor *c, __u8 kind)
 	return r;
 }
 
+/* A record of an exchange that ended, for its protocol to go on with; NULL never happens. */
+static __always_inline struct record *record_ended(__u64 conn, __u32 pod, __u8 role, __u8 protocol,
+						   __u64 ns)
+{
+	struct cursor *c = cursor();
+	struct record *r;
+
+	if (!c)
+		return NULL;
+	r = record_begin(c, RECORD_EXCHANGE);
+	r->duration_ns = ns;
+	r->conn = conn;
+	r->pod = pod;
+	r->role = role;
+	r->protocol = protocol;
+	return r;
+}
+
 /* Sends the cursor's record. */
 __noinline int record_send(void)
 {

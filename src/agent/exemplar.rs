@@ -18,7 +18,7 @@ use crate::telemetry::{
 };
 
 /// Exemplars that are kept; the one that was replaced longest ago gives way.
-const KEPT: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
+const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2_047);
 
 /// A request of a histogram.
 #[derive(Debug, Clone, PartialEq, Eq)]

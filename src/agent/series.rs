@@ -133,6 +133,17 @@ pub fn merge<V: Sum>(mut series: Vec<(Key, V)>) -> Vec<(Key, V)> {
     series
 }
 
+/// A count for a form that has floats only; above 2^53 the nearest one.
+#[allow(clippy::cast_precision_loss)]
+pub fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// Of whole nanoseconds.
+pub fn seconds(nanoseconds: u64) -> f64 {
+    float(nanoseconds) / 1e9
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

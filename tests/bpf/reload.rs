@@ -53,7 +53,7 @@ fn exchanges_go_on_in_the_new_programs_in_mid_message() {
             assert_eq!(reload(&kernel.bpf_dir()).unwrap().pods, 1);
             kernel.refresh();
         });
-        assert!(steps >= 5, "{}: {steps}", exchange.name);
+        assert_eq!(steps, 2 * exchange.turns.len() + 1, "{}", exchange.name);
         let mut added = without_tcp(kernel.counts());
         added.0.retain(|key, n| {
             *n -= before.0.get(key).copied().unwrap_or_default();

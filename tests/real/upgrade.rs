@@ -54,9 +54,11 @@ fn an_upgraded_request_is_counted_once_as_both_ends_say() {
     let pair = Pair::new("upgrade");
     let nginx = Nginx::start(&pair);
     let nghttpx = Nghttpx::start(&pair);
-    let body = pair.path("body");
-    fs::write(&body, vec![b'b'; 50_000]).unwrap();
-    let body = body.display();
+    let [body, short] = [("body", 50_000), ("short", 1_000)].map(|(name, length)| {
+        let path = pair.path(name);
+        fs::write(&path, vec![b'b'; length]).unwrap();
+        path.display().to_string()
+    });
     let mut seen = Counts::new();
     for (address, segments) in pair.addresses.iter().zip(BURSTS) {
         pair.set_burst(segments);
@@ -65,19 +67,19 @@ fn an_upgraded_request_is_counted_once_as_both_ends_say() {
             format!("{base}/page"),
             format!("-I {base}/page"),
             format!("{base}/absent"),
-            format!("{base}/large"),
-            format!("-d @{body} {base}/page"),
+            // Nothing large, for which nghttp asks below: behind a 101 this curl has room for 32 KiB at once
+            // (its error 16). And a longer body nghttpx may answer before it is whole, and then does not go over.
+            format!("-d @{short} {base}/page"),
             format!("-X DELETE {base}/absent"),
         ] {
             let words = format!(
-                "timeout 20 curl -s --globoff --http2 -o /dev/null -w %{{method}}_%{{http_code}}_%{{http_version}} {words}"
+                "timeout 20 curl -sS --globoff --http2 -o /dev/null -w %{{method}}_%{{http_code}}_%{{http_version}} {words}"
             );
             let said = pair.ask(&words.split(' ').collect::<Vec<_>>());
             let [method, status, version] = said.split('_').collect::<Vec<_>>()[..] else {
                 panic!("{said}")
             };
-            // With a body on its way, nghttpx may answer before it goes over.
-            assert!(version == "2" || words.contains(" -d "), "{version}: {words}");
+            assert_eq!(version, "2", "{words}");
             *seen.entry(format!("{method} 1.1 {status}")).or_default() += 1;
         }
     }

@@ -19,7 +19,7 @@ use crate::{
         exemplar,
         family::{Family, Kind, Unit},
         labels::Value,
-        series::{Collected, Key, Page, Samples},
+        series::{Collected, Key, Page, Samples, float, seconds},
     },
     telemetry::{
         histogram::{CLASSIC_NS, NATIVE_SCHEMA},
@@ -175,17 +175,6 @@ fn timestamp(since_epoch: Duration) -> Timestamp {
         seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
         nanos: since_epoch.subsec_nanos().cast_signed(),
     }
-}
-
-/// The form has floats only; above 2^53 they are the nearest ones.
-#[allow(clippy::cast_precision_loss)]
-fn float(value: u64) -> f64 {
-    value as f64
-}
-
-/// Of whole nanoseconds.
-fn seconds(nanoseconds: u64) -> f64 {
-    float(nanoseconds) / 1e9
 }
 
 #[cfg(test)]

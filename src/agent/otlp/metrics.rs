@@ -16,7 +16,7 @@ use crate::{
         exposition::Buckets,
         family::{Family, Kind, Unit},
         labels::Value,
-        series::{Collected, Key, Page, Samples},
+        series::{Collected, Key, Page, Samples, float, seconds},
     },
     telemetry::{histogram::CLASSIC_NS, wire},
 };
@@ -180,16 +180,6 @@ fn attributes(family: &Family, key: &Key) -> Vec<KeyValue> {
 
 fn nanoseconds(since_epoch: Duration) -> u64 {
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Above 2^53 the nearest.
-#[allow(clippy::cast_precision_loss)]
-fn float(value: u64) -> f64 {
-    value as f64
-}
-
-fn seconds(nanoseconds: u64) -> f64 {
-    float(nanoseconds) / 1e9
 }
 
 #[cfg(test)]
