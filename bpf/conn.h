@@ -67,7 +67,7 @@ struct db_half {
 	__u8 outcome;	/* enum db_outcome, of the current response */
 };
 
-/* One direction. Only the CPU that holds `owner` may touch the rest, but for `held`. */
+/* One direction. Only the CPU that holds `owner` may touch the rest, but for `held` and `kept`. */
 struct half {
 	__u32 owner; /* 0: free, 1: taken, by compare-and-swap */
 	__u32 next;  /* sequence number of the next byte */
@@ -93,8 +93,8 @@ struct half {
 	__u8 then;    /* the state behind what is skipped */
 	__u8 upgrade; /* enum upgrade */
 	__u8 zero;
-	__u32 held; /* segments of this direction in the map held; atomic, owner or not */
-	__u32 zero2;
+	__u32 held; /* places that this direction has in the map held; atomic, owner or not */
+	__u32 kept; /* segments that ever went there; likewise, and it only grows */
 	__u8 line[LINE_PREFIX]; /* what an unfinished line or token began with */
 };
 
@@ -142,7 +142,10 @@ struct conn {
 /* What a window's copy may read beyond. */
 #define HOLD_SURPLUS 512
 
-/* A place is claimed by compare-and-swap, and read by nobody else before it is full. */
+/*
+ * A place is claimed by compare-and-swap: to be filled, to be added to, or to be read when its turn
+ * has come. Nobody else reads its bytes meanwhile.
+ */
 enum held_state { HELD_FREE = 0, HELD_CLAIMED, HELD_FULL };
 
 struct held {

@@ -10,8 +10,10 @@
 
 #include "step.h"
 
-/* One direction's share of the places. */
-#define HOLD_MAX 8
+/* One direction's share of the places: what a sender gets out while a CPU stands still. */
+#define HOLD_MAX 32
+/* So far apart begin the CPUs to look for a free place. */
+#define HOLD_STRIDE 8
 /* A longer segment gets a place of its own. */
 #define HOLD_APPEND 16384
 /* A place with so many bytes takes no more segments. */
@@ -19,7 +21,7 @@
 /* A hole that stays so long is not waited for any more (seconds); twice that frees a place. */
 #define HOLD_PATIENCE_S 10
 /* A jump beyond any receiver's window is no reordering. */
-#define HOLD_REACH (1 << 20)
+#define HOLD_REACH (HOLD_MAX * HOLD_BYTES)
 
 static __always_inline struct held *held_at(__u32 index)
 {
@@ -63,37 +65,43 @@ static long claim_step(__u32 i, struct cursor **cur)
 
 /*
  * Adds skb[at, at + n) to what it goes on from, so that a hole may have more segments behind it
- * than places. Owning the direction. 0: it is there now.
+ * than places. The place is claimed meanwhile, since its turn may come on another CPU. 0: it is
+ * there now.
  */
 static __always_inline int append(struct step *s, __u32 at, __u32 n, int fin)
 {
-	struct held *slot = held_at(s->cur->search.tail - 1);
+	struct cursor *c = s->cur;
+	struct held *slot = held_at(c->search.tail - 1);
+	int added = 0;
 	__u32 len;
 
-	if (!slot || slot->fin || n > HOLD_APPEND)
+	if (!slot || n > HOLD_APPEND ||
+	    __sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_CLAIMED) != HELD_FULL)
 		return -1;
 	len = slot->len;
-	if (len >= HOLD_FULL_AT)
-		return -1;
-	if (n) {
-		/* As in refill(). */
-		asm volatile("" : "+r"(n), "+r"(len));
-		n = ((n - 1) & (HOLD_APPEND - 1)) + 1;
-		len &= HOLD_FULL_AT - 1;
-		if (bpf_skb_load_bytes(s->skb, at, slot->data + len, n))
-			return -1;
+	/* It may be another's by now. */
+	if (slot->conn == c->search.conn && slot->dir == c->search.dir &&
+	    slot->seq + len == c->search.seq && !slot->fin && len < HOLD_FULL_AT) {
+		added = 1;
+		if (n) {
+			/* As in refill(). */
+			asm volatile("" : "+r"(n), "+r"(len));
+			n = ((n - 1) & (HOLD_APPEND - 1)) + 1;
+			len &= HOLD_FULL_AT - 1;
+			added = !bpf_skb_load_bytes(s->skb, at, slot->data + len, n);
+		}
+		if (added) {
+			slot->len = len + n;
+			slot->fin = fin;
+		}
 	}
-	slot->len = len + n;
-	slot->fin = fin;
-	return 0;
+	__sync_lock_test_and_set(&slot->state, HELD_FULL);
+	return added - 1;
 }
 
-/*
- * Keeps skb[at, at + payload) for its turn; `owned`: the direction is. 0: kept; 1: it is there
- * already; -1: it can't be.
- */
+/* Keeps skb[at, at + payload) for its turn. 0: kept; 1: it is there already; -1: it can't be. */
 static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, __u32 payload,
-				int fin, const int owned)
+				int fin)
 {
 	struct cursor *c = s->cur;
 	struct held *slot;
@@ -115,11 +123,13 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 		return 1;
 	if (c->now - c->search.since_ns > HOLD_PATIENCE_S * SECOND)
 		return -1;
-	if (owned && c->search.tail && !append(s, at, payload, fin))
+	if (c->search.tail && !append(s, at, payload, fin)) {
+		__sync_fetch_and_add(&s->half->kept, 1);
 		return 0;
+	}
 	if (s->half->held >= HOLD_MAX)
 		return -1;
-	c->search.place = bpf_get_smp_processor_id() * HOLD_MAX;
+	c->search.place = bpf_get_smp_processor_id() * HOLD_STRIDE;
 	bpf_loop(HOLD_SLOTS, claim_step, &c, 0);
 	if (!c->search.found) {
 		room_wanted = 1;
@@ -139,13 +149,15 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 		n = ((n - 1) & (HOLD_BYTES - 1)) + 1;
 		if (bpf_skb_load_bytes(s->skb, at, slot->data, n)) {
 			slot->state = HELD_FREE;
+			c->search.found = 0;
 			return -1;
 		}
 	}
-	/* Two full barriers: whoever sees it full sees what is in it, and whoever sees `held` it.
-	 */
+	/* Full barriers: whoever sees it full sees what is in it, and whoever sees `held` or `kept`
+	 * sees it full. */
 	__sync_lock_test_and_set(&slot->state, HELD_FULL);
 	__sync_fetch_and_add(&s->half->held, 1);
+	__sync_fetch_and_add(&s->half->kept, 1);
 	return 0;
 }
 
@@ -156,9 +168,8 @@ static long stale_step(__u32 i, __u64 *now)
 
 	if (!slot)
 		return 1;
-	if (slot->state == HELD_FULL &&
-	    (__s64)(*now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND))
-		slot->state = HELD_FREE;
+	if ((__s64)(*now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND))
+		__sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_FREE);
 	return 0;
 }
 

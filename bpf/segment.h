@@ -98,7 +98,7 @@ static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u3
 			count_again(s, dir);
 		return;
 	}
-	kept = hold(s, dir, seq, at, payload, fin, 0);
+	kept = hold(s, dir, seq, at, payload, fin);
 	if (kept > 0)
 		count_again(s, dir);
 	if (kept < 0)
@@ -127,7 +127,7 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	seen = h->next - seq;
 	if (seen < 0) {
 		if (!gap_is_blind(s, -seen)) {
-			int kept = hold(s, dir, seq, at, payload, fin, 1);
+			int kept = hold(s, dir, seq, at, payload, fin);
 
 			if (kept > 0)
 				count_again(s, dir);
@@ -236,7 +236,9 @@ static __always_inline int turn(struct cursor *c, struct conn *conn, struct half
 	if (!c->search.found)
 		return 0;
 	slot = held_at(c->search.found - 1);
-	if (!slot)
+	/* Else another CPU adds to it just now, and looks for its turn when that is done. */
+	if (!slot ||
+	    __sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_CLAIMED) != HELD_FULL)
 		return 0;
 	c->body = 0;
 	c->gap = 0;
@@ -258,7 +260,7 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 {
 	struct conn *conn = bpf_map_lookup_elem(&conns, &c->packet.key);
 	struct half *h;
-	__u32 held;
+	__u32 kept;
 
 	c->more = 0;
 	if (!conn)
@@ -267,12 +269,12 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	/* Whoever owns the direction now will look at what is held when it is done. */
 	if (half_try(h))
 		return NULL;
-	held = *(volatile __u32 *)&h->held;
+	kept = *(volatile __u32 *)&h->kept;
 	if (conn->check == key_check(&c->packet.key) && turn(c, conn, h, dir))
 		return conn;
 	half_release(h);
 	/* What came during the search may have been missed by it, and counts on this CPU. */
-	c->more = *(volatile __u32 *)&h->held != held;
+	c->more = *(volatile __u32 *)&h->kept != kept;
 	return NULL;
 }
 

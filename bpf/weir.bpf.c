@@ -105,7 +105,7 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 		return;
 	conn = count(skb, c, dir);
 	/* Each further round reads a held segment, or sees that none has its turn. */
-	for (i = 0; i < 2 * HOLD_MAX; i++) {
+	for (i = 0; i <= HOLD_MAX; i++) {
 		if (conn) {
 			read_bytes(skb, c, conn, dir);
 			segment_end(conn, dir);

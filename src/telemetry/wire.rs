@@ -20,7 +20,7 @@ mod skeleton {
 
 pub(super) use skeleton::WeirSkelBuilder;
 pub use skeleton::types::{
-    __sk_buff as SkBuff, attach_mode as AttachMode, attachment as RawAttachment,
+    __sk_buff as SkBuff, attach_mode as AttachMode, attachment as RawAttachment, conn as Conn,
     counter_key as CounterKey, counter_kind as CounterKind, db_operation as DbOperation,
     db_outcome as DbOutcome, direction as Direction, family as Family, head_part as HeadPart,
     histogram as Histogram, histogram_key as HistogramKey, histogram_kind as HistogramKind,

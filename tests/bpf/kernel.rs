@@ -1,9 +1,11 @@
 //! The pinned programs and maps of a test: a bpffs and a network namespace of its own.
 
 use std::{
-    collections::BTreeMap, os::fd::AsFd, os::fd::OwnedFd, path::Path, path::PathBuf, sync::RwLock,
+    collections::BTreeMap, mem::offset_of, os::fd::AsFd, os::fd::OwnedFd, path::Path,
+    path::PathBuf, sync::RwLock,
 };
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -12,7 +14,7 @@ use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
     sys::{Skb, test_run},
-    wire::{CounterKey, CounterKind, HistogramKey, HistogramKind},
+    wire::{Conn, CounterKey, CounterKind, Direction, HistogramKey, HistogramKind},
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
@@ -119,6 +121,19 @@ impl Kernel {
             counts.0.insert((kind, role, a, b, c), n);
         }
         counts
+    }
+
+    /// What a CPU leaves that stands still while it reads a direction of the only connection: the
+    /// direction is owned until this is called again with `false`.
+    pub fn own(&self, direction: Direction, owned: bool) {
+        let path = pin::dir(&self.bpf_dir()).join("conns");
+        let conns = MapHandle::from_pinned_path(path).unwrap();
+        let key = conns.keys().next().unwrap();
+        let mut conn = conns.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+        let half =
+            offset_of!(Conn, half) + direction.0 as usize * size_of_val(&Conn::default().half[0]);
+        conn[half..half + 4].copy_from_slice(&u32::from(owned).to_ne_bytes());
+        conns.update(&key, &conn, MapFlags::EXIST).unwrap();
     }
 
     /// All observations of one kind of histogram.

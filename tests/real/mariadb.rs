@@ -108,7 +108,8 @@ $db->disconnect;
 fn assert_counted(pair: &Pair, counted: &Requests) {
     let total = counted.values().sum();
     for role in ["server", "client"] {
-        assert_eq!(&pair.requests(role, "mysql", total), counted, "{role}");
+        let found = pair.requests(role, "mysql", total);
+        assert_eq!(&found, counted, "{role}, {:?}", pair.gaps());
         assert_eq!(pair.durations(role, "mysql"), total, "{role}");
     }
     pair.assert_no_gap();

@@ -117,7 +117,8 @@ fn every_statement_is_counted_as_postgresql_counts_it() {
     let total = counted.values().sum();
     assert!(total > 8_000, "{counted:?}");
     for role in ["server", "client"] {
-        assert_eq!(pair.requests(role, "postgresql", total), counted, "{role}");
+        let found = pair.requests(role, "postgresql", total);
+        assert_eq!(found, counted, "{role}, {:?}", pair.gaps());
         assert_eq!(pair.durations(role, "postgresql"), total, "{role}");
     }
     pair.assert_no_gap();
