@@ -130,7 +130,9 @@ struct conn {
 	__u64 rtt_next;	 /* coarse monotonic: no other is timed before */
 	__u8 again;	 /* 1 + its direction; 0: none */
 	__u8 decided;	 /* the protocol is sure, and counted */
-	__u16 zero;
+	__u8 lost_answered; /* after a gap: the server has said something since */
+	__u8 zero;
+	__u32 lost_acked; /* what it acknowledged last, likewise */
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };

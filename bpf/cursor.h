@@ -51,19 +51,20 @@ struct search {
 
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */
 struct cursor {
-	__u32 source; /* what offsets are into: 0 the skb, else a held segment's index + 1 */
-	__u32 at;     /* offset of the next byte */
-	__u32 end;    /* offset behind the new bytes */
-	__u32 from;   /* offset of window[0] */
-	__u32 filled; /* bytes in the window */
-	__u32 gap;    /* body bytes before these that never came */
-	__u32 fin;    /* the direction's first FIN in order comes behind them */
-	__u32 more;   /* held segments may have got their turn */
-	__u32 head;   /* offset where a request's head began in these bytes */
-	__u32 told;   /* offset up to which a listener was given the bytes */
-	__u32 whole;  /* the packet below is the one that is being handled */
-	__u64 now;    /* monotonic ns, once a segment */
-	__u64 body;   /* body bytes passed in this segment */
+	__u32 source;	/* what offsets are into: 0 the skb, else a held segment's index + 1 */
+	__u32 at;	/* offset of the next byte */
+	__u32 end;	/* offset behind the new bytes */
+	__u32 from;	/* offset of window[0] */
+	__u32 filled;	/* bytes in the window */
+	__u32 gap;	/* body bytes before these that never came */
+	__u32 fin;	/* the direction's first FIN in order comes behind them */
+	__u32 more;	/* held segments may have got their turn */
+	__u32 head;	/* offset where a request's head began in these bytes */
+	__u32 told;	/* offset up to which a listener was given the bytes */
+	__u32 restarts; /* these bytes begin a request, after a gap */
+	__u32 whole;	/* the packet below is the one that is being handled */
+	__u64 now;	/* monotonic ns, once a segment */
+	__u64 body;	/* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
 	__u8 window[WINDOW + LINE_PREFIX]; /* the surplus is read, never meant */
 	struct number number;

@@ -10,9 +10,20 @@
 #ifndef WEIR_SEGMENT_H
 #define WEIR_SEGMENT_H
 
-#include "tcp.h"
+#include "resync.h"
 
 #define RTT_PAUSE (SECOND / 10)
+
+/* Sets the cursor on what read_stream() is to read: [at, end) of the source. */
+static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, __u32 end)
+{
+	c->source = source;
+	c->at = at;
+	c->end = end;
+	c->from = 0;
+	c->filled = 0;
+	c->told = 0;
+}
 
 /* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
 static __always_inline int gap_is_blind(const struct step *s, __u32 gap)
@@ -34,17 +45,6 @@ static __always_inline void skip_gap(struct step *s, __u32 gap)
 		s->cur->gap = gap;
 	else
 		give_up(s, STAT_GAP_SEQUENCE);
-}
-
-/* Sets the cursor on what read_stream() is to read: [at, end) of the source. */
-static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, __u32 end)
-{
-	c->source = source;
-	c->at = at;
-	c->end = end;
-	c->from = 0;
-	c->filled = 0;
-	c->told = 0;
 }
 
 /*
@@ -198,6 +198,10 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 		tcp_result(conn, TCP_RESULT_ESTABLISHED);
 	if (dir == DIRECTION_RX && t.ack)
 		rtt_end(conn, bpf_ntohl(t.ack_seq));
+	if (conn->opaque == OPAQUE_GAP && t.ack) {
+		set_bytes(c, 0, at, p->end);
+		look_for_start(skb, conn, dir, seq, bpf_ntohl(t.ack_seq));
+	}
 	if (p->end > at || t.fin) {
 		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir & 1], .cur = c};
 

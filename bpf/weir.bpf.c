@@ -51,6 +51,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	dir &= 1;
 	c->more = 0;
 	c->search.found = 0;
+	c->restarts = 0;
 	c->whole = 1;
 	if (!traffic) {
 		stat_add(STAT_UNKNOWN_INTERFACE, 1);
@@ -104,6 +105,8 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 	if (!c)
 		return;
 	conn = count(skb, c, dir);
+	if (conn && c->restarts)
+		resync(conn, dir);
 	/* Each further round reads a held segment, or sees that none has its turn. */
 	for (i = 0; i <= HOLD_MAX; i++) {
 		if (conn) {

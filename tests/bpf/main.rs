@@ -19,6 +19,7 @@ mod postgresql_cases;
 mod records;
 mod redis_cases;
 mod reload;
+mod resync;
 mod split;
 mod stream;
 mod tcp;

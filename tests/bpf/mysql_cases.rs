@@ -62,11 +62,11 @@ fn command(code: u8, text: &str) -> Vec<u8> {
     packet(0, &[&[code], text.as_bytes()].concat())
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub fn query(text: &str) -> Vec<u8> {
     command(3, text)
 }
 
-fn ok(status: u8) -> Vec<u8> {
+pub fn ok(status: u8) -> Vec<u8> {
     packet(1, &[0, 0xfc, 1, 2, 0, status, 0, 0, 0])
 }
 
@@ -96,7 +96,22 @@ fn long_row() -> Vec<u8> {
     packet(6, &[&[0xfe, 9, 0, 0, 0, 0, 0, 0, 0], &b"long text"[..]].concat())
 }
 
-/// The login by a method that asks back, and what follows it.
+/// The login by a method that asks back.
+fn login_with(capabilities: u32, mariadb: u32) -> [(Side, Vec<u8>); 3] {
+    let asked = [packet(2, b"\xfemysql_clear_password\0"), packet(4, b"\x01\x04")].concat();
+    [
+        (Side::Server, greeting(capabilities | SSL, mariadb)),
+        (Side::Client, [response(capabilities, mariadb), packet(3, b"secret\0")].concat()),
+        (Side::Server, [asked, packet(5, &[0, 0, 0, 2, 0, 0, 0])].concat()),
+    ]
+}
+
+/// That of today's clients.
+pub fn login() -> Vec<(Side, Vec<u8>)> {
+    login_with(PLAIN | DEPRECATE_EOF, 0).to_vec()
+}
+
+/// The login, and what follows it.
 fn exchange(
     name: &'static str,
     (capabilities, mariadb): (u32, u32),
@@ -104,14 +119,9 @@ fn exchange(
     responses: &[Vec<u8>],
     counted: &[(Op, DbOutcome, u64)],
 ) -> Exchange {
-    let asked = [packet(2, b"\xfemysql_clear_password\0"), packet(4, b"\x01\x04")].concat();
-    let turns = [
-        (Side::Server, greeting(capabilities | SSL, mariadb)),
-        (Side::Client, [response(capabilities, mariadb), packet(3, b"secret\0")].concat()),
-        (Side::Server, [asked, packet(5, &[0, 0, 0, 2, 0, 0, 0])].concat()),
-        (Side::Client, requests.concat()),
-        (Side::Server, responses.concat()),
-    ];
+    let mut turns = login_with(capabilities, mariadb).to_vec();
+    turns.push((Side::Client, requests.concat()));
+    turns.push((Side::Server, responses.concat()));
     let exchange = Exchange::of(name, turns, MYSQL);
     counted.iter().fold(exchange, |all, &(op, outcome, n)| all.asked(MYSQL, op, outcome, n))
 }

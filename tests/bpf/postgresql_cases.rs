@@ -36,7 +36,7 @@ fn ready() -> Vec<u8> {
     message(b'Z', b"I")
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub fn query(text: &str) -> Vec<u8> {
     message(b'Q', &[text.as_bytes(), b"\0"].concat())
 }
 
@@ -64,6 +64,15 @@ fn rows(n: usize) -> Vec<u8> {
     let row = message(b'D', b"\0\x01\0\0\0\x04C\0\0\0");
     [message(b'T', b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"), row.repeat(n)]
         .concat()
+}
+
+/// A statement that is parsed, bound and executed, and what a server says to any of a row.
+pub fn prepared(text: &str) -> Vec<u8> {
+    [parse("", text), bind(), execute(), sync()].concat()
+}
+
+pub fn selected() -> Vec<u8> {
+    [rows(1), complete("SELECT 1"), ready()].concat()
 }
 
 fn error(text: &str) -> Vec<u8> {
