@@ -99,8 +99,12 @@ fn without_root_it_says_what_it_needs() {
 }
 
 fn demo(args: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-    command.arg("demo").args(args).stdin(Stdio::null());
+    // A shell has its background jobs ignore SIGINT, and what they start inherits that.
+    let mut command = Command::new("env");
+    command
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_weir"), "demo"])
+        .args(args)
+        .stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
