@@ -72,7 +72,7 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
                 let gone = teardown::recorded(&places.call(&record.network), &attachment, &record);
                 report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
             }
-            Entry::Unreadable(_) if all || reconcile::is_bare(&attachment)? => {
+            Entry::Unreadable(_) if all || reclaim::is_bare(&attachment)? => {
                 let gone = teardown::unrecorded(&places.call(""), &attachment, true);
                 report.drop(Thing::Attachment, &attachment, None, gone);
             }

@@ -2,7 +2,8 @@
 //!
 //! Proof is another boot, an ADD that was killed before it was done, or a network namespace that is
 //! gone together with the host-side link. A vanished path alone proves nothing: a process can hold a
-//! namespace whose path is gone, and then the link lives.
+//! namespace whose path is gone, and then the link lives. Of a record that can't be read the link alone
+//! tells, and that no ADD holds it.
 
 use std::{fs, os::unix::fs::MetadataExt};
 
@@ -10,7 +11,8 @@ use super::{Call, teardown};
 use crate::{
     attachment::Attachment,
     error::{Kind, Result},
-    net::{NetnsId, link},
+    ipam::pool::Pool,
+    net::{NetnsId, link, names},
     record::{self, Begun, Entry, Record},
     state,
 };
@@ -55,6 +57,56 @@ pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
     Ok(dead.collect())
 }
 
+/// Those of the call's network whose record can't be read and whose interface is gone. Their leases tell
+/// the network.
+fn bare(call: &Call) -> Result<Vec<Attachment>> {
+    let state_dir = &call.config.state_dir;
+    let mut unreadable = record::list(state_dir)?;
+    unreadable.retain(|(_, entry)| matches!(entry, Entry::Unreadable(_)));
+    if unreadable.is_empty() {
+        return Ok(Vec::new());
+    }
+    let owners = Pool { state_dir, network: &call.config.name }.owners()?;
+    let mut bare = Vec::new();
+    for (attachment, _) in unreadable {
+        let owner = Some(attachment);
+        if owners.contains(&owner)
+            && let Some(attachment) = owner
+            && is_bare(&attachment)?
+            && !record::is_held(state_dir, &attachment)?
+        {
+            bare.push(attachment);
+        }
+    }
+    Ok(bare)
+}
+
+/// Whether the attachment's own interface is gone: where its record can't be read, all that tells.
+///
+/// # Errors
+/// Those of asking the kernel.
+pub fn is_bare(attachment: &Attachment) -> Result<bool> {
+    Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
+}
+
+/// Whether an ADD that meets a full range would find addresses that nobody alive has. Changes nothing.
+///
+/// # Errors
+/// [`Kind::Io`], and those of asking the kernel.
+pub fn would_help(call: &Call) -> Result<bool> {
+    let state_dir = &call.config.state_dir;
+    for owner in (Pool { state_dir, network: &call.config.name }).owners()? {
+        let recorded = match &owner {
+            Some(owner) => !matches!(record::find(state_dir, owner)?, Entry::Absent),
+            None => false,
+        };
+        if !recorded {
+            return Ok(true);
+        }
+    }
+    Ok(!dead(call)?.is_empty() || !bare(call)?.is_empty())
+}
+
 /// Takes away what an ADD of this attachment left that was killed; says whether there was such.
 ///
 /// # Errors
@@ -85,12 +137,18 @@ pub fn begin(call: &Call, attachment: &Attachment, record: &Record) -> Result<Be
 /// # Errors
 /// As [`dead`]; one that can't be taken away is told on stderr.
 pub fn reclaim(call: &Call) -> Result<bool> {
-    let dead = dead(call)?;
-    let any = !dead.is_empty();
-    for (attachment, record) in dead {
-        if let Err(err) = teardown::recorded(call, &attachment, &record) {
+    let (dead, bare) = (dead(call)?, bare(call)?);
+    let any = !dead.is_empty() || !bare.is_empty();
+    let tell = |attachment: &Attachment, gone: Result<()>| {
+        if let Err(err) = gone {
             eprintln!("weir: can't take away {attachment}, which is dead: {err}");
         }
+    };
+    for (attachment, record) in dead {
+        tell(&attachment, teardown::recorded(call, &attachment, &record));
+    }
+    for attachment in bare {
+        tell(&attachment, teardown::unrecorded(call, &attachment, true));
     }
     Ok(any)
 }

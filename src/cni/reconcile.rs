@@ -25,7 +25,6 @@ use crate::{
     net::{
         Mark,
         link::{self, Link},
-        names,
         nft::{self, hostport},
         peer,
     },
@@ -181,7 +180,7 @@ fn drop_dead(
                 report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
             }
             Entry::Record(record) => living.push(*record),
-            Entry::Unreadable(why) => match is_bare(&attachment) {
+            Entry::Unreadable(why) => match reclaim::is_bare(&attachment) {
                 Ok(true) => {
                     let gone = teardown::unrecorded(&places.call(""), &attachment, true);
                     report.drop(Thing::Attachment, &attachment, None, gone);
@@ -193,11 +192,6 @@ fn drop_dead(
         }
     }
     Ok((living, recorded))
-}
-
-/// Whether the attachment's own interface is gone: where its record can't be read, all that tells.
-pub(super) fn is_bare(attachment: &Attachment) -> Result<bool> {
-    Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
 }
 
 /// Links that bear an attachment's mark and have no record go, unless somebody lives behind them: a

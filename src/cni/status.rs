@@ -100,7 +100,7 @@ fn has_addresses(call: &Call, sets: &[RangeSet]) -> Result<()> {
     let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
     let mut claims = Claims::new()?;
     match pool.check_free(sets, &mut |ip| claims.reason(ip)) {
-        Err(full) if full.kind() == Kind::Exhausted && !reclaim::dead(call)?.is_empty() => Ok(()),
+        Err(full) if full.kind() == Kind::Exhausted && reclaim::would_help(call)? => Ok(()),
         free => free.map_err(|err| unavailable(&err)),
     }
 }

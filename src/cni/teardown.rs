@@ -107,10 +107,10 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Res
     if unreadable && link_gone {
         release_everywhere(call, attachment, &mut failures);
     }
-    if let Some(plugin) = wanted::delegate(&call.config.root())? {
-        let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
-        failures.note(delegate.and_then(|delegate| delegate.del(attachment)));
-    }
+    failures.note(wanted::delegate(&call.config.root()).and_then(|plugin| match plugin {
+        Some(plugin) => Delegate::find(&plugin, &call.request.path, &call.stdin)?.del(attachment),
+        None => Ok(()),
+    }));
     if failures.0.is_empty() {
         failures.note(record::remove(&call.config.state_dir, attachment));
     }

@@ -5,7 +5,10 @@
 //! free address behind the last one given, without reading the other leases: a thousand pods don't
 //! make an ADD slower.
 
-use std::{fs::File, io::Read, net::IpAddr, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet, fs::File, io::Read, net::IpAddr, os::unix::fs::FileExt, path::Path,
+    time::Duration,
+};
 
 use super::range::RangeSet;
 use crate::{
@@ -163,6 +166,24 @@ impl Pool<'_> {
             }
         }
         Ok(removed)
+    }
+
+    /// Who has leases of the network, found by reading each; takes no lock. A lease that names nobody is
+    /// nobody's, as is one of an owner without a record.
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn owners(&self) -> Result<BTreeSet<Option<Attachment>>> {
+        let Some(dir) = state::open(self.state_dir, &[LEASES, self.network])? else {
+            return Ok(BTreeSet::new());
+        };
+        let mut owners = BTreeSet::new();
+        for name in dir.names()?.into_iter().filter(|name| name.parse::<IpAddr>().is_ok()) {
+            if let Some(lease) = dir.read_link(&name)? {
+                owners.insert(owner(&lease));
+            }
+        }
+        Ok(owners)
     }
 
     /// The addresses that the owner has, found by reading every lease of the network.

@@ -100,6 +100,18 @@ pub fn find(state_dir: &Path, attachment: &Attachment) -> Result<Entry> {
     Ok(dir.map_or(Entry::Absent, |dir| read(&dir, attachment)))
 }
 
+/// Whether an ADD that lives holds the attachment's record, readable or not: one of another version may
+/// write what this one can't read.
+///
+/// # Errors
+/// [`Kind::Io`]: the directory can't be read.
+pub fn is_held(state_dir: &Path, attachment: &Attachment) -> Result<bool> {
+    let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else { return Ok(false) };
+    // What can't be opened as a file has no lock.
+    let opened = dir.read_open(&attachment.file_name(), MAX_BYTES).unwrap_or_default();
+    Ok(opened.is_some_and(|(_, file)| !is_free(&file)))
+}
+
 /// Forgets an attachment, as the last step of its end. Nothing there to forget is success.
 ///
 /// # Errors

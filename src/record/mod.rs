@@ -23,7 +23,9 @@ use crate::{
     telemetry::Attached,
 };
 
-pub use journal::{Begun, Entry, changed, directory, find, list, pause_adds, remove, some, sweep};
+pub use journal::{
+    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, some, sweep,
+};
 
 /// The format that this binary writes; another one is unreadable to it.
 const FORMAT: u32 = 1;

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use serde_json::json;
 
-use crate::plugin::Host;
+use crate::plugin::{Container, Host};
 
 #[test]
 fn a_fresh_node_is_ready_and_stays_untouched() {
@@ -35,6 +35,40 @@ fn a_full_range_is_code_50_until_somebody_dies() {
     assert!(status().refused_without_a_trace(50).contains("10.88.0.0/30"));
     host.end(a);
     status().succeed();
+}
+
+/// What the next ADD takes from the dead is no reason to send pods elsewhere.
+#[test]
+fn what_nobody_alive_has_is_free_to_status_as_to_add() {
+    let host = Host::new("nobody-status");
+    let small = json!({"subnet": "10.88.0.0/30"});
+    let (a, b, c) = (host.container("a"), host.container("b"), host.container("c"));
+    let status = || host.call("STATUS", None).key("ipam", small.clone());
+    let add =
+        |pod: &Container| host.call("ADD", Some(pod)).key("ipam", small.clone()).answer().code;
+    assert_eq!(add(&a), Some(0));
+
+    // Its record can't be read, but its interface is there: it lives.
+    let record = host.record(&a);
+    fs::write(&record, "{").unwrap();
+    assert!(status().refused_without_a_trace(50).contains("10.88.0.0/30"));
+    assert_eq!(add(&b), Some(1));
+    assert_eq!(host.leases("podnet").len(), 1);
+
+    host.end(a);
+    status().succeed();
+    assert_eq!(host.leases("podnet").len(), 1);
+    assert_eq!(add(&b), Some(0));
+    assert!(!record.exists());
+
+    // A lease without a record is nobody's.
+    assert!(status().refused(50).contains("10.88.0.0/30"));
+    let record = host.record(&b);
+    host.end(b);
+    fs::remove_file(record).unwrap();
+    status().succeed();
+    assert_eq!(add(&c), Some(0));
+    assert_eq!(host.leases("podnet").len(), 1);
 }
 
 #[test]
