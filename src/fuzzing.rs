@@ -55,7 +55,8 @@ pub fn stdin(bytes: &[u8]) -> Result<()> {
 
 /// `CNI_ARGS`.
 pub fn args(bytes: &[u8]) {
-    let _ = Args::parse(&String::from_utf8_lossy(bytes));
+    let args = Args::parse(&String::from_utf8_lossy(bytes));
+    let _ = (args.ip(), args.mac());
 }
 
 /// What an IPAM plugin prints, whether it says to have failed or not.

@@ -12,38 +12,55 @@ use crate::{
     spec,
 };
 
-/// What `CNI_ARGS` said.
+/// What `CNI_ARGS` said. What may be asked for is judged only where it is asked for: other sources come
+/// before it, and a list in which weir leases nothing has no use for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {
     /// The Kubernetes names.
     pub pod: PodName,
-    /// `IP`: the address to give.
-    pub ip: Option<IpAddr>,
-    /// `MAC`: the pod side's MAC.
-    pub mac: Option<Mac>,
+    ip: String,
+    mac: String,
 }
 
 impl Args {
     /// Reads the pairs; what is not a pair is passed over, of a repeated key the last one counts.
-    ///
-    /// # Errors
-    /// [`Kind::Environment`] naming key and value.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Self {
         let mut args = Self::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
-            let wrong =
-                || Error::new(Kind::Environment, format!("CNI_ARGS {key}={value:?} is wrong"));
+            let value = value.to_owned();
             match key {
-                "K8S_POD_NAMESPACE" => args.pod.namespace = value.to_owned(),
-                "K8S_POD_NAME" => args.pod.name = value.to_owned(),
-                "K8S_POD_UID" => args.pod.uid = value.to_owned(),
-                "IP" => args.ip = Some(address(value).ok_or_else(wrong)?),
-                "MAC" => args.mac = Some(value.parse().map_err(|err| wrong().details(err))?),
+                "K8S_POD_NAMESPACE" => args.pod.namespace = value,
+                "K8S_POD_NAME" => args.pod.name = value,
+                "K8S_POD_UID" => args.pod.uid = value,
+                "IP" => args.ip = value,
+                "MAC" => args.mac = value,
                 _ => {}
             }
         }
-        Ok(args)
+        args
     }
+
+    /// `IP`: the address to give. An empty one was not said.
+    ///
+    /// # Errors
+    /// [`Kind::Environment`] naming key and value.
+    pub fn ip(&self) -> Result<Option<IpAddr>> {
+        let ip = Some(&self.ip).filter(|ip| !ip.is_empty());
+        ip.map(|ip| address(ip).ok_or_else(|| wrong("IP", ip))).transpose()
+    }
+
+    /// `MAC`: the pod side's MAC, likewise.
+    ///
+    /// # Errors
+    /// As [`ip`](Self::ip).
+    pub fn mac(&self) -> Result<Option<Mac>> {
+        let mac = Some(&self.mac).filter(|mac| !mac.is_empty());
+        mac.map(|mac| mac.parse().map_err(|err| wrong("MAC", mac).details(err))).transpose()
+    }
+}
+
+fn wrong(key: &str, value: &str) -> Error {
+    Error::new(Kind::Environment, format!("CNI_ARGS {key}={value:?} is wrong"))
 }
 
 /// An address with or without a prefix length, which is the range's anyhow.
@@ -61,21 +78,25 @@ mod tests {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u",
             "K8S_POD_UID=u;K8S_POD_NAME=p;NEW=a=b;;junk;K8S_POD_NAMESPACE=ns;",
         ] {
-            let pod = Args::parse(text).unwrap().pod;
+            let pod = Args::parse(text).pod;
             assert_eq!((&*pod.namespace, &*pod.name, &*pod.uid), ("ns", "p", "u"), "{text}");
         }
-        assert_eq!(Args::parse("").unwrap(), Args::default());
+        assert_eq!(Args::parse(""), Args::default());
     }
 
     #[test]
     fn an_address_may_have_a_prefix_and_a_wrong_one_is_named() {
         for text in ["IP=10.0.0.5", "IP=10.0.0.5/24"] {
-            assert_eq!(Args::parse(text).unwrap().ip, Some("10.0.0.5".parse().unwrap()));
+            assert_eq!(Args::parse(text).ip().unwrap(), Some("10.0.0.5".parse().unwrap()));
         }
-        for text in ["IP=10.0.0", "IP=", "MAC=nope"] {
-            let err = Args::parse(text).unwrap_err();
-            assert_eq!(err.kind(), Kind::Environment);
-            assert!(err.msg().contains(text.split_once('=').unwrap().0), "{err}");
+        for text in ["IP=10.0.0;MAC=nope", "MAC=0;IP=x"] {
+            let args = Args::parse(text);
+            for (key, err) in [("IP", args.ip().unwrap_err()), ("MAC", args.mac().unwrap_err())] {
+                assert_eq!(err.kind(), Kind::Environment);
+                assert!(err.msg().contains(key), "{err}");
+            }
         }
+        let empty = Args::parse("IP=;MAC=");
+        assert_eq!((empty.ip().unwrap(), empty.mac().unwrap()), (None, None));
     }
 }

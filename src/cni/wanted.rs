@@ -63,7 +63,7 @@ impl Wanted {
     /// Checks all keys that an ADD acts on.
     ///
     /// # Errors
-    /// [`Kind::Config`] naming key and value.
+    /// [`Kind::Config`], or [`Kind::Environment`], naming key and value.
     pub fn parse(config: &Config, args: &Args) -> Result<Self> {
         let root = config.root();
         let runtime = root.get("runtimeConfig").map(Field::object).transpose()?;
@@ -79,17 +79,20 @@ impl Wanted {
         };
         let mac = match asked("mac") {
             Some(mac) => Some(mac.read(str::parse)?),
-            None => args.mac,
+            None => args.mac()?,
         };
         let requested = match asked("ips") {
             Some(ips) => ips.list()?.iter().map(requested).collect::<Result<_>>()?,
-            None => args.ip.into_iter().collect(),
+            None => args.ip()?.into_iter().collect(),
         };
         Ok(Self {
             mtu: mtu(&root)?,
             masquerade: root.get("ipMasq").map_or(Ok(false), |flag| flag.flag())?,
             ipam: ipam(&root, runtime.as_ref())?,
-            dns: dns(&root)?,
+            dns: match runtime.as_ref().map(runtime_dns).transpose()?.flatten() {
+                None => dns(&root)?,
+                said => said,
+            },
             mac,
             requested,
             ports,
@@ -137,6 +140,20 @@ fn mtu(root: &Field<'_>) -> Result<Option<u32>> {
 
 fn requested(field: &Field<'_>) -> Result<IpAddr> {
     field.read(|text| args::address(text).ok_or("must be an address"))
+}
+
+/// What the runtime says with the capability `dns` (CONVENTIONS.md), or nothing.
+fn runtime_dns(runtime: &Field<'_>) -> Result<Option<Dns>> {
+    let Some(field) = runtime.get_any_case("dns") else { return Ok(None) };
+    let field = field.object()?;
+    let list = |key: &str| -> Result<Vec<String>> {
+        let Some(field) = field.get_any_case(key) else { return Ok(Vec::new()) };
+        field.list()?.iter().map(|text| text.text().map(str::to_owned)).collect()
+    };
+    let (nameservers, search, options) = (list("servers")?, list("searches")?, list("options")?);
+    // Go writes all three for a pod of which nothing was said.
+    let said = !(nameservers.is_empty() && search.is_empty() && options.is_empty());
+    Ok(said.then(|| Dns { nameservers, search, options, domain: String::new() }))
 }
 
 fn dns(root: &Field<'_>) -> Result<Option<Dns>> {
@@ -285,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_runtime_beats_args_and_args_beat_the_environment() {
-        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03").unwrap();
+        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03");
         let mut keys = json!({"ipam": {"ranges": ranges()}});
         let mut found = Vec::new();
         let args = json!({"cni": {"ips": ["10.0.0.2/24"], "mac": "02:00:00:00:00:02"}});
@@ -307,15 +324,54 @@ mod tests {
 
     #[test]
     fn what_is_empty_was_not_said() {
-        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03").unwrap();
+        let environment = Args::parse("IP=10.0.0.3;MAC=02:00:00:00:00:03");
         let nothing = json!({"IPS": [], "Mac": ""});
         let ipam = json!({"ranges": ranges()});
         let keys = json!({"ipam": ipam, "args": {"cni": nothing}, "runtimeConfig": nothing});
         let wanted = Wanted::parse(&config(keys), &environment).unwrap();
         assert_eq!(
             (wanted.requested, wanted.mac),
-            (vec![environment.ip.unwrap()], environment.mac)
+            (vec![environment.ip().unwrap().unwrap()], environment.mac().unwrap())
         );
+    }
+
+    #[test]
+    fn what_another_source_overrides_is_not_judged() {
+        let environment = Args::parse("IP=junk;MAC=junk");
+        let mut keys = json!({"ipam": {"ranges": ranges()}});
+        assert_eq!(
+            Wanted::parse(&config(keys.clone()), &environment).unwrap_err().kind(),
+            Kind::Environment
+        );
+        keys["runtimeConfig"] = json!({"ips": ["10.0.0.1"], "mac": "02:00:00:00:00:01"});
+        assert!(Wanted::parse(&config(keys), &environment).is_ok());
+    }
+
+    #[test]
+    fn the_runtimes_dns_beats_the_configurations_in_both_dialects() {
+        let said = |runtime: Value| {
+            let dns = json!({"nameservers": ["192.0.2.1"], "domain": "a.example"});
+            let keys = json!({"dns": dns, "ipam": {"ranges": ranges()}, "runtimeConfig": runtime});
+            wanted(keys).map(|wanted| wanted.dns.unwrap())
+        };
+        let pascal = json!({"Servers": ["192.0.2.9"], "Searches": ["b"], "Options": ["ndots:2"]});
+        let camel = json!({"servers": ["192.0.2.9"], "searches": ["b"], "options": ["ndots:2"]});
+        for dns in [pascal, camel] {
+            let dns = said(json!({"dns": dns})).unwrap();
+            assert_eq!(
+                (&*dns.nameservers, &*dns.search),
+                (&["192.0.2.9".into()][..], &["b".into()][..])
+            );
+            assert_eq!((&*dns.options, &*dns.domain), (&["ndots:2".into()][..], ""));
+        }
+        for nothing in [json!(null), json!({}), json!({"Servers": null, "Searches": []})] {
+            assert_eq!(said(json!({"dns": nothing})).unwrap().nameservers, ["192.0.2.1"]);
+        }
+        for wrong in
+            [json!({"dns": 1}), json!({"dns": {"servers": "x"}}), json!({"dns": {"servers": [1]}})]
+        {
+            assert_eq!(said(wrong).unwrap_err().kind(), Kind::Config);
+        }
     }
 
     #[test]
