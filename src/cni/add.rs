@@ -172,6 +172,8 @@ impl Attempt<'_> {
         let config = String::from_utf8_lossy(stdin).into_owned();
         self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
         self.begin()?;
+        // Should we be killed, the plugin goes on; whoever takes our place waits for its end.
+        self.begun.as_ref().map_or(Ok(()), Begun::bequeath)?;
         // A plugin that is full need not be: no DEL came for the dead, and nobody else tells it.
         let first = delegate.add().or_else(|err| {
             if !reclaim::reclaim(self.call)? {

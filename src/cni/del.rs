@@ -1,5 +1,7 @@
 //! DEL: what the record names goes; what isn't there to go is success.
 
+use std::time::Instant;
+
 use super::{Call, teardown};
 use crate::{
     attachment::Attachment,
@@ -9,7 +11,8 @@ use crate::{
 
 /// Takes the attachment away, whichever network's configuration the call came with.
 pub fn run(call: &Call, attachment: &Attachment) -> Result<()> {
-    let found = match record::find(&call.config.state_dir, attachment) {
+    let until = Instant::now() + teardown::LEASE_WAIT;
+    let found = match record::settled(&call.config.state_dir, attachment, until) {
         Ok(found) => found,
         // What is wrong with the state dir keeps no link, and no host port, alive.
         Err(err) => {

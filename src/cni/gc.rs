@@ -1,6 +1,6 @@
 //! GC: what the runtime doesn't list goes, of this network alone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::{
     Call,
@@ -34,13 +34,14 @@ pub fn run(call: &Call) -> Result<()> {
         (None, Some(record)) => reclaim::is_dead(record, &boot_id),
         (None, None) => false,
     };
+    let until = Instant::now() + teardown::LEASE_WAIT;
     let mut failures = Failures::default();
     for (attachment, entry) in record::list(&config.state_dir)? {
         failures.note(match entry {
             Entry::Record(record)
                 if record.network == config.name && stale(&attachment, Some(&record)) =>
             {
-                teardown::recorded(call, &attachment, &record)
+                finish(call, &attachment, until)
             }
             // Its leases tell the network of a record that can't be read.
             Entry::Unreadable(_) if stale(&attachment, None) => {
@@ -60,6 +61,16 @@ pub fn run(call: &Call) -> Result<()> {
         failures.note(delegate.and_then(|delegate| delegate.forward("GC")));
     }
     failures.into_result()
+}
+
+/// Takes a stale attachment away as its record has it by now.
+fn finish(call: &Call, attachment: &Attachment, until: Instant) -> Result<()> {
+    match record::settled(&call.config.state_dir, attachment, until)? {
+        Entry::Record(record) => teardown::recorded(call, attachment, &record),
+        // Its own DEL came meanwhile.
+        Entry::Absent => Ok(()),
+        Entry::Unreadable(why) => Err(why),
+    }
 }
 
 /// The attachments that the runtime knows; `None` if it didn't say, as `cnitool gc` doesn't.

@@ -5,7 +5,7 @@
 //! namespace whose path is gone, and then the link lives. Of a record that can't be read the link alone
 //! tells, and that no ADD holds it.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
 use super::{Call, teardown};
 use crate::{
@@ -112,7 +112,8 @@ pub fn would_help(call: &Call) -> Result<bool> {
 /// # Errors
 /// As [`teardown::recorded`].
 pub fn finish_killed(call: &Call, attachment: &Attachment) -> Result<bool> {
-    match record::find(&call.config.state_dir, attachment)? {
+    let until = Instant::now() + teardown::LEASE_WAIT;
+    match record::settled(&call.config.state_dir, attachment, until)? {
         Entry::Record(record) if record.abandoned => {
             teardown::recorded(call, attachment, &record).map(|()| true)
         }

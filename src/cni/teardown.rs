@@ -5,6 +5,8 @@
 //! so that no successor meets a stale route; the record only when all is gone, so that what failed can be tried again. Failures are
 //! gathered: for some runtimes the first DEL is the only one.
 
+use std::time::Duration;
+
 use crate::{
     attachment::Attachment,
     error::{Error, Result},
@@ -18,6 +20,10 @@ use crate::{
 };
 
 use super::{Call, ports, wanted};
+
+/// How long DEL and GC wait for an IPAM plugin that outlives the ADD which was killed: less than any
+/// runtime gives them.
+pub const LEASE_WAIT: Duration = Duration::from_secs(10);
 
 /// What went wrong so far, while the work went on.
 #[derive(Debug, Default)]

@@ -12,7 +12,8 @@ use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::Record;
@@ -76,6 +77,15 @@ impl Begun {
         self.alive = self.dir.replace_file(&name, &record.encode()?)?;
         Ok(())
     }
+
+    /// Lets the processes that the ADD starts hold the record, as it is written now, in its place: should
+    /// the ADD be killed, its record is abandoned only when they, too, have ended. See [`settled`].
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn bequeath(&self) -> Result<()> {
+        self.alive.bequeath()
+    }
 }
 
 /// Keeps any ADD from beginning, and waits for those that have begun, until the answer is dropped;
@@ -98,6 +108,24 @@ pub fn pause_adds(state_dir: &Path, patience: Duration) -> Result<Option<Dir>> {
 pub fn find(state_dir: &Path, attachment: &Attachment) -> Result<Entry> {
     let dir = state::open(state_dir, &[ATTACHMENTS])?;
     Ok(dir.map_or(Entry::Absent, |dir| read(&dir, attachment)))
+}
+
+/// As [`find`], but waits for an ADD that waits for its IPAM plugin, or for the plugin alone where that ADD
+/// was killed: it would lease an address after it was told to release it. One that goes on past `until` is
+/// waited for no longer.
+///
+/// # Errors
+/// As [`find`].
+pub fn settled(state_dir: &Path, attachment: &Attachment, until: Instant) -> Result<Entry> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    loop {
+        match find(state_dir, attachment)? {
+            Entry::Record(record) if record.is_leasing() && Instant::now() < until => {
+                thread::sleep(PAUSE);
+            }
+            found => return Ok(found),
+        }
+    }
 }
 
 /// Whether an ADD that lives holds the attachment's record, readable or not: one of another version may

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub use journal::{
-    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, some, sweep,
+    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, settled, some, sweep,
 };
 
 /// The format that this binary writes; another one is unreadable to it.
@@ -161,6 +161,14 @@ impl Record {
     /// [`Kind::Environment`]: the record's names are not names.
     pub fn attachment(&self) -> Result<Attachment> {
         Attachment::new(&self.container_id, &self.ifname)
+    }
+
+    /// Whether an IPAM plugin is about to give the pod its addresses: its ADD lives, or the plugin does.
+    #[must_use]
+    pub fn is_leasing(&self) -> bool {
+        let waits =
+            |plumbing: &Plumbing| plumbing.delegate.is_some() && plumbing.addresses.is_empty();
+        self.under_way && !self.abandoned && self.plumbing.as_ref().is_some_and(waits)
     }
 
     /// The addresses that weir gave the pod, or had given.

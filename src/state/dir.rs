@@ -15,12 +15,15 @@ use std::{
 use nix::{
     dir,
     errno::Errno,
-    fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat2},
+    fcntl::{
+        AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, RenameFlags, fcntl, openat, readlinkat,
+        renameat2,
+    },
     sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// How long the first wait for a lock is; each one is twice as long, up to [`LOCK_WAIT_MAX`].
 const LOCK_WAIT_MIN: Duration = Duration::from_micros(100);
@@ -37,6 +40,18 @@ pub struct Dir {
 /// the process, however it comes.
 #[derive(Debug)]
 pub struct Lock(File);
+
+impl Lock {
+    /// Lets the processes that we start from now on hold the lock too: then it ends with the last of them.
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn bequeath(&self) -> Result<()> {
+        // A flock belongs to the open file, of which a child that inherits it has the same one.
+        let left = fcntl(&self.0, FcntlArg::F_SETFD(FdFlag::empty()));
+        left.map(drop).context(Kind::Io, || "can't leave a lock to a child process".into())
+    }
+}
 
 /// With whom a lock is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -291,3 +291,42 @@ fn an_answer_that_can_not_be_used_is_given_back() {
         assert_eq!(a.space.links(), ["lo"]);
     }
 }
+
+#[test]
+fn what_one_leases_after_its_add_was_killed_is_released() {
+    let host = Host::new("outlived");
+    let a = host.container("a");
+    let before = host.footprint();
+    let dir = scratch(&host, "plugins");
+    let (began, lease) = (dir.join("began"), dir.join("lease"));
+    // Slow to lease, and deaf to the end of whoever called it.
+    let text = format!(
+        "exec 2> /dev/null; cat > /dev/null\n\
+         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
+         touch {began}; sleep 1.5; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+        began = began.display(),
+        lease = lease.display(),
+    );
+    let path = script(&host, "slow", &text);
+    let call = |verb: &str| {
+        let call =
+            host.call(verb, (verb != "GC").then_some(&a)).key("ipam", json!({"type": "slow"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    for end in ["DEL", "GC", "ADD"] {
+        let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
+        assert_eq!(call("ADD").under(killed).answer().code, None);
+        assert!(began.exists() && !lease.exists(), "{end}");
+        fs::remove_file(&began).unwrap();
+        let call = call(end);
+        let call =
+            if end == "GC" { call.key("cni.dev/valid-attachments", json!([])) } else { call };
+        call.succeed();
+        assert_eq!(lease.exists(), end == "ADD");
+        assert_eq!(host.record(&a).exists(), end == "ADD");
+    }
+    call("DEL").succeed();
+    assert!(!lease.exists());
+    fs::remove_dir_all(&dir).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+}
