@@ -57,6 +57,16 @@ impl Config {
     /// # Errors
     /// [`Kind::Config`] naming key and value; [`Kind::Version`] naming both sides.
     pub fn parse(json: Value) -> Result<Self> {
+        let (config, places) = Self::parse_apart(json)?;
+        places.map(|()| config)
+    }
+
+    /// As [`parse`](Self::parse), but what is wrong with the places comes apart, and the default is in
+    /// a wrong one's stead: for a DEL, which can do much without them.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), of what is no place.
+    pub fn parse_apart(json: Value) -> Result<(Self, Result<()>)> {
         let root = Field::root(&json);
         let name = name(&root)?;
         if root.get("plugins").is_some() && root.get("type").is_none() {
@@ -64,13 +74,17 @@ impl Config {
                        list's name and cniVersion in it";
             return Err(Error::new(Kind::Config, msg));
         }
-        Ok(Self {
-            version: version(&root)?,
-            name,
-            state_dir: directory(&root, "stateDir", STATE_DIR)?,
-            bpf_dir: directory(&root, "bpfDir", BPF_DIR)?,
-            json,
-        })
+        let version = version(&root)?;
+        let mut wrong = Vec::new();
+        let mut place = |key: &str, default: &str| {
+            directory(&root, key, default).unwrap_or_else(|err| {
+                wrong.push(err);
+                default.into()
+            })
+        };
+        let (state_dir, bpf_dir) = (place("stateDir", STATE_DIR), place("bpfDir", BPF_DIR));
+        let places = wrong.into_iter().reduce(Error::details).map_or(Ok(()), Err);
+        Ok((Self { version, name, state_dir, bpf_dir, json }, places))
     }
 
     /// The configuration as a field to read further from.
@@ -200,9 +214,14 @@ mod tests {
             assert_eq!(kind, Kind::Config);
             assert!(msg.contains(key), "{msg}");
         }
-        let config = Config::parse(json!({"cniVersion": "1.1.0", "name": "n"})).unwrap();
-        assert_eq!(config.state_dir, Path::new(STATE_DIR));
-        assert_eq!(config.bpf_dir, Path::new(BPF_DIR));
+        let both = json!({"cniVersion": "1.1.0", "name": "n", "stateDir": "run", "bpfDir": 7});
+        let err = Config::parse(both.clone()).unwrap_err().to_string();
+        assert!(err.contains("stateDir") && err.contains("bpfDir"), "{err}");
+        for json in [both, json!({"cniVersion": "1.1.0", "name": "n"})] {
+            let (config, _) = Config::parse_apart(json).unwrap();
+            assert_eq!(config.state_dir, Path::new(STATE_DIR));
+            assert_eq!(config.bpf_dir, Path::new(BPF_DIR));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     config::Config,
     field::Field,
     reclaim,
-    teardown::{self, Failures},
+    teardown::{self, Failures, Search},
     wanted,
 };
 use crate::{
@@ -49,7 +49,7 @@ pub fn run(call: &Call) -> Result<()> {
                     if held.is_empty() {
                         return Ok(());
                     }
-                    teardown::unrecorded(call, &attachment, true)
+                    teardown::unrecorded(call, &attachment, Search::Everything)
                 })
             }
             _ => Ok(()),

@@ -80,13 +80,17 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
         return reply::write(&reply::versions(asked));
     }
     let (stdin, json) = input?;
-    let call = Call { request, config: Config::parse(json)?, stdin };
+    let (config, places) = Config::parse_apart(json)?;
+    let call = Call { request, config, stdin };
+    if let Command::Del(attachment) = &call.request.command {
+        return del::run(&call, attachment, places);
+    }
+    places?;
     match &call.request.command {
         Command::Add(attachment, netns) => add::run(&call, attachment, netns),
         Command::Check(attachment, netns) => check::run(&call, attachment, netns),
-        Command::Del(attachment) => del::run(&call, attachment),
         Command::Gc => gc::run(&call),
         Command::Status => status::run(&call),
-        Command::Version => Ok(()),
+        Command::Del(_) | Command::Version => Ok(()),
     }
 }

@@ -114,7 +114,7 @@ fn taken(port: &str, owner: Option<&Attachment>) -> Error {
 fn bury(call: &Call, attachment: &Attachment, owner: &Attachment) -> Result<bool> {
     if owner == attachment {
         // Left by an earlier ADD of the same ids, whose record is gone.
-        return hostport::evict(owner).map(|()| true);
+        return hostport::evict(owner).map(|_| true);
     }
     match record::find(&call.config.state_dir, owner)? {
         Entry::Record(record) if reclaim::is_dead(&record, &state::boot_id()?) => {
@@ -123,7 +123,7 @@ fn bury(call: &Call, attachment: &Attachment, owner: &Attachment) -> Result<bool
         Entry::Absent
             if link::by_name(&mut link::socket()?, &names::host_ifname(owner))?.is_none() =>
         {
-            hostport::evict(owner).map(|()| true)
+            hostport::evict(owner).map(|_| true)
         }
         _ => Ok(false),
     }
@@ -161,11 +161,12 @@ fn told(forgotten: Result<()>) {
     }
 }
 
-/// Takes away whatever ports an attachment has whose record doesn't say which; the flows stay.
+/// Takes away whatever ports an attachment has whose record doesn't say which, and says whether there
+/// were any; the flows stay.
 ///
 /// # Errors
 /// [`Kind::Kernel`].
-pub fn evict(attachment: &Attachment) -> Result<()> {
+pub fn evict(attachment: &Attachment) -> Result<bool> {
     hostport::evict(attachment)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     reclaim,
     reconcile::{self, Places, Report, Thing},
-    teardown,
+    teardown::{self, Search},
 };
 use crate::{
     error::Result,
@@ -73,7 +73,7 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
                 report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
             }
             Entry::Unreadable(_) if all || reclaim::is_bare(&attachment)? => {
-                let gone = teardown::unrecorded(&places.call(""), &attachment, true);
+                let gone = teardown::unrecorded(&places.call(""), &attachment, Search::Everything);
                 report.drop(Thing::Attachment, &attachment, None, gone);
             }
             _ => {}

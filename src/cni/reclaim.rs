@@ -7,7 +7,10 @@
 
 use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
-use super::{Call, teardown};
+use super::{
+    Call,
+    teardown::{self, Search},
+};
 use crate::{
     attachment::Attachment,
     error::{Kind, Result},
@@ -149,7 +152,7 @@ pub fn reclaim(call: &Call) -> Result<bool> {
         tell(&attachment, teardown::recorded(call, &attachment, &record));
     }
     for attachment in bare {
-        tell(&attachment, teardown::unrecorded(call, &attachment, true));
+        tell(&attachment, teardown::unrecorded(call, &attachment, Search::Everything));
     }
     Ok(any)
 }

@@ -16,7 +16,7 @@ use super::{
     config::Config,
     counting, reclaim,
     request::{Command, Request},
-    teardown,
+    teardown::{self, Search},
 };
 use crate::{
     attachment::Attachment,
@@ -127,7 +127,7 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
         drop_links(report, &links, &recorded)?;
         drop_hooks(places, report, traces, &living, &recorded)?;
         for owner in ports.difference(&recorded) {
-            report.drop(Thing::Ports, owner, None, hostport::evict(owner));
+            report.drop(Thing::Ports, owner, None, hostport::evict(owner).map(drop));
         }
     } else {
         let dir = places.state_dir.display();
@@ -182,7 +182,8 @@ fn drop_dead(
             Entry::Record(record) => living.push(*record),
             Entry::Unreadable(why) => match reclaim::is_bare(&attachment) {
                 Ok(true) => {
-                    let gone = teardown::unrecorded(&places.call(""), &attachment, true);
+                    let gone =
+                        teardown::unrecorded(&places.call(""), &attachment, Search::Everything);
                     report.drop(Thing::Attachment, &attachment, None, gone);
                 }
                 Ok(false) => report.left.push(format!("{why}, and its interface is there")),

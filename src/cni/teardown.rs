@@ -5,7 +5,7 @@
 //! so that no successor meets a stale route; the record only when all is gone, so that what failed can be tried again. Failures are
 //! gathered: for some runtimes the first DEL is the only one.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{
     attachment::Attachment,
@@ -93,24 +93,74 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
     failures.into_result()
 }
 
-/// Takes away what can be found of an attachment without its record: the state dir was lost, or the
-/// record is unreadable.
-///
-/// An id that never was, which runtimes ask for often, shows by having neither a record nor a link;
-/// then the maps are not searched.
+/// How far to look for what an attachment without a readable record has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// Only where its link is there: runtimes ask often for an id that never was, which shows by having
+    /// neither a record nor a link, and then the maps are not read.
+    BehindTheLink,
+    /// Through every map, and the leases of every network.
+    Everything,
+}
+
+/// What had the name that the attachment's link has.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Stray {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// A link without its mark, which stays.
+    Foreign,
+    /// Its link, of this name, which is gone.
+    Removed(String),
+}
+
+/// What was found without a record, and taken away.
+#[derive(Debug, Default)]
+struct Strays {
+    link: Stray,
+    /// Whether there were elements in the host ports' maps.
+    ports: bool,
+    /// Whether it was in the counters' maps.
+    counted: bool,
+}
+
+impl fmt::Display for Strays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = match &self.link {
+            Stray::Removed(name) => Some(format!("interface {name}")),
+            Stray::Absent | Stray::Foreign => None,
+        };
+        let ports = self.ports.then(|| "its host ports".to_owned());
+        let counted = self.counted.then(|| "its counting".to_owned());
+        let all: Vec<_> = [link, ports, counted].into_iter().flatten().collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// Takes away what can be found of an attachment without its record: the state dir was lost, or is
+/// another, or the record is unreadable.
 ///
 /// # Errors
 /// As [`recorded`].
-pub fn unrecorded(call: &Call, attachment: &Attachment, unreadable: bool) -> Result<()> {
+pub fn unrecorded(call: &Call, attachment: &Attachment, search: Search) -> Result<()> {
     let mut failures = Failures::default();
-    let stray = remove_stray(&call.config.name, attachment);
-    let link_gone = stray.is_ok();
-    if unreadable || !matches!(stray, Ok(false)) {
-        failures.note(ports::evict(attachment));
-        failures.note(uncount(call, attachment));
+    let mut strays = Strays::default();
+    let link = remove_stray(&call.config.name, attachment);
+    let link_gone = link.is_ok();
+    if search == Search::Everything || !matches!(link, Ok(Stray::Absent)) {
+        failures.note(ports::evict(attachment).map(|ports| strays.ports = ports));
+        failures.note(uncount(call, attachment).map(|counted| strays.counted = counted));
     }
-    failures.note(stray.map(drop));
-    if unreadable && link_gone {
+    failures.note(link.map(|link| strays.link = link));
+    if search == Search::BehindTheLink && matches!(strays.link, Stray::Removed(_)) {
+        let dir = call.config.state_dir.display();
+        eprintln!(
+            "weir: no record of {attachment} in {dir}: took away by their marks {strays}; if its ADD had \
+             another stateDir, its addresses are held there: weir reconcile --state-dir DIR"
+        );
+    }
+    if search == Search::Everything && link_gone {
         release_everywhere(call, attachment, &mut failures);
     }
     failures.note(wanted::delegate(&call.config.root()).and_then(|plugin| match plugin {
@@ -158,32 +208,36 @@ fn tell(
     Delegate::find(&delegated.plugin, &call.request.path, config)?.del(attachment)
 }
 
-/// Removes a link that bears the attachment's name and MAC, of whichever network its alias says;
-/// says whether there was one of that name.
-fn remove_stray(network: &str, attachment: &Attachment) -> Result<bool> {
+/// Removes a link that bears the attachment's name and MAC, of whichever network its alias says.
+fn remove_stray(network: &str, attachment: &Attachment) -> Result<Stray> {
     let mark = Mark::new(network, attachment);
     if !link::is_there(&mark.host_ifname)? {
-        return Ok(false);
+        return Ok(Stray::Absent);
     }
     let Some(stray) = link::by_name(&mut link::socket()?, &mark.host_ifname)? else {
-        return Ok(false);
+        return Ok(Stray::Absent);
     };
     let network = stray.alias.strip_prefix("weir:").and_then(|rest| rest.split('/').next());
     let mark = network.map_or(mark, |network| Mark::new(network, attachment));
-    net::remove(Some(stray.index), &mark).map(|()| true)
+    if !mark.is_on(&stray.alias, stray.mac) {
+        return Ok(Stray::Foreign);
+    }
+    net::remove(Some(stray.index), &mark).map(|()| Stray::Removed(stray.name))
 }
 
-/// Ends the counting of whatever the maps have of the attachment. An interface that is there by now
-/// is another plugin's, to which we are chained.
-fn uncount(call: &Call, attachment: &Attachment) -> Result<()> {
+/// Ends the counting of whatever the maps have of the attachment; says whether there was any. An
+/// interface that is there by now is another plugin's, to which we are chained.
+fn uncount(call: &Call, attachment: &Attachment) -> Result<bool> {
     let bpf_dir = &call.config.bpf_dir;
     let id = attachment.container_id();
-    for (index, attached) in telemetry::find(bpf_dir, id, attachment.ifname())? {
+    let found = telemetry::find(bpf_dir, id, attachment.ifname())?;
+    for (index, attached) in &found {
+        let index = *index;
         let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
-        telemetry::detach(bpf_dir, id, &attached, stays)?;
+        telemetry::detach(bpf_dir, id, attached, stays)?;
         telemetry::limit::forget(bpf_dir, index)?;
     }
-    Ok(())
+    Ok(!found.is_empty())
 }
 
 fn release_everywhere(call: &Call, attachment: &Attachment, failures: &mut Failures) {

@@ -6,8 +6,10 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use crate::{
+    counted::Counted,
     node::talk,
     plugin::{Host, ips},
+    ports::{both, elements},
 };
 
 #[test]
@@ -105,6 +107,74 @@ fn a_lost_state_dir_loses_no_link() {
     host.footprint().assert_is(&before, "afterwards");
 }
 
+/// What the configuration says of the state dir is wrong by now: what bears the attachment's mark goes, and
+/// the error comes after that. The addresses wait where they are.
+#[test]
+fn a_wrong_place_in_the_configuration_stops_del_from_nothing_but_success() {
+    let counted = Counted::new("misplaced");
+    let host = &counted.host;
+    let (a, b) = (host.container("a"), host.container("b"));
+    counted.call("ADD", Some(&b), "tcx").succeed();
+    let pins = counted.pins();
+    // The default directories are the machine's own: behind file systems of the test's they are empty.
+    let hide = r#"mount -t tmpfs none /run; mount -t bpf none /sys/fs/bpf; exec "$@""#;
+    let alone = ["unshare", "--mount", "sh", "-ec", hide, "sh"];
+    let alone = || alone.map(str::to_owned).to_vec();
+    for (key, value) in [
+        ("stateDir", json!("run/weir")),
+        ("stateDir", json!("/run/../weir")),
+        ("stateDir", json!(7)),
+        ("bpfDir", json!("bpf")),
+    ] {
+        let shown = format!("{key} {value}");
+        let ports = json!({"portMappings": both("8080")});
+        counted.call("ADD", Some(&a), "tcx").key("runtimeConfig", ports).succeed();
+        assert!(elements(host).contains("elements"), "{shown}");
+        let del = || counted.call("DEL", Some(&a), "tcx").key(key, value.clone()).under(alone());
+        for _ in 0..2 {
+            let said = del().refused(7);
+            assert!(said.contains(key) && said.contains(&value.to_string()), "{said}");
+            assert_eq!(host.node.links().len(), 2, "{shown}: b's alone");
+            assert_eq!(a.space.links(), ["lo"], "{shown}");
+            assert!(!elements(host).contains("elements"), "{shown}");
+            assert_eq!(counted.pins(), pins, "{shown}");
+        }
+        counted.call("DEL", Some(&a), "tcx").succeed();
+        assert_eq!(host.leases("podnet").len(), 2, "{shown}");
+        assert!(!host.record(&a).exists(), "{shown}");
+    }
+    counted.call("DEL", Some(&b), "tcx").succeed();
+}
+
+#[test]
+fn a_state_dir_that_is_another_by_now_is_named_with_what_went() {
+    let counted = Counted::new("another-dir");
+    let host = &counted.host;
+    let a = host.container("a");
+    let ports = json!({"portMappings": both("8080")});
+    let reply = counted.call("ADD", Some(&a), "clsact").key("runtimeConfig", ports).succeed();
+    let name = reply["interfaces"][0]["name"].as_str().unwrap();
+    let other = host.state_dir().with_file_name("other");
+    let del = || counted.call("DEL", Some(&a), "clsact").key("stateDir", json!(other)).answer();
+    let (first, second) = (del(), del());
+    assert_eq!((first.code, &*first.stdout), (Some(0), ""), "{}", first.stderr);
+    let said: Vec<_> = first.stderr.lines().collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    for word in
+        [other.to_str().unwrap(), "container a", name, "host ports", "counting", "reconcile"]
+    {
+        assert!(said[0].contains(word), "{word}: {}", said[0]);
+    }
+    assert_eq!((host.node.links().len(), second.code, &*second.stderr), (1, Some(0), ""));
+    assert!(!elements(host).contains("elements"));
+    // As it says.
+    assert_eq!(host.leases("podnet").len(), 2);
+    drop(a);
+    let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+    host.reconcile_in(&format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display()));
+    assert!(host.leases("podnet").is_empty());
+}
+
 #[test]
 fn what_only_looks_like_ours_is_left() {
     let host = Host::new("foreign");
@@ -114,7 +184,8 @@ fn what_only_looks_like_ours_is_left() {
     host.node.succeed(&format!("ip link add {name} type veth peer name other"));
     host.node.succeed(&format!("ip link set {name} alias somebody-elses"));
     let before = host.footprint();
-    host.del(&a);
+    let answer = host.call("DEL", Some(&a)).answer();
+    assert_eq!((answer.code, &*answer.stderr), (Some(0), ""), "nothing went");
     host.footprint().assert_is(&before, "afterwards");
     assert!(host.call("ADD", Some(&a)).refused_without_a_trace(105).contains(&name));
 }

@@ -274,7 +274,6 @@ impl Call<'_> {
     }
 
     /// The call as another command runs it, whose words these are.
-    #[allow(dead_code, reason = "a word for tests/kill")]
     pub fn under(mut self, words: Vec<String>) -> Self {
         self.under = words;
         self

@@ -134,11 +134,11 @@ pub fn withdraw(
 }
 
 /// Takes away every element that an owner has: for who has lost what the ports were. Reads all of the
-/// maps.
+/// maps; says whether there were any.
 ///
 /// # Errors
 /// [`Kind::Kernel`].
-pub fn evict(owner: &Attachment) -> Result<()> {
+pub fn evict(owner: &Attachment) -> Result<bool> {
     let mut socket = open()?;
     let mut own = Vec::new();
     for place in Place::ALL {
@@ -147,7 +147,8 @@ pub fn evict(owner: &Attachment) -> Result<()> {
         own.extend(found.map(|found| Element::bare(place, found.key)));
     }
     let own: Vec<_> = own.iter().collect();
-    own.chunks(CHUNK).try_for_each(|chunk| delete(&mut socket, chunk))
+    own.chunks(CHUNK).try_for_each(|chunk| delete(&mut socket, chunk))?;
+    Ok(!own.is_empty())
 }
 
 /// Whoever has elements in the maps, all of which are read.
