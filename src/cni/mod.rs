@@ -83,7 +83,7 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
     let (config, places) = Config::parse_apart(json)?;
     let call = Call { request, config, stdin };
     if let Command::Del(attachment) = &call.request.command {
-        return del::run(&call, attachment, places);
+        return del::run(&call, attachment, places).map_err(|err| reply::of_del(&err));
     }
     places?;
     match &call.request.command {

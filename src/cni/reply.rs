@@ -112,6 +112,20 @@ pub fn write(object: &Value) -> Result<()> {
     written.context(Kind::Io, || "can't write the answer to stdout".into())
 }
 
+/// Texts by which containerd takes a failed DEL for one that had nothing to do, and drops the pod for good
+/// (go-cni's `Remove`; the second one only where there is no namespace), and what says the same.
+const MISTAKEN: [(&str, &str); 2] =
+    [("not found", "missing"), ("no such file or directory", "no file or directory of that name")];
+
+/// The error of a DEL, whoever worded it: another IPAM plugin, the kernel, or a library.
+pub fn of_del(err: &Error) -> Error {
+    let plain = |text: &str| {
+        MISTAKEN.iter().fold(text.to_owned(), |text, (taken, instead)| text.replace(taken, instead))
+    };
+    let plainer = Error::new(err.kind(), plain(err.msg()));
+    err.details_text().map(plain).into_iter().fold(plainer, Error::details)
+}
+
 /// Writes an error as the answer, in `version`.
 pub fn write_error(version: Version, err: &Error) {
     let object = error(version, err.kind().code(), err.msg(), err.details_text());
@@ -203,6 +217,19 @@ mod tests {
         wanted["cniVersion"] = json!("0.4.0");
         assert_eq!(passed_on(Version::V0_4_0, before), wanted);
         assert_eq!(passed_on(Version::V1_0_0, wanted.clone()), wanted);
+    }
+
+    #[test]
+    fn no_text_of_a_failed_del_looks_like_a_success_to_containerd() {
+        let err = Error::new(Kind::Delegate(3), "lease not found, not found at all")
+            .details("open /x: no such file or directory")
+            .details("Qdisc not found");
+        let plain = of_del(&err);
+        assert_eq!((plain.kind(), plain.msg()), (err.kind(), "lease missing, missing at all"));
+        let details = "open /x: no file or directory of that name; Qdisc missing";
+        assert_eq!(plain.details_text(), Some(details));
+        let harmless = Error::new(Kind::Io, "can't read it");
+        assert_eq!(of_del(&harmless), harmless);
     }
 
     #[test]

@@ -253,6 +253,39 @@ fn one_that_is_missing_at_del_is_waited_for_by_the_next() {
 }
 
 #[test]
+fn its_refusal_at_del_has_no_words_that_a_runtime_takes_for_success() {
+    let host = Host::new("words");
+    let a = host.container("a");
+    let answer = r#"{"ips":[{"address":"10.66.0.5/24"}]}"#;
+    let refusal =
+        r#"{"code":42,"msg":"lease not found","details":"open /x: no such file or directory"}"#;
+    let text = format!("[ $CNI_COMMAND = DEL ] || exec echo '{answer}'\necho '{refusal}'; exit 1");
+    let path = script(&host, "unsure", &text);
+    let call = |verb: &str| {
+        let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "unsure"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    call("ADD").succeed();
+    for netns in [a.space.path().to_str().unwrap(), ""] {
+        let answer = call("DEL").variable("CNI_NETNS", netns).answer();
+        let error: Value = serde_json::from_str(&answer.stdout).unwrap();
+        assert_eq!((answer.code, &error["code"]), (Some(1), &json!(42)), "{error}");
+        assert!(error["msg"].as_str().unwrap().contains("lease"), "{error}");
+        // go-cni's Remove.
+        for taken in ["not found", "no such file or directory"] {
+            assert!(!error.to_string().contains(taken), "{error}");
+        }
+        assert!(host.record(&a).exists());
+    }
+    // Of an ADD nobody takes it so: the plugin's own words.
+    let path = script(&host, "unsure", &format!("echo '{refusal}'; exit 1"));
+    let b = host.container("b");
+    let add = host.call("ADD", Some(&b)).key("ipam", json!({"type": "unsure"}));
+    let said = add.variable("CNI_PATH", path.to_str().unwrap()).refused(42);
+    assert_eq!(said, "lease not found");
+}
+
+#[test]
 fn an_answer_that_can_not_be_used_is_given_back() {
     let host = Host::new("unusable");
     let _world = host.node.outside();

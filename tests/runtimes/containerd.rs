@@ -1,6 +1,6 @@
 //! containerd with runc, asked as the kubelet asks it.
 
-use std::{fs, net::IpAddr, path::Path, process::Command};
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use crate::{
     cri::{Cri, Pod},
@@ -174,4 +174,30 @@ fn the_limits_of_a_pods_annotations_are_in_force_and_go_with_it() {
     fetch(ips[0], 80);
     end(&cri, &slow);
     node.await_same(&before);
+}
+
+/// An IPAM plugin that gives one address, and can't take it back while `/run/away` is there.
+const AWAY: &str = r#"#!/bin/sh
+cat > /dev/null
+[ $CNI_COMMAND != ADD ] || exec echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.2/24"}]}'
+[ ! -e /run/away ] || { echo '{"code": 999, "msg": "lease not found"}'; exit 1; }
+"#;
+
+#[test]
+fn a_failed_del_is_not_taken_for_success_whatever_the_words_of_the_ipam() {
+    let Some(node) = Node::enter("away") else { return };
+    fs::write("/run/cni/bin/away", AWAY).unwrap();
+    fs::set_permissions("/run/cni/bin/away", fs::Permissions::from_mode(0o755)).unwrap();
+    let list = r#"{"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "weir", "ipam": {"type": "away"}}]}"#;
+    fs::write("/run/cni/net.d/10-weir.conflist", list).unwrap();
+    let _containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let sandbox = cri.run(&pod("leaving", &[], &node.cgroup)).unwrap();
+    fs::write("/run/away", "").unwrap();
+    let said = cri.stop(&sandbox).unwrap_err();
+    assert!(said.contains("lease missing"), "{said}");
+    assert_eq!(node.records().len(), 1, "it waits to be taken away");
+    fs::remove_file("/run/away").unwrap();
+    end(&cri, &sandbox);
+    assert!(node.records().is_empty());
 }
