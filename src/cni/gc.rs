@@ -1,6 +1,9 @@
 //! GC: what the runtime doesn't list goes, of this network alone.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     Call,
@@ -13,11 +16,14 @@ use super::{
 use crate::{
     attachment::Attachment,
     error::Result,
-    ipam::{delegate::Delegate, pool::Pool},
+    ipam::pool::Pool,
     record::{self, Entry, Record},
     spec::Version,
     state,
 };
+
+/// How long all calls of IPAM plugins may take together: CRI-O gives its GC half a minute.
+pub const PLUGINS: Duration = Duration::from_secs(12);
 
 /// Takes away every attachment of the network that is not valid any more, then leases of nobody;
 /// goes on past failures.
@@ -57,7 +63,7 @@ pub fn run(call: &Call) -> Result<()> {
     }
     failures.note(pool.sweep().map(drop));
     if let Some(plugin) = delegate {
-        let delegate = Delegate::find(&plugin, &call.request.path, &call.stdin);
+        let delegate = call.delegate(&plugin, &call.stdin);
         failures.note(delegate.and_then(|delegate| delegate.forward("GC")));
     }
     failures.into_result()

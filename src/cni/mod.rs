@@ -8,11 +8,16 @@ use std::{
     env,
     io::{self, IsTerminal},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::{error::Result, spec::Version};
+use crate::{
+    error::{Error, Kind, Result},
+    ipam::delegate::Delegate,
+    spec::Version,
+};
 
 mod add;
 pub(crate) mod args;
@@ -47,6 +52,35 @@ pub(crate) struct Call {
     request: Request,
     config: Config,
     stdin: Vec<u8>,
+    /// When the time of all IPAM plugins together is over, where one call asks many.
+    plugins_until: Option<Instant>,
+}
+
+impl Call {
+    /// Finds an IPAM plugin and gives it its time: of what a call has for many, half of what is left, so
+    /// that one that hangs leaves some to the others.
+    ///
+    /// # Errors
+    /// As [`Delegate::find`]; [`Kind::TryAgain`]: the time is over.
+    fn delegate<'a>(&self, plugin: &'a str, config: &'a [u8]) -> Result<Delegate<'a>> {
+        let found = Delegate::find(plugin, &self.request.path, config)?;
+        let Some(until) = self.plugins_until else { return Ok(found) };
+        match share(until.saturating_duration_since(Instant::now())) {
+            Some(share) => Ok(found.within(share)),
+            None => {
+                let msg =
+                    format!("IPAM plugin {plugin} was not asked: earlier ones took all the time");
+                Err(Error::new(Kind::TryAgain, msg))
+            }
+        }
+    }
+}
+
+/// One plugin's share of the time that is left; none if there is none left.
+fn share(left: Duration) -> Option<Duration> {
+    /// Any that works needs less.
+    const ENOUGH: Duration = Duration::from_secs(1);
+    (!left.is_zero()).then(|| (left / 2).max(ENOUGH.min(left)))
 }
 
 /// Serves the call that environment and stdin describe. The exit status is 0 or 1, and with 1 comes
@@ -81,7 +115,8 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
     }
     let (stdin, json) = input?;
     let (config, places) = Config::parse_apart(json)?;
-    let call = Call { request, config, stdin };
+    let plugins_until = (request.command == Command::Gc).then(|| Instant::now() + gc::PLUGINS);
+    let call = Call { request, config, stdin, plugins_until };
     if let Command::Del(attachment) = &call.request.command {
         return del::run(&call, attachment, places).map_err(|err| reply::of_del(&err));
     }
@@ -92,5 +127,26 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
         Command::Gc => gc::run(&call),
         Command::Status => status::run(&call),
         Command::Del(_) | Command::Version => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_come_to_the_whole_and_to_no_more() {
+        let seconds = |of: f64| Duration::from_secs_f64(of);
+        assert_eq!(share(seconds(12.0)), Some(seconds(6.0)));
+        assert_eq!(share(seconds(1.5)), Some(seconds(1.0)));
+        assert_eq!(share(seconds(0.5)), Some(seconds(0.5)));
+        assert_eq!(share(Duration::ZERO), None);
+        let mut left = seconds(12.0);
+        let mut shares = 0;
+        while let Some(share) = share(left) {
+            left -= share;
+            shares += 1;
+        }
+        assert_eq!(shares, 5);
     }
 }

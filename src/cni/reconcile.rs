@@ -400,6 +400,6 @@ impl Places {
             bpf_dir: self.bpf_dir.clone(),
             json: json!({}),
         };
-        Call { request, config, stdin: b"{}".to_vec() }
+        Call { request, config, stdin: b"{}".to_vec(), plugins_until: None }
     }
 }

@@ -10,10 +10,7 @@ use std::{fmt, time::Duration};
 use crate::{
     attachment::Attachment,
     error::{Error, Result},
-    ipam::{
-        delegate::Delegate,
-        pool::{self, Pool},
-    },
+    ipam::pool::{self, Pool},
     net::{self, Mark, link},
     record::{self, Delegated, Record},
     state, telemetry,
@@ -164,7 +161,7 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, search: Search) -> Resul
         release_everywhere(call, attachment, &mut failures);
     }
     failures.note(wanted::delegate(&call.config.root()).and_then(|plugin| match plugin {
-        Some(plugin) => Delegate::find(&plugin, &call.request.path, &call.stdin)?.del(attachment),
+        Some(plugin) => call.delegate(&plugin, &call.stdin)?.del(attachment),
         None => Ok(()),
     }));
     if failures.0.is_empty() {
@@ -205,7 +202,7 @@ fn tell(
     let now = wanted::delegate(&call.config.root()).ok().flatten();
     let same = call.config.name == record.network && now.as_ref() == Some(&delegated.plugin);
     let config = if same { &call.stdin } else { delegated.config.as_bytes() };
-    Delegate::find(&delegated.plugin, &call.request.path, config)?.del(attachment)
+    call.delegate(&delegated.plugin, config)?.del(attachment)
 }
 
 /// Removes a link that bears the attachment's name and MAC, of whichever network its alias says.
