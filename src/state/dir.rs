@@ -224,11 +224,23 @@ impl Dir {
         file.try_lock().map_err(|err| self.failed("lock", name, err))
     }
 
-    /// Removes exactly this name; `false` if it was not there.
+    /// Removes exactly this name, also that of an empty directory; `false` if it was not there.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+        let mut removed = unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir);
+        if removed == Err(Errno::EISDIR) {
+            removed = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
+        }
+        match removed {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::ENOTEMPTY) => {
+                let path = self.path.join(name);
+                let path = path.display();
+                let msg = format!(
+                    "can't remove {path}, a directory with what is not Weir's in it: rm -r {path}"
+                );
+                Err(Error::new(Kind::Io, msg))
+            }
             Err(errno) => Err(self.failed("remove", name, errno)),
         }
     }

@@ -119,6 +119,43 @@ fn a_link_in_the_place_of_the_state_dir_is_refused() {
 }
 
 #[test]
+fn a_directory_in_the_place_of_a_record_stops_nothing_and_is_named_where_it_must_stay() {
+    let host = Host::new("directory");
+    let a = host.container("a");
+    let before = host.footprint();
+    let ports = json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]});
+    let spoil = || {
+        host.call("ADD", Some(&a)).key("runtimeConfig", ports.clone()).succeed();
+        fs::remove_file(host.record(&a)).unwrap();
+        fs::create_dir(host.record(&a)).unwrap();
+    };
+    let is_gone = || {
+        let table = host.node.succeed("nft list table inet weir");
+        assert!(!table.contains("elements"), "{table}");
+        assert_eq!((host.node.links(), a.space.links()), (vec!["lo".into()], vec!["lo".into()]));
+        assert!(host.leases("podnet").is_empty());
+    };
+    spoil();
+    host.call("ADD", Some(&a)).refused(102);
+    host.del(&a);
+    is_gone();
+    host.footprint().assert_is(&before, "an empty one");
+
+    spoil();
+    let theirs = host.record(&a).join("theirs");
+    fs::write(&theirs, "not ours").unwrap();
+    for _ in 0..2 {
+        let said = host.call("DEL", Some(&a)).refused(5);
+        assert!(said.contains(&format!("rm -r {}", host.record(&a).display())), "{said}");
+        is_gone();
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "not ours");
+    }
+    fs::remove_dir_all(host.record(&a)).unwrap();
+    host.del(&a);
+    host.footprint().assert_is(&before, "one with files");
+}
+
+#[test]
 fn what_became_of_the_state_dir_keeps_no_link_and_no_port() {
     let host = Host::new("unopenable");
     let a = host.container("a");
