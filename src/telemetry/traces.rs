@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Attached, Mode, hook, load, pin,
+    Attached, Mode, hook, limit, load, pin,
     reader::{self, dump},
     wire::{RawAttachment, field},
 };
@@ -32,11 +32,15 @@ impl Trace {
         self.entry.map(|entry| entry.ifindex)
     }
 
-    /// Ends it. `stays` is as in [`detach`](super::detach).
+    /// Ends it, and the limit of an interface that is gone. `stays` is as in [`detach`](super::detach).
     ///
     /// # Errors
     /// [`Kind::Telemetry`](crate::error::Kind::Telemetry).
     pub fn end(&self, bpf_dir: &Path, stays: Option<u32>) -> Result<()> {
+        if let (None, Some(ifindex)) = (stays, self.ifindex()) {
+            // Before the trace, which is what leads to it.
+            limit::forget(bpf_dir, ifindex)?;
+        }
         hook::end(bpf_dir, &self.attached, stays)
     }
 }

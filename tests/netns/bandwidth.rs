@@ -205,3 +205,23 @@ fn check_names_what_is_missing() {
         assert_eq!(entries(&counted), 0);
     }
 }
+
+#[test]
+fn a_limit_of_nobody_goes_by_reconcile() {
+    let counted = Counted::new("unlimited");
+    let host = &counted.host;
+    let (a, b) = (host.container("a"), host.container("b"));
+    for pod in [&a, &b] {
+        limited(counted.call("ADD", Some(pod), "clsact"), &both(10 * MBIT)).succeed();
+    }
+    assert_eq!(entries(&counted), 4);
+    // Its record is lost, and its interface goes by reconcile alone.
+    std::fs::remove_file(host.record(&a)).unwrap();
+    let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+    let places = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+    let dropped = host.reconcile_in(&places);
+    assert!(dropped.iter().any(|what| what.starts_with("link ")), "{dropped:?}");
+    assert_eq!(entries(&counted), 2);
+    counted.call("DEL", Some(&b), "clsact").succeed();
+    assert_eq!(entries(&counted), 0);
+}
