@@ -211,7 +211,7 @@ impl Pool<'_> {
 /// # Errors
 /// [`Kind::Io`].
 pub fn networks(state_dir: &Path) -> Result<Vec<String>> {
-    state::open(state_dir, &[LEASES])?.map_or(Ok(Vec::new()), |dir| dir.names())
+    state::open(state_dir, &[LEASES])?.map_or(Ok(Vec::new()), |dir| dir.directories())
 }
 
 fn difference<T>(msg: String) -> Result<T> {

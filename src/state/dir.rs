@@ -19,7 +19,7 @@ use nix::{
         AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, RenameFlags, fcntl, openat, readlinkat,
         renameat2,
     },
-    sys::stat::{Mode, fstatat, mkdirat},
+    sys::stat::{Mode, SFlag, fstatat, mkdirat},
     unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat},
 };
 
@@ -277,6 +277,19 @@ impl Dir {
     pub fn names(&self) -> Result<Vec<String>> {
         let all = self.all_names()?;
         Ok(all.into_iter().filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Those of them that are directories: what else lies there is not ours.
+    pub fn directories(&self) -> Result<Vec<String>> {
+        let is_directory = |name: &str| {
+            let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            found.is_ok_and(|stat| {
+                SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+            })
+        };
+        let mut names = self.names()?;
+        names.retain(|name| is_directory(name));
+        Ok(names)
     }
 
     /// The names whose temporary files were last written that long ago, or longer.

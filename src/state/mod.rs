@@ -72,7 +72,7 @@ pub fn probe(state_dir: &Path) -> Result<()> {
 /// [`Kind::Io`].
 pub fn remove(state_dir: &Path) -> Result<bool> {
     if let Some(leases) = open(state_dir, &[LEASES])? {
-        for network in leases.names()? {
+        for network in leases.directories()? {
             let dir = state_dir.join(LEASES).join(&network);
             let Some(held) = leases.open_sub(&network)? else { continue };
             if held.names()?.iter().all(|name| name == LOCK) {

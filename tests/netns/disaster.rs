@@ -82,7 +82,16 @@ fn foreign_files_among_records_and_leases_are_passed_over_and_stay() {
         let fifo = dir.join("pipe@eth0");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     }
-    fs::create_dir(host.state_dir().join("leases/Other Tool")).unwrap();
+    let above = host.state_dir().join("leases");
+    fs::create_dir(above.join("Other Tool")).unwrap();
+    fs::write(above.join("README"), "not ours").unwrap();
+    symlink("/etc", above.join("link")).unwrap();
+    // Its leases are looked for in every network.
+    let c = host.container("c");
+    host.add(&c);
+    fs::write(host.record(&c), "{").unwrap();
+    host.del(&c);
+    assert!(host.reconcile().iter().all(|dropped| dropped.starts_with("attachment ")));
     let b = host.container("b");
     let reply = host.add(&b);
     host.check(&b, &reply).succeed();
