@@ -58,6 +58,11 @@ torture-kill: ## kill calls at every system call, and fail every one, where `mak
 	@.ci/deps build test
 	WEIR_TORTURE=1 cargo test --locked --test kill
 
+.PHONY: torture
+torture: ## pods under faults of all kinds for ten minutes (WEIR_TORTURE_SECONDS, _SEED, _ROUND), the node judged after each round (root)
+	@.ci/deps build test
+	WEIR_TORTURE=1 cargo test --locked --test torture -- --nocapture
+
 .PHONY: kernels
 kernels: build ## boot the oldest supported kernel, and others, under qemu; say what works on each
 	@.ci/deps kernels

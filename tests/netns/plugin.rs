@@ -49,6 +49,7 @@ impl Footprint {
 }
 
 /// What came back.
+#[derive(Debug)]
 pub struct Answer {
     pub code: Option<i32>,
     pub stdout: String,
