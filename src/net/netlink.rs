@@ -146,7 +146,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's; `ENOBUFS` when there were more than it keeps for a slow reader.
     pub fn announced(&mut self, wanted: impl Fn(u16, &[u8]) -> bool) -> io::Result<bool> {
-        self.receive()?;
+        receive(&self.socket, &mut self.received)?;
         Ok(Packets(&self.received).any(|packet| wanted(kind(packet), &packet[HEADER_BYTES..])))
     }
 
@@ -174,15 +174,9 @@ impl Netlink {
     {
         self.received.clear();
         self.received.reserve(DUMP_BYTES);
-        for _ in 0..DUMP_ATTEMPTS {
-            let ask = Ask::new(what, message.clone(), NLM_F_DUMP);
-            let (replies, consistent) = self.exchange_flagged(vec![ask])?;
-            if consistent {
-                return Ok(replies);
-            }
-        }
-        let text = Some("the table kept changing while it was read".into());
-        Err(Refusal { what: what.into(), errno: Errno::EINTR, text })
+        consistent(what, || {
+            self.exchange_flagged(vec![Ask::new(what, message.clone(), NLM_F_DUMP)])
+        })
     }
 
     /// As [`exchange`](Self::exchange), and whether what was read was consistent.
@@ -212,48 +206,66 @@ impl Netlink {
         self.socket
             .send_to(&datagram, &self.kernel, 0)
             .map_err(|err| io_refusal(closing_name, &err))?;
-        self.collect(pending)
+        let Self { socket, received, .. } = self;
+        collect(pending, received, |received| receive(socket, received))
     }
+}
 
-    /// Reads a datagram. The kernel answers inside `send`, and goes on with a dump inside `recv`: what
-    /// is not there will never come.
-    fn receive(&mut self) -> io::Result<()> {
-        self.received.clear();
-        self.socket.recv(&mut self.received, MsgFlags::MSG_DONTWAIT.bits()).map(drop)
+/// Reads a datagram. The kernel answers inside `send`, and goes on with a dump inside `recv`: what is not
+/// there will never come.
+fn receive(socket: &Socket, received: &mut Vec<u8>) -> io::Result<()> {
+    received.clear();
+    socket.recv(received, MsgFlags::MSG_DONTWAIT.bits()).map(drop)
+}
+
+/// Reads a table again until no change came in between; `read` says what it has, and whether that was so.
+fn consistent<R>(
+    what: &str,
+    mut read: impl FnMut() -> Result<(Vec<R>, bool), Refusal>,
+) -> Result<Vec<R>, Refusal> {
+    for _ in 0..DUMP_ATTEMPTS {
+        let (replies, consistent) = read()?;
+        if consistent {
+            return Ok(replies);
+        }
     }
+    let text = Some("the table kept changing while it was read".into());
+    Err(Refusal { what: what.into(), errno: Errno::EINTR, text })
+}
 
-    fn collect<R: NetlinkDeserializable>(
-        &mut self,
-        mut pending: Pending,
-    ) -> Result<(Vec<R>, bool), Refusal> {
-        let mut replies = Vec::new();
-        let mut consistent = true;
-        loop {
-            self.receive().map_err(|err| io_refusal(&pending.names[pending.closing].0, &err))?;
-            for packet in Packets(&self.received) {
-                if pending.is_unread(packet) {
-                    continue;
+/// Takes datagrams until the batch is done; what was answered, and whether it is of one state of the table.
+fn collect<R: NetlinkDeserializable>(
+    mut pending: Pending,
+    received: &mut Vec<u8>,
+    mut receive: impl FnMut(&mut Vec<u8>) -> io::Result<()>,
+) -> Result<(Vec<R>, bool), Refusal> {
+    let mut replies = Vec::new();
+    let mut consistent = true;
+    loop {
+        receive(received).map_err(|err| io_refusal(&pending.names[pending.closing].0, &err))?;
+        for packet in Packets(received) {
+            if pending.is_unread(packet) {
+                continue;
+            }
+            let message = NetlinkMessage::<R>::deserialize(packet).map_err(|err| Refusal {
+                what: pending.names[pending.closing].0.clone(),
+                errno: Errno::EBADMSG,
+                text: Some(err.to_string()),
+            })?;
+            let (header, payload) = message.into_parts();
+            let Some(position) = pending.position(&header) else { continue };
+            consistent &= header.flags & NLM_F_DUMP_INTR == 0;
+            let last = match payload {
+                NetlinkPayload::InnerMessage(reply) => {
+                    replies.push(reply);
+                    false
                 }
-                let message = NetlinkMessage::<R>::deserialize(packet).map_err(|err| Refusal {
-                    what: pending.names[pending.closing].0.clone(),
-                    errno: Errno::EBADMSG,
-                    text: Some(err.to_string()),
-                })?;
-                let (header, payload) = message.into_parts();
-                let Some(position) = pending.position(&header) else { continue };
-                consistent &= header.flags & NLM_F_DUMP_INTR == 0;
-                let last = match payload {
-                    NetlinkPayload::InnerMessage(reply) => {
-                        replies.push(reply);
-                        false
-                    }
-                    NetlinkPayload::Error(answer) => pending.closes(position, &answer),
-                    NetlinkPayload::Done(done) => pending.ends(position, done.code),
-                    _ => false,
-                };
-                if last {
-                    return pending.finish().map(|()| (replies, consistent));
-                }
+                NetlinkPayload::Error(answer) => pending.closes(position, &answer),
+                NetlinkPayload::Done(done) => pending.ends(position, done.code),
+                _ => false,
+            };
+            if last {
+                return pending.finish().map(|()| (replies, consistent));
             }
         }
     }
@@ -366,19 +378,4 @@ fn io_refusal(what: &str, err: &io::Error) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packets_end_where_a_length_lies() {
-        let mut datagram = Vec::new();
-        for (length, body) in [(17_u32, 4), (16, 0), (40, 0)] {
-            datagram.extend(length.to_ne_bytes());
-            datagram.extend(vec![0; 12 + body]);
-        }
-        let lengths: Vec<_> = Packets(&datagram).map(<[u8]>::len).collect();
-        assert_eq!(lengths, [17, 16]);
-        assert_eq!(Packets(&[3, 0, 0, 0, 0]).count(), 0);
-        assert_eq!(Packets(&[]).count(), 0);
-    }
-}
+mod tests;

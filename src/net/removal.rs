@@ -39,7 +39,7 @@ pub fn announced(socket: &mut Netlink, link: &Link) -> Result<(), Refusal> {
     let Ok(aside) = Aside::start(|| delete(socket).map_err(|refusal| refusal.errno)) else {
         return delete(socket);
     };
-    match wait(listener, aside, link.index) {
+    match wait(listener, aside, link.index, PATIENCE) {
         Some(Ok(())) => Ok(()),
         Some(Err(errno)) => {
             Err(Refusal { what: format!("delete interface {}", link.name), errno, text: None })
@@ -55,14 +55,19 @@ fn listener() -> Option<Netlink> {
 }
 
 /// Waits for the announcement or for the answer, whichever comes first; `None` if neither will.
-fn wait(listener: Netlink, mut aside: Aside, index: u32) -> Option<Result<(), Errno>> {
+fn wait(
+    listener: Netlink,
+    mut aside: Aside,
+    index: u32,
+    patience: Duration,
+) -> Option<Result<(), Errno>> {
     let removal = |kind: u16, body: &[u8]| {
         // The family is not 0 where a bridge tells of its port.
         let ours = body.first() == Some(&0) && body.get(IFI_INDEX) == Some(&index.to_ne_bytes());
         kind == RTM_DELLINK && ours
     };
     let mut listener = Some(listener);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -93,5 +98,38 @@ fn wait(listener: Netlink, mut aside: Aside, index: u32) -> Option<Result<(), Er
                 Some(Err(_)) | None => listener = None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// What becomes of waiting for a link that is never announced.
+    fn waited(patience: Duration, act: fn() -> Result<(), Errno>) -> Option<Result<(), Errno>> {
+        wait(listener().unwrap(), Aside::start(act).unwrap(), u32::MAX, patience)
+    }
+
+    #[test]
+    fn a_kernel_that_says_nothing_is_waited_for_in_bounds() {
+        let began = Instant::now();
+        let silent = || {
+            thread::sleep(Duration::from_secs(20));
+            Ok(())
+        };
+        assert_eq!(waited(Duration::from_millis(200), silent), Some(Err(Errno::ETIMEDOUT)));
+        let took = began.elapsed();
+        assert!((200..10_000).contains(&took.as_millis()), "{took:?}");
+    }
+
+    #[test]
+    fn an_answer_without_an_announcement_is_the_answer() {
+        assert_eq!(waited(PATIENCE, || Ok(())), Some(Ok(())));
+        assert_eq!(waited(PATIENCE, || Err(Errno::EPERM)), Some(Err(Errno::EPERM)));
+        // Killed before it could say: the caller asks again.
+        let killed = || nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        assert_eq!(waited(PATIENCE, killed), None);
     }
 }
