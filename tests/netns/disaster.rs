@@ -165,6 +165,41 @@ fn a_directory_in_the_place_of_a_record_stops_nothing_and_is_named_where_it_must
 }
 
 #[test]
+fn a_read_only_proc_sys_stops_add_unless_the_node_has_the_settings() {
+    let host = Host::new("proc-sys");
+    let a = host.container("a");
+    let settings = |value: u8| {
+        let keys = ["ipv4.ip_forward", "ipv6.conf.all.forwarding"];
+        for key in keys {
+            host.node.succeed(&format!("sysctl -qw net.{key}={value}"));
+        }
+        // A new interface begins with it.
+        host.node.succeed(&format!("sysctl -qw net.ipv6.conf.default.accept_ra={}", 1 - value));
+    };
+    settings(0);
+    let hide = r#"mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys; exec "$@""#;
+    let under = || ["unshare", "--mount", "sh", "-ec", hide, "sh"].map(str::to_owned).to_vec();
+    let before = host.footprint();
+    let add = || host.call("ADD", Some(&a)).under(under());
+    let answer = add().answer();
+    assert_eq!(answer.code, Some(1), "{}", answer.stdout);
+    for word in ["\"code\":105", "/proc/sys/net/ipv6/conf/weir", "Read-only file system"] {
+        assert!(answer.stdout.contains(word), "{word}: {}", answer.stdout);
+    }
+    host.footprint().assert_is(&before, "refused");
+    host.node.succeed("sysctl -qw net.ipv6.conf.default.accept_ra=0");
+    assert!(add().refused_without_a_trace(105).contains("/proc/sys/net/ipv4/ip_forward to 1"));
+    assert_eq!(a.space.links(), ["lo"]);
+
+    settings(1);
+    let reply = add().succeed();
+    host.check(&a, &reply).under(under()).succeed();
+    crate::node::talk(&host.node, &a.space, ips(&reply)[1].parse().unwrap());
+    host.call("DEL", Some(&a)).under(under()).succeed();
+    assert_eq!(host.node.links(), ["lo"]);
+}
+
+#[test]
 fn what_became_of_the_state_dir_keeps_no_link_and_no_port() {
     let host = Host::new("unopenable");
     let a = host.container("a");

@@ -63,6 +63,38 @@ fn a_port_of_the_dead_is_free() {
     assert!(!elements(&host).contains("elements"), "{}", elements(&host));
 }
 
+/// An ADD buries some of the dead for the ports it wants, and then gives up.
+#[test]
+fn ports_of_very_many_dead_are_left_to_reconcile_or_to_the_next_add() {
+    const MOST: u16 = 64;
+    let host = Host::new("many-dead");
+    let b = host.container("b");
+    let dead = |number: u16| {
+        let owner = Attachment::new(&format!("dead{number}"), "eth0").unwrap();
+        let ports = [PortMapping {
+            host_port: 8000 + number,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            host_ip: None,
+        }];
+        let address = format!("10.99.0.{}/24", number + 1).parse().unwrap();
+        let addresses = [Address { address, gateway: None }];
+        host.node.run(|| hostport::expose(&owner, &ports, &addresses)).unwrap();
+    };
+    (0..=MOST).for_each(dead);
+    let wanted: Vec<_> = (0..=MOST).map(|n| map(&(8000 + n).to_string(), "tcp", "80")).collect();
+    let add = with_ports(&host, &b, &json!(wanted));
+    let said = add.refused_without_a_trace(105);
+    assert!(said.contains("run weir reconcile"), "{said}");
+    let owners = || host.node.run(hostport::owners).unwrap().into_iter();
+    let owners = || owners().map(|owner| owner.container_id().to_owned()).collect::<Vec<_>>();
+    assert_eq!(owners(), [format!("dead{MOST}")]);
+    add.succeed();
+    assert_eq!(owners(), ["b"]);
+    host.del(&b);
+    assert!(!elements(&host).contains("elements"), "{}", elements(&host));
+}
+
 #[test]
 fn del_without_a_record_takes_the_ports_too() {
     let host = Host::new("unrecorded");
