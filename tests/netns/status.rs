@@ -93,6 +93,37 @@ fn many_attachments_hold_nobody_up() {
 }
 
 #[test]
+fn it_opens_as_few_files_for_many_records_as_for_some_and_takes_no_lock_alone() {
+    let host = Host::new("frugal");
+    let a = host.container("a");
+    host.add(&a);
+    let record = fs::read_to_string(host.record(&a)).unwrap();
+    let copy = |n: usize| {
+        let id = format!("a{n}");
+        let one = record.replace(r#""containerId":"a""#, &format!(r#""containerId":"{id}""#));
+        fs::write(host.record(&a).with_file_name(format!("{id}@eth0")), one).unwrap();
+    };
+    let log = host.state_dir().with_file_name("calls");
+    let opened = || {
+        let words = ["strace", "-f", "-qq", "-e", "trace=openat,flock", "-o"];
+        let words = words.map(str::to_owned).into_iter().chain([log.display().to_string()]);
+        let status = host.call("STATUS", None).key("telemetry", json!({}));
+        status.under(words.collect()).succeed();
+        let calls = fs::read_to_string(&log).unwrap();
+        assert!(!calls.contains("LOCK_EX"), "{calls}");
+        let opened = calls.lines().filter(|line| line.contains("openat(")).count();
+        assert!(opened > 3, "{calls}");
+        opened
+    };
+    let one = opened();
+    (0..100).for_each(copy);
+    let some = opened();
+    (100..500).for_each(copy);
+    assert!(some > one && some <= one + 64, "{one}, {some}");
+    assert_eq!(opened(), some);
+}
+
+#[test]
 fn telemetry_is_a_note_unless_it_is_required() {
     let host = Host::new("note");
     // A bpfDir that is on no bpffs.
