@@ -49,7 +49,10 @@ impl<'a> Pods<'a> {
         }
         let mut pods = Self { rows: Vec::new(), counted: 0, named: 0, of: HashMap::new() };
         for ((namespace, pod), same_name) in named {
-            let newest = same_name.iter().max_by_key(|(id, pod)| (pod.created, *id));
+            // One that lives is never older than one that was deleted, whatever the clock says: it may
+            // have been set back between.
+            let age = |(id, pod): &&(u32, &Pod)| (pod.deleted.is_none(), pod.created, *id);
+            let newest = same_name.iter().max_by_key(age);
             let Some(sandbox) = newest.map(|(_, pod)| &pod.container_id) else { continue };
             let own: Vec<_> =
                 same_name.iter().filter(|(_, pod)| pod.container_id == *sandbox).collect();
@@ -160,6 +163,16 @@ mod tests {
         let pods = Pods::new(&attachments, &[], Duration::from_secs(200), GRACE);
         assert_eq!((pods.row(1), pods.row(2)), (None, Some(0)));
         assert_eq!(pods.rows()[0].created, Duration::from_secs(191));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_hides_no_living_pod_behind_its_predecessor() {
+        let attachments =
+            [(2, attachment("web", "c1", 140, Some(190))), (1, attachment("web", "c2", 131, None))]
+                .into();
+        let pods = Pods::new(&attachments, &[], Duration::from_secs(150), GRACE);
+        assert_eq!((pods.row(1), pods.row(2)), (Some(0), None));
+        assert_eq!(pods.rows()[0].created, Duration::from_secs(131));
     }
 
     #[test]
