@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench agent [-- ROUNDS]     (root; 10 scrapes of each form unless said)
+//! cargo bench --bench agent -- growth       (what each pod and connection more costs, alone)
 //! ```
 //!
 //! The pods are attached for real, in namespaces of this process, and their totals put into the real
@@ -15,6 +16,8 @@ mod fill;
 #[path = "../../tests/exporter/node.rs"]
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
 mod node;
+
+mod growth;
 
 use std::{
     env, fs,
@@ -63,6 +66,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    if env::args().any(|arg| arg == "growth") {
+        return Ok(io::stdout().write_all(growth::report()?.as_bytes())?);
+    }
     // Cargo itself adds "--bench".
     let rounds = match env::args().skip(1).find(|arg| arg != "--bench") {
         Some(rounds) => rounds.parse().map_err(|err| format!("ROUNDS {rounds:?}: {err}"))?,
@@ -108,6 +114,7 @@ fn run() -> Result<()> {
         mib(loaded)
     );
     io::stdout().write_all(table.as_bytes())?;
+    io::stdout().write_all(growth::report()?.as_bytes())?;
     Ok(())
 }
 
