@@ -58,12 +58,14 @@ pub fn run(bounds: Bounds, at_round: &AtomicU64) {
         let at = Instant::now();
         let round = Round::draw(bounds.seed, number, bounds.places, bounds.steady);
         play(&ground, number, &round, &mut places, &watch);
-        chores::finish(&ground, &round.ends);
+        chores::finish(&ground, &round);
         places.iter_mut().for_each(Place::bury);
         let living: Vec<_> = places.iter().filter_map(|place| place.pod.as_ref()).collect();
         judge(&ground, &bare, &living);
         let mut dice = Dice::of(bounds.seed, number, u64::MAX - 1);
         reach(&ground, &living, &mut dice);
+        // First: what had no answer is counted as such, rightly.
+        traffic.assert_well();
         traffic.paused(|| count(&ground, &living, &watch));
         traffic.assert_well();
         tell(&ground, number, living.len(), at.elapsed());
@@ -172,7 +174,16 @@ fn count(ground: &Ground, living: &[&Pod], watch: &Mutex<Watch>) {
             for (role, own) in both {
                 let shown = page.requests(pod, role);
                 if shown != own {
-                    wrong.insert(format!("{} as {role}: {shown:?}, its own {own:?}", pod.id()));
+                    let id = pod.id();
+                    let differ =
+                        |(key, number): &(&(String, u16), &u64)| own.get(key) != Some(*number);
+                    let more: Vec<_> = shown.iter().filter(differ).collect();
+                    let differ =
+                        |(key, number): &(&(String, u16), &u64)| shown.get(key) != Some(*number);
+                    let less: Vec<_> = own.iter().filter(differ).collect();
+                    let besides = page.besides(pod);
+                    wrong
+                        .insert(format!("{id} as {role}: {more:?}, its own {less:?}, {besides:?}"));
                 }
             }
         }
@@ -201,6 +212,9 @@ fn sum_up(ground: &Ground, places: &[Place], watch: &Mutex<Watch>, rounds: u64) 
         "torture: {rounds} rounds, {calls} calls, {refused} ADDs refused, {pages} pages read"
     );
     eprintln!("torture: {served} requests served by those that live, all counted");
+    for (map, entries) in Page::read(&ground.get("/metrics").unwrap()).entries() {
+        eprintln!("torture: {entries:6} elements of the map {map}");
+    }
     for (what, times) in ground.done() {
         eprintln!("torture: {times:6} {what}");
     }

@@ -1,20 +1,14 @@
 //! What is done to the whole node while its pods come and go.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::PathBuf,
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, thread, time::Duration};
 
 use libbpf_rs::{MapCore, MapFlags};
 use weir::telemetry::wire::{RawAttachment, bytes_of};
 
 use crate::{
-    ground::Ground,
+    ground::{Ground, killed_after},
     maps,
-    plan::{Chore, Heal},
+    plan::{Chore, Doomed, Heal, Round},
 };
 
 /// Does what has to be done, in turn.
@@ -27,9 +21,13 @@ pub fn perform(ground: &Ground, chores: &[Chore]) {
             Chore::Gc => ground.gc(),
             Chore::Reconcile => ground.reconcile(),
             Chore::Status => status(ground),
-            Chore::Reload => ground.reload(),
-            Chore::KillAgent => {
+            Chore::Reload if ground.reload() => {}
+            Chore::Reload => ground.note("reload refused: locked"),
+            Chore::GcOfTheDead => drop(ground.call_for_all("GC").succeed()),
+            Chore::Killed(doomed, after) => kill(ground, doomed, after),
+            Chore::KillAgent(time) => {
                 ground.kill_agent();
+                thread::sleep(Duration::from_millis(time));
                 ground.start_agent();
             }
             Chore::Full(what, time) => ground.fill(what, Duration::from_millis(time)),
@@ -40,10 +38,22 @@ pub fn perform(ground: &Ground, chores: &[Chore]) {
     }
 }
 
+/// Whatever it had done by then, the round's end, and whoever comes before that, goes on from there.
+fn kill(ground: &Ground, doomed: Doomed, after: u64) {
+    match doomed {
+        Doomed::Gc => drop(ground.gc_call().under(killed_after(after)).answer()),
+        Doomed::Reconcile => ground.weir_killed("reconcile", after),
+        Doomed::Reload => ground.weir_killed("reload", after),
+    }
+}
+
 /// What the round ends with: everything that a script left to it is taken away.
-pub fn finish(ground: &Ground, ends: &[Heal]) {
+pub fn finish(ground: &Ground, round: &Round) {
+    let reload = round.chores.contains(&Chore::Reload);
     sweep_up(ground);
-    for end in ends {
+    // When no call is under way nothing holds it up.
+    assert!(!reload || ground.reload(), "locked by nobody");
+    for end in &round.ends {
         match end {
             Heal::Gc => ground.gc(),
             Heal::Reconcile => ground.reconcile(),
@@ -92,16 +102,16 @@ fn sweep_up(ground: &Ground) {
     }
 }
 
-/// The wall clock is not this test's to set (see `Place::clock_step`): instead, the time at which pods
-/// were deleted is moved in the map that the agent reads it from.
+/// The wall clock is not this test's to set (see `Place::clock_step`): instead, the times of pods that were
+/// deleted are moved in the map that the agent reads them from, as if the clock had been set back or forth
+/// since. One that seems younger than its successor must not be shown in its place.
 fn age_the_deleted(ground: &Ground, seconds: i64) {
     let Some(map) = maps::open(ground, "attachments") else { return };
+    let step = seconds.saturating_mul(1_000_000_000);
     for (id, mut attachment) in maps::dump::<u32, RawAttachment>(&map) {
         if attachment.deleted_ns != 0 {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let now = i64::try_from(now.as_nanos()).unwrap();
-            attachment.deleted_ns =
-                u64::try_from(now.saturating_add(seconds.saturating_mul(1_000_000_000))).unwrap();
+            attachment.created_ns = attachment.created_ns.saturating_add_signed(step);
+            attachment.deleted_ns = attachment.deleted_ns.saturating_add_signed(step);
             // The agent may have forgotten it meanwhile.
             let _ = map.update(bytes_of(&id), bytes_of(&attachment), MapFlags::EXIST);
         }

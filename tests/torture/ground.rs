@@ -110,19 +110,43 @@ impl Ground {
 
     /// GC with the containers that are wanted now.
     pub fn gc(&self) {
+        self.gc_call().succeed();
+    }
+
+    pub fn gc_call(&self) -> Call<'_> {
         let wanted = self.wanted.lock().unwrap().clone();
         let valid: Vec<_> =
             wanted.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
-        self.call_for_all("GC").key("cni.dev/valid-attachments", Value::Array(valid)).succeed();
+        self.call_for_all("GC").key("cni.dev/valid-attachments", Value::Array(valid))
     }
 
     pub fn reconcile(&self) {
+        self.calls.fetch_add(1, SeqCst);
         self.host.reconcile_in(&self.places());
     }
 
-    pub fn reload(&self) {
+    /// Whether the programs were swapped: ADDs hold their lock too, and where there is no end of them a
+    /// reload gives up, says so and changes nothing.
+    pub fn reload(&self) -> bool {
+        self.calls.fetch_add(1, SeqCst);
         let (weir, bpf) = (env!("CARGO_BIN_EXE_weir"), self.bpf_dir());
-        self.host.node.succeed(&format!("{weir} reload --bpf-dir {}", bpf.display()));
+        let output = self.host.node.command(&format!("{weir} reload --bpf-dir {}", bpf.display()));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let locked = said.contains("is locked by a process that loads or swaps programs");
+        assert!(output.status.success() || locked, "{:?} {said}", output.status);
+        output.status.success()
+    }
+
+    /// A command of Weir's, killed after so many microseconds.
+    pub fn weir_killed(&self, command: &str, after: u64) {
+        self.calls.fetch_add(1, SeqCst);
+        let under = killed_after(after).join(" ");
+        let places = match command {
+            "reload" => format!("--bpf-dir {}", self.bpf_dir().display()),
+            _ => self.places(),
+        };
+        let weir = env!("CARGO_BIN_EXE_weir");
+        self.host.node.command(&format!("{under} {weir} {command} {places}"));
     }
 
     fn places(&self) -> String {
@@ -232,4 +256,10 @@ impl Drop for Ground {
             let _ = umount2(&dir, MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// SIGKILL so many microseconds after its start.
+pub fn killed_after(after: u64) -> Vec<String> {
+    let time = format!("{}.{:06}", after / 1_000_000, after % 1_000_000);
+    ["timeout", "-s", "KILL", &time].map(str::to_owned).to_vec()
 }

@@ -15,7 +15,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::{dice::Dice, node::Space};
 
 /// Anything on one machine is there by then.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 80;
 
 /// Exchanges by method and status.

@@ -37,6 +37,30 @@ impl Page {
         })
     }
 
+    /// How many elements each map has, by its name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, f64)> {
+        let found = self.0.iter().filter(|((sample, _), _)| sample == "weir_map_entries");
+        found.map(|((_, labels), value)| (labels.as_str(), *value))
+    }
+
+    /// What else the page has of a pod, and of gaps, that may explain a count.
+    pub fn besides(&self, pod: &Pod) -> Vec<String> {
+        let (_, name) = pod.labels();
+        let of_pod = format!("pod=\"{name}\"");
+        let telling = |sample: &str, labels: &str| match sample {
+            "weir_parse_gaps_total" | "weir_events_lost_total" => true,
+            "weir_http_errors_total"
+            | "weir_tcp_retransmits_total"
+            | "weir_tcp_connections_total" => labels.contains(&of_pod),
+            _ => false,
+        };
+        let found = self
+            .0
+            .iter()
+            .filter(|((sample, labels), value)| **value > 0.0 && telling(sample, labels));
+        found.map(|((sample, labels), value)| format!("{sample}{{{labels}}} {value}")).collect()
+    }
+
     /// HTTP requests of a pod in a role, by method and status.
     pub fn requests(&self, pod: &Pod, role: &str) -> Counts {
         let (namespace, name) = pod.labels();

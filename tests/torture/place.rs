@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    ground::Ground,
+    ground::{Ground, killed_after},
     plan::{Heal, Script, Spoil, Step},
     plugin::{Answer, Container},
     pod::Pod,
@@ -245,12 +245,6 @@ fn without_namespace(container: Container) -> Container {
         assert!(command.args(["netns", "del", name]).status().unwrap().success());
     }
     container
-}
-
-/// SIGKILL so many microseconds after its start.
-fn killed_after(after: u64) -> Vec<String> {
-    let time = format!("{}.{:06}", after / 1_000_000, after % 1_000_000);
-    ["timeout", "-s", "KILL", &time].map(str::to_owned).to_vec()
 }
 
 /// The code of an error; 0 of none that can be read.

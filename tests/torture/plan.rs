@@ -56,10 +56,15 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chore {
     Gc,
+    /// Without a list: it takes the dead alone.
+    GcOfTheDead,
     Reconcile,
     Status,
     Reload,
-    KillAgent,
+    /// One of them, killed after so many microseconds.
+    Killed(Doomed, u64),
+    /// And started again after so many milliseconds.
+    KillAgent(u64),
     /// The state dir is full, of bytes or of files, for so many milliseconds.
     Full(Scarce, u64),
     /// Files of others in the state dir, until the round's end.
@@ -67,6 +72,14 @@ pub enum Chore {
     /// The wall clock seems to have been set since pods were deleted.
     ClockJump(i64),
     Pause(u64),
+}
+
+/// What is killed in the midst of it, beside calls for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doomed {
+    Gc,
+    Reconcile,
+    Reload,
 }
 
 /// What a full file system has no more of.
@@ -121,21 +134,25 @@ impl Shape {
 impl Round {
     /// `steady` places of the first ones have a pod that lives all the time.
     pub fn draw(seed: u64, number: u64, places: usize, steady: usize) -> Self {
+        let mut dice = Dice::of(seed, number, u64::MAX);
+        // Now and then nearly every place is taken, and little happens at each.
+        let crowded = dice.one_in(5);
         let scripts: Vec<_> = (0..places)
             .map(|place| {
                 let mut dice = Dice::of(seed, number, place as u64);
                 let (begins, steps) = if place < steady {
                     (true, steady_steps(&mut dice))
                 } else {
-                    let begins = !dice.one_in(3);
-                    (begins, steps(&mut dice, begins))
+                    let begins = crowded || !dice.one_in(4);
+                    let quiet = crowded && !dice.one_in(8);
+                    (begins, if quiet { Vec::new() } else { steps(&mut dice, begins) })
                 };
                 Script { place, begins, steps }
             })
             .collect();
-        let mut dice = Dice::of(seed, number, u64::MAX);
-        let ends = ends(&mut dice, &scripts);
-        Self { chores: chores(&mut dice), scripts, ends }
+        let chores = chores(&mut dice);
+        let ends = ends(&mut dice, &scripts, &chores);
+        Self { scripts, chores, ends }
     }
 }
 
@@ -225,16 +242,23 @@ fn clock_step(dice: &mut Dice) -> i64 {
 
 fn chores(dice: &mut Dice) -> Vec<Chore> {
     let mut chores = Vec::new();
-    for _ in 0..3 + dice.below(6) {
+    for _ in 0..5 + dice.below(12) {
         let pause = Chore::Pause(dice.below(150));
-        let chore = match dice.below(12) {
+        let chore = match dice.below(16) {
             0 | 1 => Chore::Gc,
-            2 | 3 => Chore::Reconcile,
-            4 | 5 => Chore::Status,
-            6 => Chore::Reload,
-            7 => Chore::KillAgent,
-            8 | 9 => Chore::Full(dice.pick(&[Scarce::Bytes, Scarce::Files]), 20 + dice.below(200)),
-            10 => Chore::Foreign,
+            2 => Chore::GcOfTheDead,
+            3 | 4 => Chore::Reconcile,
+            5 | 6 => Chore::Status,
+            7 => Chore::Reload,
+            8 => Chore::Killed(Doomed::Gc, moment(dice)),
+            9 => Chore::Killed(Doomed::Reconcile, moment(dice)),
+            // It loads for most of its time.
+            10 => Chore::Killed(Doomed::Reload, 1_000 * (1 + dice.below(1_200))),
+            11 => Chore::KillAgent(dice.below(400)),
+            12 | 13 => {
+                Chore::Full(dice.pick(&[Scarce::Bytes, Scarce::Files]), 20 + dice.below(200))
+            }
+            14 => Chore::Foreign,
             _ => Chore::ClockJump(clock_step(dice)),
         };
         chores.extend([pause, chore]);
@@ -242,11 +266,17 @@ fn chores(dice: &mut Dice) -> Vec<Chore> {
     chores
 }
 
-/// Those that a script relies on, and one of them in any case.
-fn ends(dice: &mut Dice, scripts: &[Script]) -> Vec<Heal> {
+/// Those that a script or a chore relies on, and one of them in any case. What a killed reload has half
+/// loaded goes by reconcile (docs/operate.md), or with the next one that loads.
+fn ends(dice: &mut Dice, scripts: &[Script], chores: &[Chore]) -> Vec<Heal> {
     let chosen = dice.pick(&[Heal::Gc, Heal::Reconcile]);
+    let half_loaded = chores.iter().any(|chore| matches!(chore, Chore::Killed(Doomed::Reload, _)));
     let needed = |which| {
-        scripts.iter().flat_map(|script| &script.steps).any(|&step| heal(step) == Some(which))
+        half_loaded && which == Heal::Reconcile
+            || scripts
+                .iter()
+                .flat_map(|script| &script.steps)
+                .any(|&step| heal(step) == Some(which))
     };
     let both = [Heal::Gc, Heal::Reconcile].into_iter();
     both.filter(|&which| which == chosen || needed(which)).collect()
@@ -280,8 +310,12 @@ impl fmt::Display for Chore {
             Self::Gc => "GC",
             Self::Reconcile => "reconcile",
             Self::Status => "STATUS",
+            Self::GcOfTheDead => "GC without a list",
             Self::Reload => "reload",
-            Self::KillAgent => "agent killed",
+            Self::Killed(Doomed::Gc, _) => "GC killed",
+            Self::Killed(Doomed::Reconcile, _) => "reconcile killed",
+            Self::Killed(Doomed::Reload, _) => "reload killed",
+            Self::KillAgent(_) => "agent killed",
             Self::Full(Scarce::Bytes, _) => "no space",
             Self::Full(Scarce::Files, _) => "no inodes",
             Self::Foreign => "foreign files",
