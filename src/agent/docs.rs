@@ -38,7 +38,36 @@ const TAIL: &str = "\
 - `direction`: as the pod sees it; `rx` is towards the pod.
 - `status` `0`: the exchange ended without a response. `method` `_OTHER`, `qtype` `other`, `rcode` `other`:
   anything that is not listed above.
-- No address, port, path or query name is a label.
+- No address, port, path or query name is a label, nor a server's name unless asked for.
+- `protocol` is that of the request's own words. One that asked for another protocol and was answered `101` (a WebSocket)
+  has its version of HTTP/1, and that status; what the connection carries then is not looked at. With `Upgrade: h2c` the
+  request that asked is counted as `1.0` or `1.1` with the status that came on stream 1 and not with `101`, and those
+  that follow are `2`. A `CONNECT` has the version that it was sent in, and a tunnel of HTTP/1 is not looked at; in HTTP/2 a
+  tunnel (a WebSocket's too, RFC 8441) is a request with the method `CONNECT` that lasts until its stream ends.
+
+## Names of TLS servers
+
+`weir agent --tls-sni-top N` adds `weir_tls_server_names_total`. The names are what clients send, so each pod and role has
+N places (at most 50): the first N names have them, each counted exactly from its first handshake on. A place for which
+nobody asked in an hour goes to the next new name, and what was counted in it to `server_name=\"__other__\"`, as are
+handshakes without a name, with one that is no host's name, and whatever found no place. So there are no more than N
+new series of a pod and role an hour, whoever floods, and what is over a place's time stays in the sum. Names are in
+lower case. The agent counts these, from live records: they begin at 0 with the agent, and what the ring of records had
+no room for (`weir_events_lost_total{source=\"records\"}`) is missing. Without the option there
+is no such family, and the kernel tells of handshakes only while somebody listens; with it, of every exchange.
+
+## After a gap
+
+A stream with a hole in it that is never filled, or that was too much to follow, is a gap in `weir_parse_gaps_total`. What
+waits for an answer is counted as `malformed`, of databases as `unknown`. Then, by protocol:
+
+- `http1`, `redis`, `postgresql`, `mysql`: the connection is read again from the next segment of the client's that begins
+  as only a request does, when both sides have all that the other said and the server has said something since the gap.
+- `http2`, `kafka`, and DNS over TCP: nothing more of the connection is counted, since what follows can't be told without
+  what was missed (HPACK's table, the ids that wait, the place of the next length). The next connection is.
+- `tls`: a handshake with a gap in the server's answer is not counted; behind that nothing is read anyway.
+
+A hole within bytes that are passed over and whose number is known, such as a body's, is no gap.
 
 ## What a request to a database is
 

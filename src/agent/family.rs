@@ -75,6 +75,8 @@ pub enum Source {
     Histograms(HistogramKind, fn(&HistogramKey) -> Values),
     /// 1 for each living attachment, by its hook.
     Attachments,
+    /// TLS handshakes by the name that the client asked for, of live records.
+    ServerNames,
     /// Anything of the node, the maps or the agent.
     Node(fn(&Reading<'_>) -> Vec<(Values, u64)>),
 }

@@ -10,6 +10,7 @@ use super::{
     reading::Reading,
     roster::Member,
     series::{Key, merge},
+    server_names::Told,
 };
 use crate::telemetry::{
     Mode,
@@ -69,6 +70,7 @@ pub fn numbers(
             .into_iter()
             .map(|(values, value)| (Key { row: None, values }, value))
             .collect(),
+        Source::ServerNames => server_names(&reading.own.server_names, pods),
         Source::Histograms(..) => Vec::new(),
     };
     if family.start == Start::Zero && family.kind != Kind::Histogram {
@@ -166,6 +168,15 @@ fn attachments(members: &[Member], pods: &Pods<'_>) -> Vec<(Key, u64)> {
         found.entry(key).and_modify(|status| *status = (*status).min(counted)).or_insert(counted);
     }
     found.into_iter().collect()
+}
+
+fn server_names(told: &Told, pods: &Pods<'_>) -> Vec<(Key, u64)> {
+    let found = told.counts.iter().filter_map(|(pod, role, name, count)| {
+        let name = name.map_or(Value::Name(labels::OTHER), Value::Text);
+        let values = values([labels::role((*role).into()), name]);
+        Some((Key { row: Some(pods.row(*pod)?), values }, *count))
+    });
+    found.collect()
 }
 
 /// Established minus ended, by pod and role. The map is read entry by entry while the kernel counts,

@@ -17,6 +17,8 @@ pub enum Value {
     Number(u16),
     /// One name of a closed set.
     Name(&'static str),
+    /// One of the page's [`names`](super::series::Page::names), none of which needs escaping.
+    Text(u32),
 }
 
 /// The value that a label over its budget is folded into.
@@ -25,11 +27,25 @@ pub const OTHER: &str = "__other__";
 /// A number that this release has no name for: a newer kernel side, or nothing was to be known.
 const UNKNOWN: &str = "unknown";
 
+impl Value {
+    /// What it is called, if it is a name; `names` are the page's.
+    pub fn name<'a>(&self, names: &'a [String]) -> Option<&'a str> {
+        match self {
+            Self::Number(_) => None,
+            Self::Name(name) => Some(name),
+            Self::Text(at) => {
+                Some(usize::try_from(*at).ok().and_then(|at| names.get(at)).map_or("", |it| it))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{number}"),
             Self::Name(name) => f.write_str(name),
+            Self::Text(at) => write!(f, "#{at}"),
         }
     }
 }

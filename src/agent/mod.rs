@@ -50,6 +50,7 @@ pub mod roster;
 mod routes;
 pub(crate) mod series;
 mod server;
+pub(crate) mod server_names;
 mod totals;
 
 /// What the agent is told.
@@ -63,6 +64,8 @@ pub struct Options {
     pub bpf_dir: PathBuf,
     /// Where spans and metrics are sent, if anywhere.
     pub otlp: Option<otlp::Options>,
+    /// For each pod and role so many names of TLS servers are told apart, if any.
+    pub tls_names: Option<usize>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -79,7 +82,7 @@ pub fn run(options: Options) -> Result<()> {
         .block_on(serve(options))
 }
 
-async fn serve(Options { listen, state_dir, bpf_dir, otlp }: Options) -> Result<()> {
+async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options) -> Result<()> {
     // Before anything else: a signal that comes early must not kill.
     let told = told_to_stop()?;
     let mut listeners = Vec::with_capacity(listen.len());
@@ -89,16 +92,12 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp }: Options) -> Result<
     let _place = pin::agent_place(&bpf_dir)?;
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
-    let exemplars = Arc::new(exemplar::Exemplars::default());
     let spans = otlp.as_ref().map(|_| Arc::new(otlp::queue::Spans::default()));
-    let (flows, flows_thread) = flows::Flows::start(
-        state_dir.clone(),
-        bpf_dir.clone(),
-        Arc::clone(&exemplars),
-        spans.clone(),
-    )?;
-    let (totals, totals_thread) =
-        totals::Totals::start(state_dir, bpf_dir, exemplars, spans.clone())?;
+    let names = tls_names.map(|places| Arc::new(server_names::ServerNames::new(places)));
+    let finds = flows::Finds { exemplars: Arc::default(), spans: spans.clone(), names };
+    let (flows, flows_thread) =
+        flows::Flows::start(state_dir.clone(), bpf_dir.clone(), finds.clone())?;
+    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, finds)?;
     let sources = Arc::new(routes::Sources { totals, flows });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();

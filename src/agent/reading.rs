@@ -10,6 +10,7 @@ use super::{
     labels::Value,
     otlp::queue::Counts,
     roster::Member,
+    server_names::Told,
 };
 use crate::telemetry::{
     reader::{MapUsage, Snapshot},
@@ -29,6 +30,8 @@ pub struct Own {
     pub seen: Seen,
     /// What became of spans, if there is a receiver for them.
     pub spans: Option<Counts>,
+    /// TLS handshakes by the name that the client asked for, if they are counted.
+    pub server_names: Told,
     /// The names that the page is to have.
     pub flavor: Flavor,
     /// Requests that may stand for others of their bucket.

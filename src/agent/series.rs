@@ -56,6 +56,8 @@ pub struct Page<'a> {
     pub pods: Pods<'a>,
     /// In the order of the table; families without a series are left out.
     pub families: Vec<Collected>,
+    /// Names that pods have sent, to which [`Value::Text`](super::labels::Value) refers.
+    pub names: Vec<String>,
 }
 
 /// Turns a reading into the series of its flavor; adds what had to be folded to `reading.own.overflow`.
@@ -87,7 +89,7 @@ pub fn collect<'a>(reading: &mut Reading<'a>, grace: Duration) -> Page<'a> {
             families.push(Collected { family, samples, exemplars });
         }
     }
-    Page { pods, families }
+    Page { pods, families, names: reading.own.server_names.names.clone() }
 }
 
 impl Samples {

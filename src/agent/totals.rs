@@ -8,10 +8,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -24,9 +21,10 @@ use super::{
     exemplar::Exemplars,
     exposition::{self, Form},
     families::Flavor,
+    flows::Finds,
     journal::Journal,
     log::Said,
-    otlp::{self, queue::Spans},
+    otlp,
     overview::History,
     reading::{Own, Reading},
     roster::{self, Member},
@@ -111,8 +109,7 @@ impl Totals {
     pub fn start(
         state_dir: PathBuf,
         bpf_dir: PathBuf,
-        exemplars: Arc<Exemplars>,
-        spans: Option<Arc<Spans>>,
+        finds: Finds,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (requests, asked) = sync_channel(QUEUE);
         let starting = Err("the maps have not been looked at yet".to_owned());
@@ -125,8 +122,7 @@ impl Totals {
             journal_said: Said::default(),
             audit: Audit::default(),
             overflow: BTreeMap::new(),
-            exemplars,
-            spans,
+            finds,
             cached: None,
             history: History::default(),
             publish,
@@ -243,8 +239,7 @@ struct Worker {
     audit: Audit,
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
-    exemplars: Arc<Exemplars>,
-    spans: Option<Arc<Spans>>,
+    finds: Finds,
     cached: Option<Cached>,
     history: History,
     publish: watch::Sender<Health>,
@@ -313,7 +308,7 @@ impl Worker {
                 Wanted::Pods => cached.pods(&mut self.history),
                 Wanted::Otlp => cached.otlp(),
                 Wanted::Page(page) => {
-                    let (page, own) = cached.page(page, &self.exemplars);
+                    let (page, own) = cached.page(page, &self.finds.exemplars);
                     for (family, folded) in own.overflow {
                         let known = self.overflow.entry(family).or_default();
                         *known = folded.max(*known);
@@ -341,11 +336,21 @@ impl Worker {
             }
             None => None,
         };
+        let of_pods = snapshot.as_ref().map(|snapshot| &snapshot.pods);
+        // One that came after the reading has a higher id than all that are in it.
+        let gone = |id: u32| {
+            of_pods.is_some_and(|pods| {
+                !pods.contains_key(&id) && pods.last_key_value().is_some_and(|(last, _)| id < *last)
+            })
+        };
+        let server_names =
+            self.finds.names.as_ref().map(|names| names.tell(gone)).unwrap_or_default();
         let own = Own {
+            server_names,
             maps_open: snapshot.is_some(),
             read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),
             overflow: self.overflow.clone(),
-            spans: self.spans.as_ref().map(|spans| spans.counts()),
+            spans: self.finds.spans.as_ref().map(|spans| spans.counts()),
             ..Own::default()
         };
         let (own, mut members) = self.join(own, snapshot.as_ref());

@@ -33,6 +33,12 @@ pub struct Args {
     /// Between two exports of the metrics, such as 15s
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1m")]
     otlp_interval: Duration,
+    /// Count TLS handshakes by server name (SNI), telling this many names of a pod and role apart
+    ///
+    /// The first names that come are told apart, all others are one, __other__; a name that nobody asked
+    /// for in an hour makes room for the next. Live records are then read all the time, as by an observer.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    tls_sni_top: Option<u8>,
     #[command(flatten)]
     places: Places,
 }
@@ -80,7 +86,8 @@ pub fn run(args: Args) -> Result<()> {
             Some(otlp::Options { endpoint, interval: args.otlp_interval })
         }
     };
-    agent::run(Options { listen: args.listen, state_dir, bpf_dir, otlp })
+    let tls_names = args.tls_sni_top.map(usize::from);
+    agent::run(Options { listen: args.listen, state_dir, bpf_dir, otlp, tls_names })
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(label: &str) -> Self {
+        Self::with_agent(label, &[])
+    }
+
+    /// The same, with more words for the agent.
+    pub fn with_agent(label: &str, words: &[&str]) -> Self {
         let host = Host::new(label);
         let dir = host.state_dir().with_file_name("real");
         let bpffs = dir.join("bpf");
@@ -60,7 +65,7 @@ impl Pair {
         add(&client);
         let mut agent = within(&host.node, &[env!("CARGO_BIN_EXE_weir"), "agent"]);
         agent.args(["--listen", AGENT, "--bpf-dir"]).arg(bpffs.join("weir"));
-        agent.arg("--state-dir").arg(host.state_dir());
+        agent.arg("--state-dir").arg(host.state_dir()).args(words);
         let agent = Process::start(agent);
         Self { server, client, addresses, _agent: agent, host, dir }
     }

@@ -1,10 +1,14 @@
 //! TLS: OpenSSL's client against its server, by the server's count of handshakes and the client's word
 //! on each one's version.
 
-use std::{cell::Cell, process::Command};
+use std::{
+    cell::Cell,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    counts::{Counts, assert_counted},
+    counts::{Counts, assert_counted, counts},
     pair::{BURSTS, Pair, Process, run, wait_until},
 };
 
@@ -164,4 +168,65 @@ fn refused_handshakes_are_told_from_those_that_chose_a_version() {
         assert_eq!(server.handshakes(), [6, 0]);
     }
     assert_connections(&pair, 12);
+}
+
+/// The same with a name, which may be any; whether there was a handshake.
+fn connect_named(pair: &Pair, address: &str, name: &str) -> bool {
+    let script = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 20 openssl s_client \"$@\" 2>&1";
+    let target = format!("{address}:443");
+    let words = ["sh", "-c", script, "sh", "-ign_eof", "-connect", &target, "-servername", name];
+    pair.try_to_ask(&words).contains("New, TLSv1.3")
+}
+
+/// Handshakes by the name that was asked for, at both pods; no name does harm to the page.
+#[test]
+fn server_names_are_counted_as_far_as_there_is_room() {
+    let pair = Pair::with_agent("names", &["--tls-sni-top", "3"]);
+    let _server = Server::start(&pair, 443, "");
+    let address = &pair.addresses[0];
+    let counted = || {
+        let page = pair.metrics();
+        let family = "weir_tls_server_names_total";
+        ["server", "client"].map(|role| counts(&page, family, role, &["server_name"]))
+    };
+    // The agent looks for new maps once a second, and then asks for records.
+    wait_until("the first place", || {
+        assert!(connect_named(&pair, address, "first.test"));
+        counted().iter().all(|of_role| of_role.contains_key("first.test"))
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let mut expected = counted();
+    let long = "x".repeat(255);
+    for name in [
+        "a.test",
+        "B.TEST",
+        "a.test",
+        "c.test",
+        "b.test",
+        "c.test",
+        "a\"} 1\nweir_pods 7\n",
+        "\\",
+        "__other__",
+        &long,
+    ] {
+        assert!(connect_named(&pair, address, name), "no handshake: {name:?}");
+        let lower = name.to_lowercase();
+        let place = ["a.test", "b.test"].into_iter().find(|place| *place == lower);
+        for of_role in &mut expected {
+            *of_role.entry(place.unwrap_or("__other__").to_owned()).or_default() += 1;
+        }
+    }
+    assert!(connect(&pair, address, 443, "-noservername").is_some());
+    for of_role in &mut expected {
+        *of_role.entry("__other__".to_owned()).or_default() += 1;
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    while counted() != expected && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(counted(), expected);
+    let page = pair.metrics();
+    assert_eq!(page.lines().filter(|line| line.starts_with("weir_pods ")).count(), 1);
+    assert!(page.contains("weir_events_lost_total{source=\"records\"} 0"));
+    pair.assert_no_gap();
 }

@@ -40,6 +40,7 @@ pub fn write(page: &Page<'_>) -> Vec<u8> {
                 created: timestamp(row.created),
             })
             .collect(),
+        names: &page.names,
         buckets: Buckets::new(),
     };
     let mut out = Vec::with_capacity(256 * 1024);
@@ -56,12 +57,14 @@ struct Pod {
     created: Timestamp,
 }
 
-struct Writer {
+struct Writer<'a> {
     pods: Vec<Pod>,
+    /// As [`Page::names`].
+    names: &'a [String],
     buckets: Buckets,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn family(&self, collected: &Collected) -> MetricFamily {
         let family = collected.family;
         let kind = match family.kind {
@@ -110,6 +113,10 @@ impl Writer {
         let own = family.labels.iter().zip(&key.values).map(|(label, value)| {
             let value = match value {
                 Value::Name(name) => Bytes::from_static(name.as_bytes()),
+                Value::Text(_) => {
+                    let name = value.name(self.names).unwrap_or_default();
+                    Bytes::copy_from_slice(name.as_bytes())
+                }
                 Value::Number(number) => Bytes::from(number.to_string()),
             };
             pair(label.name, value)

@@ -23,7 +23,8 @@ pub fn write(page: &Page<'_>, form: Form) -> String {
     let mut writer = Writer {
         out: String::with_capacity(256 * 1024),
         form,
-        names: page.pods.rows().iter().map(pod_labels).collect(),
+        pods: page.pods.rows().iter().map(pod_labels).collect(),
+        names: &page.names,
         created: page.pods.rows().iter().map(|row| row.created.as_nanos()).collect(),
         buckets: Buckets::new(),
         bounds: bounds(form),
@@ -38,11 +39,13 @@ pub fn write(page: &Page<'_>, form: Form) -> String {
     writer.out
 }
 
-struct Writer {
+struct Writer<'a> {
     out: String,
     form: Form,
     /// `namespace` and `pod` of each row, escaped once.
-    names: Vec<String>,
+    pods: Vec<String>,
+    /// As [`Page::names`].
+    names: &'a [String],
     /// Nanoseconds since the Unix epoch, of each row.
     created: Vec<u128>,
     buckets: Buckets,
@@ -52,7 +55,7 @@ struct Writer {
     labels: String,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn family(&mut self, collected: &Collected) {
         let Collected { family, samples, .. } = collected;
         self.descriptor(family);
@@ -99,13 +102,16 @@ impl Writer {
 
     fn set_labels(&mut self, family: &Family, key: &Key) {
         self.labels.clear();
-        if let Some(names) = key.row.and_then(|row| self.names.get(row)) {
+        if let Some(names) = key.row.and_then(|row| self.pods.get(row)) {
             self.labels.push_str(names);
         }
         for (label, value) in family.labels.iter().zip(&key.values) {
             let comma = if self.labels.is_empty() { "" } else { "," };
-            // Our own values come from closed sets and need no escaping; a String takes all.
-            let _ = write!(self.labels, "{comma}{}=\"{value}\"", label.name);
+            // Values come from closed sets or are host names: no escaping; a String takes all.
+            let _ = match value.name(self.names) {
+                Some(name) => write!(self.labels, "{comma}{}=\"{name}\"", label.name),
+                None => write!(self.labels, "{comma}{}=\"{value}\"", label.name),
+            };
         }
     }
 

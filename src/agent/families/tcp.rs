@@ -10,6 +10,7 @@ use crate::{
 };
 
 const TLS_VERSION: Label = Label { name: "version", values: labels::TLS_VERSIONS };
+const SERVER_NAME: Label = Label { name: "server_name", values: &[] };
 const TCP_RESULT: Label = Label { name: "result", values: labels::TCP_RESULTS };
 const DIRECTION: Label = Label { name: "direction", values: labels::DIRECTIONS };
 const IP_FAMILY: Label = Label { name: "family", values: labels::IP_FAMILIES };
@@ -28,6 +29,14 @@ pub(super) const FAMILIES: &[Family] = &[
             values([labels::role(key.role.into()), labels::tls_version(key.a.into())])
         }),
         ..POD_FROM_ZERO
+    },
+    Family {
+        name: "weir_tls_server_names",
+        help: "With --tls-sni-top: TLS handshakes by the name that the client asked for, since the agent's start, without those in weir_events_lost_total of source records",
+        labels: &[ROLE, SERVER_NAME],
+        fold: Some(1),
+        source: Source::ServerNames,
+        ..POD
     },
     Family {
         name: "weir_tcp_connections",

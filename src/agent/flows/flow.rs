@@ -132,6 +132,6 @@ pub struct Lost {
 pub fn word(value: Value) -> Word {
     match value {
         Value::Name(name) => Cow::Borrowed(name),
-        Value::Number(number) => Cow::Owned(number.to_string()),
+        Value::Number(_) | Value::Text(_) => Cow::Owned(value.to_string()),
     }
 }

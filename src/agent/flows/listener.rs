@@ -21,11 +21,7 @@ use super::{
     services::Services,
 };
 use crate::{
-    agent::{
-        exemplar::{Exemplar, Exemplars},
-        log,
-        otlp::queue::Traced,
-    },
+    agent::{exemplar::Exemplar, log, otlp::queue::Traced},
     error::Result,
     telemetry::{
         records::{Records, monotonic},
@@ -75,20 +71,14 @@ pub struct Listener {
     services: Services,
     kept: VecDeque<(SystemTime, Flow)>,
     said: String,
-    exemplars: Arc<Exemplars>,
 }
 
 impl Listener {
     /// For the clients of `hub`.
-    pub fn new(
-        hub: Arc<Hub>,
-        state_dir: PathBuf,
-        bpf_dir: PathBuf,
-        exemplars: Arc<Exemplars>,
-    ) -> Self {
+    pub fn new(hub: Arc<Hub>, state_dir: PathBuf, bpf_dir: PathBuf) -> Self {
         let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
         let (peers, services) = (Peers::new(state_dir), Services::new());
-        Self { hub, bpf_dir, names, peers, services, kept, said, exemplars }
+        Self { hub, bpf_dir, names, peers, services, kept, said }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -190,6 +180,10 @@ impl Listener {
                 flow.peer_pod = Some(known.pod.clone());
             }
             self.services.take(&flow, record.pod, peer, &self.peers);
+            if let Some(names) = self.hub.finds.names.as_ref().filter(|_| flow.protocol == "tls") {
+                let name = flow.server_name.as_deref();
+                names.count(record.pod, record.role, name, Instant::now());
+            }
             if flow.sampled {
                 self.exemplify(&record, &flow, time);
                 self.trace(&record, &flow, time);
@@ -218,15 +212,19 @@ impl Listener {
         let exemplar = Exemplar { trace_id: trace_id.clone(), duration_ns, at };
         if flow.grpc_status.is_some() {
             let of = (record.pod, record.role, 0);
-            self.exemplars.put(HistogramKind::HISTOGRAM_GRPC_REQUEST, of, exemplar.clone());
+            self.hub.finds.exemplars.put(
+                HistogramKind::HISTOGRAM_GRPC_REQUEST,
+                of,
+                exemplar.clone(),
+            );
         }
         let of = (record.pod, record.role, record.method);
-        self.exemplars.put(HistogramKind::HISTOGRAM_HTTP_REQUEST, of, exemplar);
+        self.hub.finds.exemplars.put(HistogramKind::HISTOGRAM_HTTP_REQUEST, of, exemplar);
     }
 
     /// Hands a request over to be sent as a span, if there is a receiver.
     fn trace(&self, record: &Record, flow: &Flow, end: SystemTime) {
-        if let Some(spans) = &self.hub.spans {
+        if let Some(spans) = &self.hub.finds.spans {
             let duration = Duration::from_nanos(record.duration_ns);
             let number = (record.conn, record.number, record.pod);
             spans.push(Traced { flow: flow.clone(), end, duration, number });

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{exemplar::Exemplars, otlp::queue::Spans};
+use super::{exemplar::Exemplars, otlp::queue::Spans, server_names::ServerNames};
 use crate::error::{Context, Error, Kind, Result};
 
 pub(crate) mod assemble;
@@ -41,6 +41,24 @@ use services::Map;
 
 /// Clients at a time.
 pub const CLIENTS: usize = 16;
+
+/// What is made of live records besides telling clients of them.
+#[derive(Debug, Clone, Default)]
+pub struct Finds {
+    /// Requests of sampled traces, by bucket.
+    pub exemplars: Arc<Exemplars>,
+    /// Where the requests of sampled traces go, with or without a client.
+    pub spans: Option<Arc<Spans>>,
+    /// Where TLS handshakes are counted by name, with or without a client.
+    pub names: Option<Arc<ServerNames>>,
+}
+
+impl Finds {
+    /// Whether records are wanted without a client.
+    fn always(&self) -> bool {
+        self.spans.is_some() || self.names.is_some()
+    }
+}
 
 /// What a client is told.
 #[derive(Debug)]
@@ -82,8 +100,7 @@ struct Clients {
 #[derive(Debug, Default)]
 struct Hub {
     clients: Mutex<Clients>,
-    /// Where the requests of sampled traces go, with or without a client.
-    spans: Option<Arc<Spans>>,
+    finds: Finds,
     changed: Condvar,
 }
 
@@ -95,7 +112,7 @@ impl Hub {
     /// Waits for a client to be there; false once the hub is closed.
     fn wait_for_client(&self) -> bool {
         let idle = |clients: &mut Clients| {
-            clients.listening.is_empty() && self.spans.is_none() && !clients.closed
+            clients.listening.is_empty() && !self.finds.always() && !clients.closed
         };
         let clients = self.changed.wait_while(self.lock(), idle);
         !clients.unwrap_or_else(PoisonError::into_inner).closed
@@ -113,7 +130,7 @@ impl Hub {
             }
             there
         });
-        !clients.closed && (self.spans.is_some() || !clients.listening.is_empty())
+        !clients.closed && (self.finds.always() || !clients.listening.is_empty())
     }
 
     /// Gives each client the records that it wants, written once for all of them.
@@ -175,16 +192,13 @@ impl Flows {
     pub fn start(
         state_dir: PathBuf,
         bpf_dir: PathBuf,
-        exemplars: Arc<Exemplars>,
-        spans: Option<Arc<Spans>>,
+        finds: Finds,
     ) -> Result<(Self, JoinHandle<()>)> {
-        let hub = Arc::new(Hub { spans, ..Hub::default() });
+        let hub = Arc::new(Hub { finds, ..Hub::default() });
         let listener_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("flows".into())
-            .spawn(move || {
-                listener::Listener::new(listener_hub, state_dir, bpf_dir, exemplars).run()
-            })
+            .spawn(move || listener::Listener::new(listener_hub, state_dir, bpf_dir).run())
             .context(Kind::Kernel, || "can't start the thread that reads live records".into())?;
         Ok((Self(hub), thread))
     }

@@ -123,7 +123,7 @@ impl Writer<'_> {
             start_time_unix_nano: start,
             time_unix_nano: self.now,
             value: Some(value),
-            attributes: attributes(family, key),
+            attributes: attributes(family, key, &self.page.names),
         }
     }
 
@@ -142,7 +142,7 @@ impl Writer<'_> {
             sum: Some(seconds(cells.sum_ns)),
             bucket_counts: counts.to_vec(),
             explicit_bounds: CLASSIC_NS.iter().map(|bound| seconds(*bound)).collect(),
-            attributes: attributes(family, key),
+            attributes: attributes(family, key, &self.page.names),
         }
     }
 }
@@ -165,14 +165,13 @@ fn instrument(family: &Family) -> String {
 }
 
 /// An empty label is an attribute that is absent.
-fn attributes(family: &Family, key: &Key) -> Vec<KeyValue> {
+fn attributes(family: &Family, key: &Key, names: &[String]) -> Vec<KeyValue> {
     let labels = family.labels.iter().zip(&key.values);
     let named = labels.filter_map(|(label, value)| {
         let name = label.name.replace('_', ".").replace(".status.code", ".status_code");
         match value {
-            Value::Name("") => None,
-            Value::Name(value) => Some(text(&name, *value)),
             Value::Number(number) => Some(integer(&name, *number)),
+            value => value.name(names).filter(|it| !it.is_empty()).map(|it| text(&name, it)),
         }
     });
     named.collect()
