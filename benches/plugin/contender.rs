@@ -7,20 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
 use serde_json::{Value, json};
 
-use crate::{Result, node::Pod};
+use crate::{Result, floor, node::Pod};
 
 /// What is called in each round, in this order.
 pub const VERBS: [&str; 3] = ["ADD", "CHECK", "DEL"];
 /// Debian's containernetworking-plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
+/// What a call took.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// From before the exec to after the exit.
+    pub wall: Duration,
+    /// Of the processors, by the plugin and what it started. Of calls that run beside others, theirs,
+    /// too.
+    pub cpu: Duration,
+}
+
 /// A plugin and its configuration.
 pub struct Contender {
     /// Its row in the table.
     pub label: &'static str,
     plugin: PathBuf,
+    role: Option<&'static str>,
     config: Value,
 }
 
@@ -30,16 +45,24 @@ pub struct Contenders {
     pub ptp: Contender,
     /// The same with `ipMasq`.
     pub ptp_masq: Contender,
+    /// bridge and host-local, IPv4.
+    pub bridge: Contender,
     /// Weir, IPv4, uncounted.
     pub bare: Contender,
-    /// Weir, IPv4, counted.
+    /// Weir, IPv4, counted by filters of clsact.
     pub counted: Contender,
+    /// Weir, IPv4, counted by tcx links.
+    pub tcx: Contender,
     /// Weir, IPv4 with `ipMasq`, uncounted.
     pub masq: Contender,
     /// Weir, both families, uncounted.
     pub dual: Contender,
     /// Weir, both families, `ipMasq`, counted.
     pub all: Contender,
+    /// Nothing but the kernel's part of `all` without the counting.
+    pub netlink: Contender,
+    /// Nothing.
+    pub exec: Contender,
 }
 
 impl Contenders {
@@ -67,7 +90,9 @@ impl Contenders {
             ipam["type"] = json!("host-local");
             ipam
         };
-        let (counted, uncounted) = (json!({"required": true}), json!({"enabled": false}));
+        let uncounted = json!({"enabled": false});
+        let counted = json!({"required": true, "attach": "clsact"});
+        let tcx = json!({"required": true, "attach": "tcx"});
         let telemetry = |how: &Value| json!({"telemetry": how});
         let masq = |mut more: Value| {
             more["ipMasq"] = json!(true);
@@ -82,8 +107,15 @@ impl Contenders {
                 host_local(v4(72)),
                 masq(json!({})),
             ),
+            bridge: Contender::new(
+                "bridge, IPv4",
+                &Path::new(REFERENCE).join("bridge"),
+                host_local(v4(73)),
+                json!({"bridge": "cni0", "isGateway": true}),
+            ),
             bare: Contender::new("weir, IPv4", weir, v4(81), telemetry(&uncounted)),
             counted: Contender::new("weir, IPv4, counted", weir, v4(82), telemetry(&counted)),
+            tcx: Contender::new("weir, IPv4, counted by tcx", weir, v4(86), telemetry(&tcx)),
             masq: Contender::new(
                 "weir, IPv4, masquerade",
                 weir,
@@ -92,13 +124,21 @@ impl Contenders {
             ),
             dual: Contender::new("weir, IPv4 + IPv6", weir, dual(84), telemetry(&uncounted)),
             all: Contender::new("weir, IPv4 + IPv6, masquerade, counted", weir, dual(85), all),
+            netlink: Contender::floor("floor: the netlink of IPv4 + IPv6, masq.", floor::NETLINK)?,
+            exec: Contender::floor("floor: exec", floor::EXEC)?,
         })
     }
 
-    /// In the order of the table.
-    pub fn listed(&self) -> [&Contender; 7] {
-        let Self { ptp, ptp_masq, bare, counted, masq, dual, all } = self;
-        [ptp, ptp_masq, bare, counted, masq, dual, all]
+    /// The plugins, in the order of the table.
+    pub fn listed(&self) -> [&Contender; 9] {
+        let Self { ptp, ptp_masq, bridge, bare, counted, tcx, masq, dual, all, .. } = self;
+        [ptp, ptp_masq, bridge, bare, counted, tcx, masq, dual, all]
+    }
+
+    /// Those that are called many at once.
+    pub fn crowding(&self) -> [&Contender; 5] {
+        let Self { ptp, ptp_masq, bridge, bare, all, .. } = self;
+        [ptp, ptp_masq, bridge, bare, all]
     }
 }
 
@@ -111,18 +151,22 @@ impl Contender {
         config["name"] = json!(name);
         config["type"] = json!(kind);
         config["ipam"] = ipam;
-        Self { label, plugin: plugin.to_owned(), config }
+        Self { label, plugin: plugin.to_owned(), role: None, config }
     }
 
-    /// Calls the plugin as a runtime does; returns the time from before the exec to after the exit,
-    /// and what it printed.
+    fn floor(label: &'static str, role: &'static str) -> Result<Self> {
+        let plugin = floor::executable()?;
+        Ok(Self { label, plugin, role: Some(role), config: json!({}) })
+    }
+
+    /// Calls the plugin as a runtime does; returns what that took, and what it printed.
     pub fn call(
         &self,
         verb: &str,
         id: &str,
         pod: &Pod,
         prev_result: Option<&[u8]>,
-    ) -> Result<(Duration, Vec<u8>)> {
+    ) -> Result<(Taken, Vec<u8>)> {
         self.call_for(verb, id, pod, "eth0", prev_result)
     }
 
@@ -134,7 +178,7 @@ impl Contender {
         pod: &Pod,
         ifname: &str,
         prev_result: Option<&[u8]>,
-    ) -> Result<(Duration, Vec<u8>)> {
+    ) -> Result<(Taken, Vec<u8>)> {
         let mut config = self.config.clone();
         if let Some(reply) = prev_result {
             config["prevResult"] = serde_json::from_slice(reply)?;
@@ -152,19 +196,33 @@ impl Contender {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(role) = self.role {
+            command.env(floor::ROLE, role);
+        }
+        let used = children()?;
         let started = Instant::now();
         let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(config.as_bytes())?;
+            // The floor doesn't read it.
+            let written = stdin.write_all(config.as_bytes());
+            written.or_else(|err| if self.role.is_some() { Ok(()) } else { Err(err) })?;
         }
         let output = child.wait_with_output()?;
-        let took = started.elapsed();
+        let wall = started.elapsed();
+        let cpu = children()?.saturating_sub(used);
         if !output.status.success() {
             let (said, logged) = (output.stdout, output.stderr);
             let words = [said, logged].concat();
             let words = String::from_utf8_lossy(&words).into_owned();
             return Err(format!("{}: {verb} of {id} failed: {words}", self.label).into());
         }
-        Ok((took, output.stdout))
+        Ok((Taken { wall, cpu }, output.stdout))
     }
+}
+
+/// The processors' time of all processes that were started and have ended.
+pub fn children() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(micros.try_into()?))
 }

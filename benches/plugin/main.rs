@@ -12,22 +12,24 @@
 
 mod contender;
 mod crowd;
+mod floor;
 mod node;
 mod table;
 
-use std::{collections::BTreeMap, env, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, env, io::Write, process::ExitCode};
 
-use contender::{Contender, Contenders, VERBS};
+use contender::{Contender, Contenders, Taken, VERBS};
 use table::Samples;
 
 /// Whatever goes wrong ends the bench.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 const ROUNDS: usize = 100;
-/// How many records there are when an ADD is measured among many.
-const RECORDS: usize = 1000;
 
 fn main() -> ExitCode {
+    if let Some(done) = floor::play() {
+        return done;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
@@ -46,16 +48,17 @@ fn run() -> Result<()> {
     node::enter()?;
     let contenders = Contenders::new()?;
     let listed = contenders.listed();
-    let first: Vec<Duration> = listed.iter().map(|it| first_add(it)).collect::<Result<_>>()?;
+    let first: Vec<Taken> = listed.iter().map(|it| first_add(it)).collect::<Result<_>>()?;
 
     let mut samples = BTreeMap::new();
     let pods = node::pods("pod", rounds * listed.len())?;
     for (round, pods) in pods.chunks(listed.len()).enumerate() {
         measure(round, &listed, pods, &mut samples)?;
+        lowest(&contenders, &pods[0], &mut samples)?;
     }
     trivial(&contenders, &pods[0], rounds, &mut samples)?;
     crowd::measure(&contenders, &mut samples)?;
-    crowd::among(&contenders.bare, RECORDS, rounds, &mut samples)?;
+    crowd::among(&contenders.bare, rounds, &mut samples)?;
 
     let report = table::report(&contenders, &samples, &first, rounds)?;
     std::io::stdout().write_all(report.as_bytes())?;
@@ -63,11 +66,11 @@ fn run() -> Result<()> {
 }
 
 /// The ADD that finds nothing there: Weir loads and pins its programs in it.
-fn first_add(contender: &Contender) -> Result<Duration> {
+fn first_add(contender: &Contender) -> Result<Taken> {
     let pods = node::pods("first", 1)?;
-    let (took, reply) = contender.call("ADD", "first", &pods[0], None)?;
+    let (taken, reply) = contender.call("ADD", "first", &pods[0], None)?;
     contender.call("DEL", "first", &pods[0], Some(&reply))?;
-    Ok(took)
+    Ok(taken)
 }
 
 /// One call of each verb for each contender, each with a pod of its own.
@@ -83,12 +86,22 @@ fn measure(
         for turn in 0..contenders.len() {
             let which = (round + turn) % contenders.len();
             let (contender, pod) = (&contenders[which], &pods[which]);
-            let (took, said) = contender.call(verb, &id(which), pod, replies[which].as_deref())?;
-            table::note(samples, contender, verb, took);
+            let (taken, said) = contender.call(verb, &id(which), pod, replies[which].as_deref())?;
+            table::note(samples, contender, verb, taken);
             if verb == "ADD" {
                 replies[which] = Some(said);
             }
         }
+    }
+    Ok(())
+}
+
+/// The floors, in a pod that is empty again by now.
+fn lowest(contenders: &Contenders, pod: &node::Pod, samples: &mut Samples) -> Result<()> {
+    let Contenders { netlink, exec, .. } = contenders;
+    for (contender, verb) in [(netlink, "ADD"), (netlink, "DEL"), (exec, "VERSION")] {
+        let (taken, _) = contender.call(verb, "floor", pod, None)?;
+        table::note(samples, contender, verb, taken);
     }
     Ok(())
 }
@@ -102,9 +115,9 @@ fn trivial(
 ) -> Result<()> {
     for _ in 0..rounds {
         for (contender, verb) in [(&contenders.ptp, "VERSION"), (&contenders.all, "DEL")] {
-            let (took, _) = contender.call(verb, "never-was", pod, None)?;
+            let (taken, _) = contender.call(verb, "never-was", pod, None)?;
             let row = if verb == "DEL" { "DEL of an unknown id" } else { verb };
-            table::note(samples, contender, row, took);
+            table::note(samples, contender, row, taken);
         }
     }
     Ok(())

@@ -101,9 +101,9 @@ fn the_page_shows_rates_failures_latencies_and_who_talks_to_whom() {
     ] {
         browser.eventually(&near(&cell(pod, column), rate));
     }
-    // 30 ms lie between the table's bounds of 26 and 32 ms, and a busy machine adds to them.
+    // A slow answer takes 60 ms, between two of the table's bounds, and a busy machine adds to it.
     let slow = cell("shop/web", 3);
-    browser.eventually(&format!("{MILLISECONDS}({slow}) >= 30"));
+    browser.eventually(&format!("{MILLISECONDS}({slow}) >= 50"));
     browser.eventually(&format!("{MILLISECONDS}({}) < 30", cell("shop/db", 3)));
     browser.eventually("document.getElementById('health').textContent === 'live'");
     the_map_is_right(&mut browser);
@@ -224,7 +224,7 @@ fn the_slowest_endpoint_is_first(browser: &mut Browser) {
     };
     browser.eventually(&format!("{} === 'GET /slow/*'", cell(2)));
     assert_eq!(browser.value(&cell(0)), "shop/web");
-    browser.eventually(&format!("{MILLISECONDS}({}) >= 30", cell(5)));
+    browser.eventually(&format!("{MILLISECONDS}({}) >= 50", cell(5)));
     browser.eventually(
         "[...document.querySelectorAll('#endpoint-rows tr')].some((row) => \
          row.cells[0].textContent === 'shop/db' && /^\\d+ \\(\\d+ %\\)$/.test(row.cells[4].textContent))",

@@ -72,7 +72,7 @@ impl Plumbed {
         })
     }
 
-    /// Serves HTTP on port 80: the last part of a path is the status, `/slow` in it takes 30 ms.
+    /// Serves HTTP on port 80: the last part of a path is the status, `/slow` in it takes 60 ms.
     pub fn serve(&self) {
         let at = SocketAddr::new(self.address, 80);
         let listener = self.run(move || TcpListener::bind(at).unwrap()).join().unwrap();
@@ -171,7 +171,7 @@ fn answer(mut stream: TcpStream) {
         let head = String::from_utf8(head).unwrap();
         let path = head.split(' ').nth(1).unwrap();
         if path.contains("/slow") {
-            thread::sleep(Duration::from_millis(30));
+            thread::sleep(Duration::from_millis(60));
         }
         let status = path.rsplit('/').next().unwrap();
         let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok");
