@@ -12,7 +12,7 @@ unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 
 target_dir = $(or $(CARGO_TARGET_DIR),target)
 triple = $(shell rustc -vV | sed -n 's/^host: //p')
-bpf_sources = $(wildcard bpf/*.[ch])
+bpf_sources = $(wildcard bpf/*.[ch] benches/*/*.bpf.c)
 sudo = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Where `make install` puts executable and configuration (CONF, else examples/10-weir.conflist, where

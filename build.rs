@@ -18,13 +18,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "-I",
         &multiarch,
     ]);
-    builder.clang(clang());
+    let clang = clang();
+    builder.clang(&clang);
     builder.build_and_generate(out.join("weir.skel.rs"))?;
 
     println!(
         "cargo:rustc-env=WEIR_SCHEMA={:016x}",
         schema(&["bpf/wire.h", "bpf/conn.h", "bpf/maps.h"])?
     );
+    // A bench compiles a program of its own.
+    println!("cargo:rustc-env=WEIR_CLANG={}", clang.display());
+    println!("cargo:rustc-env=WEIR_LIBBPF_INCLUDE={}", env::var("DEP_BPF_INCLUDE")?);
     println!("cargo:rerun-if-env-changed=CLANG");
     println!("cargo:rerun-if-changed=bpf");
     Ok(())
