@@ -25,6 +25,9 @@ use crate::{
 /// How long all calls of IPAM plugins may take together: CRI-O gives its GC half a minute.
 pub const PLUGINS: Duration = Duration::from_secs(12);
 
+/// How long to wait for those who hold records, all together. The plugins' time runs meanwhile.
+const HELD: Duration = Duration::from_secs(5);
+
 /// Takes away every attachment of the network that is not valid any more, then leases of nobody;
 /// goes on past failures.
 pub fn run(call: &Call) -> Result<()> {
@@ -40,26 +43,20 @@ pub fn run(call: &Call) -> Result<()> {
         (None, Some(record)) => reclaim::is_dead(record, &boot_id),
         (None, None) => false,
     };
-    let until = Instant::now() + teardown::LEASE_WAIT;
+    let ends = |attachment: &Attachment, entry: &Entry| match entry {
+        Entry::Record(record) => record.network == config.name && stale(attachment, Some(record)),
+        // Its leases tell the network of a record that can't be read.
+        Entry::Unreadable(_) => {
+            stale(attachment, None) && pool.held_by(attachment).is_ok_and(|held| !held.is_empty())
+        }
+        Entry::Absent => false,
+    };
+    let until = Instant::now() + HELD;
     let mut failures = Failures::default();
     for (attachment, entry) in record::list(&config.state_dir)? {
-        failures.note(match entry {
-            Entry::Record(record)
-                if record.network == config.name && stale(&attachment, Some(&record)) =>
-            {
-                finish(call, &attachment, until)
-            }
-            // Its leases tell the network of a record that can't be read.
-            Entry::Unreadable(_) if stale(&attachment, None) => {
-                pool.held_by(&attachment).and_then(|held| {
-                    if held.is_empty() {
-                        return Ok(());
-                    }
-                    teardown::unrecorded(call, &attachment, Search::Everything)
-                })
-            }
-            _ => Ok(()),
-        });
+        if ends(&attachment, &entry) {
+            failures.note(end(call, &attachment, until, ends));
+        }
     }
     failures.note(pool.sweep().map(drop));
     if let Some(plugin) = delegate {
@@ -69,13 +66,19 @@ pub fn run(call: &Call) -> Result<()> {
     failures.into_result()
 }
 
-/// Takes a stale attachment away as its record has it by now.
-fn finish(call: &Call, attachment: &Attachment, until: Instant) -> Result<()> {
-    match record::settled(&call.config.state_dir, attachment, until)? {
-        Entry::Record(record) => teardown::recorded(call, attachment, &record),
-        // Its own DEL came meanwhile.
-        Entry::Absent => Ok(()),
-        Entry::Unreadable(why) => Err(why),
+/// Takes an attachment away, if it is to end by what the journal has of it once it is held.
+fn end(
+    call: &Call,
+    attachment: &Attachment,
+    until: Instant,
+    ends: impl Fn(&Attachment, &Entry) -> bool,
+) -> Result<()> {
+    let claim = record::claim(&call.config.state_dir, attachment, until)?;
+    let claim = claim.ok_or_else(|| teardown::held(attachment))?;
+    match &claim.entry {
+        entry if !ends(attachment, entry) => Ok(()),
+        Entry::Record(record) => teardown::recorded(call, attachment, record),
+        _ => teardown::unrecorded(call, attachment, Search::Everything),
     }
 }
 

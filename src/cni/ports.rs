@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Call, field::Field, reclaim, teardown};
+use super::{Call, field::Field, reclaim};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
@@ -12,7 +12,6 @@ use crate::{
     },
     record::{self, Entry, Plumbing},
     spec::capability::{PortMapping, Protocol},
-    state,
 };
 
 /// The most mappings of one pod.
@@ -117,9 +116,7 @@ fn bury(call: &Call, attachment: &Attachment, owner: &Attachment) -> Result<bool
         return hostport::evict(owner).map(|_| true);
     }
     match record::find(&call.config.state_dir, owner)? {
-        Entry::Record(record) if reclaim::is_dead(&record, &state::boot_id()?) => {
-            teardown::recorded(call, owner, &record).map(|()| true)
-        }
+        Entry::Record(_) => reclaim::end_dead(call, owner),
         Entry::Absent
             if link::by_name(&mut link::socket()?, &names::host_ifname(owner))?.is_none() =>
         {

@@ -1,7 +1,7 @@
 //! The end of Weir on a node: all that counts goes, and what no pod needs any more. Pods that run
 //! keep their network, unless they are to lose it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     reclaim,
@@ -64,12 +64,17 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
 /// The dead go, and those whose network is another plugin's; with `all`, everyone.
 fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<()> {
     let boot_id = state::boot_id()?;
-    for (attachment, entry) in record::list(&places.state_dir)? {
-        match entry {
+    let until = Instant::now() + PATIENCE;
+    for (attachment, _) in record::list(&places.state_dir)? {
+        let Some(claim) = record::claim(&places.state_dir, &attachment, until)? else {
+            report.failures.push(teardown::held(&attachment));
+            continue;
+        };
+        match &claim.entry {
             Entry::Record(record)
-                if all || record.plumbing.is_none() || reclaim::is_dead(&record, &boot_id) =>
+                if all || record.plumbing.is_none() || reclaim::is_dead(record, &boot_id) =>
             {
-                let gone = teardown::recorded(&places.call(&record.network), &attachment, &record);
+                let gone = teardown::recorded(&places.call(&record.network), &attachment, record);
                 report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
             }
             Entry::Unreadable(_) if all || reclaim::is_bare(&attachment)? => {

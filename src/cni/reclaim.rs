@@ -46,14 +46,14 @@ fn link_gone(record: &Record) -> Result<bool> {
 ///
 /// # Errors
 /// [`Kind::Io`]: the records can't be listed.
-pub fn dead(call: &Call) -> Result<Vec<(Attachment, Record)>> {
+fn dead(call: &Call) -> Result<Vec<Attachment>> {
     let boot_id = state::boot_id()?;
     let all = record::list(&call.config.state_dir)?;
     let dead = all.into_iter().filter_map(|(attachment, entry)| match entry {
         Entry::Record(record)
             if record.network == call.config.name && is_dead(&record, &boot_id) =>
         {
-            Some((attachment, *record))
+            Some(attachment)
         }
         _ => None,
     });
@@ -115,10 +115,32 @@ pub fn would_help(call: &Call) -> Result<bool> {
 /// # Errors
 /// As [`teardown::recorded`].
 pub fn finish_killed(call: &Call, attachment: &Attachment) -> Result<bool> {
-    let until = Instant::now() + teardown::LEASE_WAIT;
-    match record::settled(&call.config.state_dir, attachment, until)? {
-        Entry::Record(record) if record.abandoned => {
-            teardown::recorded(call, attachment, &record).map(|()| true)
+    let until = Instant::now() + teardown::PATIENCE;
+    let claim = record::claim(&call.config.state_dir, attachment, until)?;
+    match claim.as_ref().map(|claim| &claim.entry) {
+        Some(Entry::Record(record)) if record.abandoned => {
+            teardown::recorded(call, attachment, record).map(|()| true)
+        }
+        // Somebody else did.
+        Some(Entry::Absent) => Ok(true),
+        _ => Ok(false),
+    }
+}
+
+/// Takes an attachment away if it is dead, by what the journal has of it once it is held; says whether it
+/// was. What somebody else holds is left to them.
+///
+/// # Errors
+/// As [`teardown::recorded`].
+pub fn end_dead(call: &Call, attachment: &Attachment) -> Result<bool> {
+    let until = Instant::now() + teardown::MOMENT;
+    let claim = record::claim(&call.config.state_dir, attachment, until)?;
+    match claim.as_ref().map(|claim| &claim.entry) {
+        Some(Entry::Record(record)) if is_dead(record, &state::boot_id()?) => {
+            teardown::recorded(call, attachment, record).map(|()| true)
+        }
+        Some(Entry::Unreadable(_)) if is_bare(attachment)? => {
+            teardown::unrecorded(call, attachment, Search::Everything).map(|()| true)
         }
         _ => Ok(false),
     }
@@ -141,18 +163,11 @@ pub fn begin(call: &Call, attachment: &Attachment, record: &Record) -> Result<Be
 /// # Errors
 /// As [`dead`]; one that can't be taken away is told on stderr.
 pub fn reclaim(call: &Call) -> Result<bool> {
-    let (dead, bare) = (dead(call)?, bare(call)?);
-    let any = !dead.is_empty() || !bare.is_empty();
-    let tell = |attachment: &Attachment, gone: Result<()>| {
-        if let Err(err) = gone {
+    let dead: Vec<_> = dead(call)?.into_iter().chain(bare(call)?).collect();
+    for attachment in &dead {
+        if let Err(err) = end_dead(call, attachment) {
             eprintln!("weir: can't take away {attachment}, which is dead: {err}");
         }
-    };
-    for (attachment, record) in dead {
-        tell(&attachment, teardown::recorded(call, &attachment, &record));
     }
-    for attachment in bare {
-        tell(&attachment, teardown::unrecorded(call, &attachment, Search::Everything));
-    }
-    Ok(any)
+    Ok(!dead.is_empty())
 }

@@ -16,7 +16,7 @@ use super::{
     config::Config,
     counting, reclaim,
     request::{Command, Request},
-    teardown::{self, Search},
+    teardown,
 };
 use crate::{
     attachment::Attachment,
@@ -176,16 +176,19 @@ fn drop_dead(
     for (attachment, entry) in records {
         match entry {
             Entry::Record(record) if reclaim::is_dead(&record, &boot_id) => {
-                let gone = teardown::recorded(&places.call(&record.network), &attachment, &record);
-                report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
+                let gone = reclaim::end_dead(&places.call(&record.network), &attachment);
+                match report.note(gone) {
+                    Some(true) => {
+                        report.drop(Thing::Attachment, &attachment, Some(&record.network), Ok(()));
+                    }
+                    // Somebody else ends it, or ended it, and the ids live anew: nothing of it is touched.
+                    Some(false) => living.push(*record),
+                    None => {}
+                }
             }
             Entry::Record(record) => living.push(*record),
-            Entry::Unreadable(why) => match reclaim::is_bare(&attachment) {
-                Ok(true) => {
-                    let gone =
-                        teardown::unrecorded(&places.call(""), &attachment, Search::Everything);
-                    report.drop(Thing::Attachment, &attachment, None, gone);
-                }
+            Entry::Unreadable(why) => match reclaim::end_dead(&places.call(""), &attachment) {
+                Ok(true) => report.drop(Thing::Attachment, &attachment, None, Ok(())),
                 Ok(false) => report.left.push(format!("{why}, and its interface is there")),
                 Err(err) => report.failures.push(err),
             },

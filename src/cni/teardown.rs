@@ -9,7 +9,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     attachment::Attachment,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
     net::{self, Mark, link},
     record::{self, Delegated, Record},
@@ -18,9 +18,20 @@ use crate::{
 
 use super::{Call, ports, wanted};
 
-/// How long DEL and GC wait for an IPAM plugin that outlives the ADD which was killed: less than any
-/// runtime gives them.
-pub const LEASE_WAIT: Duration = Duration::from_secs(10);
+/// How long to wait for who holds an attachment's record, an IPAM plugin that outlives the killed ADD above
+/// all: less than any runtime gives us.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long who can do without it waits: a reader holds a record for a moment.
+pub const MOMENT: Duration = Duration::from_millis(20);
+
+/// That somebody held the attachment's record all the time.
+pub fn held(attachment: &Attachment) -> Error {
+    let msg = format!(
+        "{attachment} is being added, by its ADD or by an IPAM plugin that outlives it, or taken away by \
+         another call; call again when that has ended"
+    );
+    Error::new(Kind::TryAgain, msg)
+}
 
 /// What went wrong so far, while the work went on.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! What one ADD made, as the journal keeps it: enough to take it all away, or to make the plan again
 //! that CHECK compares with, whichever configuration a later call comes with.
 
+mod claim;
 mod journal;
 
 use std::{
@@ -23,8 +24,9 @@ use crate::{
     telemetry::Attached,
 };
 
+pub use claim::{Claim, claim};
 pub use journal::{
-    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, settled, some, sweep,
+    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, some, sweep,
 };
 
 /// The format that this binary writes; another one is unreadable to it.
@@ -161,14 +163,6 @@ impl Record {
     /// [`Kind::Environment`]: the record's names are not names.
     pub fn attachment(&self) -> Result<Attachment> {
         Attachment::new(&self.container_id, &self.ifname)
-    }
-
-    /// Whether an IPAM plugin is about to give the pod its addresses: its ADD lives, or the plugin does.
-    #[must_use]
-    pub fn is_leasing(&self) -> bool {
-        let waits =
-            |plumbing: &Plumbing| plumbing.delegate.is_some() && plumbing.addresses.is_empty();
-        self.under_way && !self.abandoned && self.plumbing.as_ref().is_some_and(waits)
     }
 
     /// The addresses that weir gave the pod, or had given.

@@ -36,8 +36,8 @@ pub struct Dir {
     fd: File,
 }
 
-/// A file locked for this process alone; closing it, when dropped, unlocks it, and so does the end of
-/// the process, however it comes.
+/// A file locked for this process alone, unless it is [bequeathed](Lock::bequeath); closing it, when
+/// dropped, unlocks it, and so does the end of the process, however it comes.
 #[derive(Debug)]
 pub struct Lock(File);
 

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -414,4 +415,84 @@ fn what_one_leases_after_its_add_was_killed_is_released() {
     assert!(!lease.exists());
     fs::remove_dir_all(&dir).unwrap();
     host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_successor_of_the_dead_outlives_who_takes_the_dead_away() {
+    let host = Host::new("successor");
+    let dir = scratch(&host, "plugins");
+    let path = script(
+        &host,
+        "slow",
+        "cat > /dev/null; cd $(dirname $0)\n\
+         if [ $CNI_COMMAND = DEL ]; then [ ! -e hold ] || { touch began; sleep 2; }\n\
+         rm -f lease-$CNI_CONTAINERID; fi\n\
+         [ $CNI_COMMAND = ADD ] || exit 0\n\
+         touch lease-$CNI_CONTAINERID\n\
+         case $CNI_CONTAINERID in c1) ip=10.77.0.2;; *) ip=10.77.0.3;; esac\n\
+         echo \"{\\\"ips\\\":[{\\\"address\\\":\\\"$ip/24\\\"}]}\"",
+    );
+    let path = path.to_str().unwrap();
+    let call = |verb: &str, pod: Option<&Container>| {
+        host.call(verb, pod).key("ipam", json!({"type": "slow"})).variable("CNI_PATH", path)
+    };
+    for end in ["GC", "reconcile"] {
+        // Whichever comes first holds the end up; the other one's ids, or its own, are used anew meanwhile.
+        for id in ["other", "c1"] {
+            let pod = host.container(id);
+            call("ADD", Some(&pod)).succeed();
+            host.end(pod);
+        }
+        fs::write(dir.join("hold"), "").unwrap();
+        let c1 = host.container("c1");
+        thread::scope(|scope| {
+            let ending = scope.spawn(|| match end {
+                "GC" => drop(call("GC", None).succeed()),
+                _ => drop(host.reconcile_in(&format!(
+                    "--state-dir {} --bpf-dir {} --cni-path {path}",
+                    host.state_dir().display(),
+                    host.state_dir().with_file_name("bpf").display()
+                ))),
+            });
+            assert!((0..500).any(|_| dir.join("began").exists() || {
+                thread::sleep(Duration::from_millis(10));
+                false
+            }));
+            fs::remove_file(dir.join("hold")).unwrap();
+            call("DEL", Some(&c1)).succeed();
+            call("ADD", Some(&c1)).succeed();
+            ending.join().unwrap();
+        });
+        fs::remove_file(dir.join("began")).unwrap();
+        assert_eq!(c1.space.links(), ["lo", "eth0"], "{end}");
+        assert_eq!(host.node.links().len(), 2, "{end}");
+        assert!(host.record(&c1).exists() && dir.join("lease-c1").exists(), "{end}");
+        assert!(!dir.join("lease-other").exists(), "{end}");
+        call("DEL", Some(&c1)).succeed();
+    }
+}
+
+#[test]
+fn del_is_no_success_while_a_plugin_is_still_to_lease() {
+    let host = Host::new("leasing");
+    let a = host.container("a");
+    let lease = scratch(&host, "plugins").join("lease");
+    let text = format!(
+        "exec 2> /dev/null; cat > /dev/null\n\
+         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
+         sleep 13; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+        lease = lease.display(),
+    );
+    let path = script(&host, "slower", &text);
+    let call = |verb: &str| {
+        let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "slower"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
+    assert_eq!(call("ADD").under(killed).answer().code, None);
+    let message = call("DEL").refused(11);
+    assert!(message.contains("outlives"), "{message}");
+    assert!(host.record(&a).exists() && !lease.exists());
+    call("DEL").succeed();
+    assert!(!host.record(&a).exists() && !lease.exists());
 }

@@ -1,0 +1,113 @@
+//! The end of an attachment is one process's work at a time.
+//!
+//! DEL, GC, `weir reconcile` and an ADD in need of an address may come upon the same dead attachment, and
+//! its ids may be used anew the moment its record is gone: who went on with what it had read before would
+//! take the successor's network away. So whoever ends an attachment holds its record until that is gone,
+//! and judges what the record says once it is held.
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::journal::{self, Entry};
+use crate::{
+    attachment::Attachment,
+    error::{Context, Kind, Result},
+    state::{self, ATTACHMENTS, Dir},
+};
+
+/// An attachment that nobody else ends while this lives. Where the journal has nothing, nothing is held.
+#[derive(Debug)]
+pub struct Claim {
+    /// What the journal has of it. A record under way is abandoned: its ADD would hold it.
+    pub entry: Entry,
+    /// What can't be opened as a file can't be locked.
+    _held: Option<File>,
+}
+
+/// Claims an attachment, if need be when its ADD, an IPAM plugin that outlives it, or who else ends the
+/// attachment lets go of it; `None` where that is not so by `until`.
+///
+/// # Errors
+/// [`Kind::Io`]: the directory can't be read; a record that can't is [`Entry::Unreadable`].
+pub fn claim(state_dir: &Path, attachment: &Attachment, until: Instant) -> Result<Option<Claim>> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else {
+        return Ok(Some(Claim { entry: Entry::Absent, _held: None }));
+    };
+    loop {
+        if let Some(claim) = attempt(&dir, attachment)? {
+            return Ok(Some(claim));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// One try; `None` where somebody holds the record, or put another one into its place.
+fn attempt(dir: &Dir, attachment: &Attachment) -> Result<Option<Claim>> {
+    let free = |entry| Ok(Some(Claim { entry, _held: None }));
+    let (bytes, file) = match journal::open(dir, attachment) {
+        Ok(Some(found)) => found,
+        Ok(None) => return free(Entry::Absent),
+        Err(why) => return free(Entry::Unreadable(why)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(err)) => {
+            return Err(err).context(Kind::Io, || format!("can't lock the record of {attachment}"));
+        }
+    }
+    if !journal::is_in_place(&file) {
+        return Ok(None);
+    }
+    let mut entry = journal::decode(&bytes, attachment);
+    if let Entry::Record(record) = &mut entry {
+        record.abandoned = record.under_way;
+    }
+    Ok(Some(Claim { entry, _held: Some(file) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process};
+
+    use super::*;
+    use crate::record::{NetnsRef, Record, remove};
+
+    #[test]
+    fn one_at_a_time_ends_an_attachment_and_who_comes_second_finds_what_is_there_by_then() {
+        let dir = env::temp_dir().join(format!("weir-claim-{}", process::id()));
+        fs::create_dir(&dir).unwrap();
+        let attachment = Attachment::new("c1", "eth0").unwrap();
+        let netns = NetnsRef { path: "/run/netns/x".into(), dev: 4, ino: 5 };
+        let record = Record::new(&attachment, "podnet", netns).unwrap();
+        let claim = |patience| claim(&dir, &attachment, Instant::now() + patience).unwrap();
+        let (at_once, patiently) = (Duration::ZERO, Duration::from_secs(20));
+        assert!(matches!(claim(at_once).unwrap().entry, Entry::Absent));
+
+        let begun = record.begin(&dir).unwrap();
+        assert!(claim(at_once).is_none(), "its ADD is under way");
+        drop(begun);
+        // Not at once: a process that a test beside this one starts has the lock until it executes its
+        // program.
+        let first = claim(patiently).unwrap();
+        assert!(matches!(&first.entry, Entry::Record(record) if record.abandoned));
+        assert!(claim(at_once).is_none(), "somebody ends it");
+        thread::scope(|scope| {
+            let second = scope.spawn(|| claim(patiently).unwrap());
+            thread::sleep(Duration::from_millis(50));
+            assert!(!second.is_finished(), "it is not ended yet");
+            remove(&dir, &attachment).unwrap();
+            drop(first);
+            assert!(matches!(second.join().unwrap().entry, Entry::Absent));
+        });
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
