@@ -18,7 +18,6 @@ use crate::{
     error::{Error, Kind, Result},
     ipam::{
         Lease,
-        delegate::Delegate,
         pool::Pool,
         range::{self, RangeSet},
         resolv,
@@ -167,7 +166,7 @@ impl Attempt<'_> {
 
     fn lease_from_plugin(&mut self, wanted: &Wanted, plugin: &str) -> Result<Lease> {
         let stdin = &self.call.stdin;
-        let delegate = Delegate::find(plugin, &self.call.request.path, stdin)?;
+        let delegate = self.call.delegate(plugin, stdin)?;
         // It was parsed as JSON, which is UTF-8.
         let config = String::from_utf8_lossy(stdin).into_owned();
         self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
@@ -176,20 +175,14 @@ impl Attempt<'_> {
         self.begun.as_ref().map_or(Ok(()), Begun::bequeath)?;
         // A plugin that is full need not be: no DEL came for the dead, and nobody else tells it.
         let first = delegate.add().or_else(|err| {
-            if !reclaim::reclaim(self.call)? {
+            // One that hangs is not full.
+            if err.kind() == Kind::TryAgain || !reclaim::reclaim(self.call)? {
                 return Err(err);
             }
-            delegate.del(self.attachment)?;
-            delegate.add()
+            self.call.delegate(plugin, stdin)?.del(self.attachment)?;
+            self.call.delegate(plugin, stdin)?.add()
         });
-        let lease = first.inspect_err(|_| {
-            // Told here, it is not told again by the roll-back, and a plugin that refuses even this
-            // (its configuration is wrong, say) keeps no record alive.
-            self.plumbing.delegate = None;
-            if let Err(err) = delegate.del(self.attachment) {
-                eprintln!("weir: rolling back: {err}");
-            }
-        })?;
+        let lease = first.inspect_err(|_| self.give_back(plugin))?;
         self.plumbing.addresses.clone_from(&lease.addresses);
         self.plumbing.routes.clone_from(&lease.routes);
         if wanted.masquerade {
@@ -198,6 +191,25 @@ impl Attempt<'_> {
         self.save()?;
         spare(plugin, &lease)?;
         Ok(lease)
+    }
+
+    /// Has a plugin that gave no lease release it all the same, as the specification wants.
+    ///
+    /// Told here, it is not told again by the roll-back, and a plugin that refuses even this (its
+    /// configuration is wrong, say) keeps no record alive. One that hangs may have leased: for it the record
+    /// stays, and leads the next DEL, GC or ADD there.
+    fn give_back(&mut self, plugin: &str) {
+        let delegate = self.call.delegate(plugin, &self.call.stdin);
+        let told = delegate.and_then(|delegate| delegate.del(self.attachment));
+        let hangs = matches!(&told, Err(err) if err.kind() == Kind::TryAgain);
+        if let Err(err) = told {
+            eprintln!("weir: rolling back: {err}");
+        }
+        if hangs {
+            self.begun = None;
+        } else {
+            self.plumbing.delegate = None;
+        }
     }
 
     /// Makes the pod's network, counted from its first packet on.

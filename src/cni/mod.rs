@@ -46,13 +46,18 @@ pub use config::{BPF_DIR, STATE_DIR};
 use config::Config;
 use request::{Command, Request};
 
+/// How long all calls of IPAM plugins in one call may take together: the first, which gets half, as long as
+/// it would have alone, and an ADD that is refused by a plugin that hangs still ends in a roll-back before
+/// the kubelet's two minutes are over.
+const PLUGINS: Duration = Duration::from_secs(60);
+
 /// A checked call, and what an IPAM plugin gets of it.
 #[derive(Debug)]
 pub(crate) struct Call {
     request: Request,
     config: Config,
     stdin: Vec<u8>,
-    /// When the time of all IPAM plugins together is over, where one call asks many.
+    /// When the time of all IPAM plugins together is over; none where no runtime waits.
     plugins_until: Option<Instant>,
 }
 
@@ -68,8 +73,9 @@ impl Call {
         match share(until.saturating_duration_since(Instant::now())) {
             Some(share) => Ok(found.within(share)),
             None => {
-                let msg =
-                    format!("IPAM plugin {plugin} was not asked: earlier ones took all the time");
+                let msg = format!(
+                    "IPAM plugin {plugin} was not asked: earlier calls of IPAM plugins took all the time; call again"
+                );
                 Err(Error::new(Kind::TryAgain, msg))
             }
         }
@@ -115,7 +121,8 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
     }
     let (stdin, json) = input?;
     let (config, places) = Config::parse_apart(json)?;
-    let plugins_until = (request.command == Command::Gc).then(|| Instant::now() + gc::PLUGINS);
+    let plugins = if request.command == Command::Gc { gc::PLUGINS } else { PLUGINS };
+    let plugins_until = Some(Instant::now() + plugins);
     let call = Call { request, config, stdin, plugins_until };
     if let Command::Del(attachment) = &call.request.command {
         return del::run(&call, attachment, places).map_err(|err| reply::of_del(&err));

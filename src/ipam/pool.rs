@@ -18,7 +18,6 @@ use crate::{
     state::{self, ATTACHMENTS, Dir, LEASES, LOCK},
 };
 
-/// The lock file; its content are the last addresses given, one line per range set.
 /// The lock is held for some ten microseconds; who waits this long meets a stuck holder.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for a line of each range set that there may be.
@@ -161,7 +160,15 @@ impl Pool<'_> {
                 (Some(owner), Some(attachments)) => attachments.has(&owner.file_name())?,
                 _ => false,
             };
-            if !recorded && dir.remove(&name)? {
+            if recorded {
+                continue;
+            }
+            let gone = match dir.remove(&name) {
+                // A directory of somebody's, which is no lease.
+                Err(_) if lease.is_empty() => false,
+                gone => gone?,
+            };
+            if gone {
                 removed.push(name);
             }
         }

@@ -4,7 +4,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use crate::{
 };
 
 /// A directory of the test's own.
-fn scratch(host: &Host, name: &str) -> PathBuf {
+pub fn scratch(host: &Host, name: &str) -> PathBuf {
     let dir = host.state_dir().with_file_name(name);
     fs::create_dir_all(&dir).unwrap();
     dir
@@ -205,7 +204,7 @@ fn one_that_hangs_holds_a_gc_for_seconds_however_many_it_is_to_release() {
 }
 
 /// Puts an executable into the test's directory of plugins; that.
-fn script(host: &Host, name: &str, text: &str) -> PathBuf {
+pub fn script(host: &Host, name: &str, text: &str) -> PathBuf {
     let dir = scratch(host, "plugins");
     fs::write(dir.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -376,123 +375,4 @@ fn an_answer_that_can_not_be_used_is_given_back() {
         assert!(!host.record(&a).exists());
         assert_eq!(a.space.links(), ["lo"]);
     }
-}
-
-#[test]
-fn what_one_leases_after_its_add_was_killed_is_released() {
-    let host = Host::new("outlived");
-    let a = host.container("a");
-    let before = host.footprint();
-    let dir = scratch(&host, "plugins");
-    let (began, lease) = (dir.join("began"), dir.join("lease"));
-    // Slow to lease, and deaf to the end of whoever called it.
-    let text = format!(
-        "exec 2> /dev/null; cat > /dev/null\n\
-         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
-         touch {began}; sleep 1.5; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
-        began = began.display(),
-        lease = lease.display(),
-    );
-    let path = script(&host, "slow", &text);
-    let call = |verb: &str| {
-        let call =
-            host.call(verb, (verb != "GC").then_some(&a)).key("ipam", json!({"type": "slow"}));
-        call.variable("CNI_PATH", path.to_str().unwrap())
-    };
-    for end in ["DEL", "GC", "ADD"] {
-        let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
-        assert_eq!(call("ADD").under(killed).answer().code, None);
-        assert!(began.exists() && !lease.exists(), "{end}");
-        fs::remove_file(&began).unwrap();
-        let call = call(end);
-        let call =
-            if end == "GC" { call.key("cni.dev/valid-attachments", json!([])) } else { call };
-        call.succeed();
-        assert_eq!(lease.exists(), end == "ADD");
-        assert_eq!(host.record(&a).exists(), end == "ADD");
-    }
-    call("DEL").succeed();
-    assert!(!lease.exists());
-    fs::remove_dir_all(&dir).unwrap();
-    host.footprint().assert_is(&before, "afterwards");
-}
-
-#[test]
-fn a_successor_of_the_dead_outlives_who_takes_the_dead_away() {
-    let host = Host::new("successor");
-    let dir = scratch(&host, "plugins");
-    let path = script(
-        &host,
-        "slow",
-        "cat > /dev/null; cd $(dirname $0)\n\
-         if [ $CNI_COMMAND = DEL ]; then [ ! -e hold ] || { touch began; sleep 2; }\n\
-         rm -f lease-$CNI_CONTAINERID; fi\n\
-         [ $CNI_COMMAND = ADD ] || exit 0\n\
-         touch lease-$CNI_CONTAINERID\n\
-         case $CNI_CONTAINERID in c1) ip=10.77.0.2;; *) ip=10.77.0.3;; esac\n\
-         echo \"{\\\"ips\\\":[{\\\"address\\\":\\\"$ip/24\\\"}]}\"",
-    );
-    let path = path.to_str().unwrap();
-    let call = |verb: &str, pod: Option<&Container>| {
-        host.call(verb, pod).key("ipam", json!({"type": "slow"})).variable("CNI_PATH", path)
-    };
-    for end in ["GC", "reconcile"] {
-        // Whichever comes first holds the end up; the other one's ids, or its own, are used anew meanwhile.
-        for id in ["other", "c1"] {
-            let pod = host.container(id);
-            call("ADD", Some(&pod)).succeed();
-            host.end(pod);
-        }
-        fs::write(dir.join("hold"), "").unwrap();
-        let c1 = host.container("c1");
-        thread::scope(|scope| {
-            let ending = scope.spawn(|| match end {
-                "GC" => drop(call("GC", None).succeed()),
-                _ => drop(host.reconcile_in(&format!(
-                    "--state-dir {} --bpf-dir {} --cni-path {path}",
-                    host.state_dir().display(),
-                    host.state_dir().with_file_name("bpf").display()
-                ))),
-            });
-            assert!((0..500).any(|_| dir.join("began").exists() || {
-                thread::sleep(Duration::from_millis(10));
-                false
-            }));
-            fs::remove_file(dir.join("hold")).unwrap();
-            call("DEL", Some(&c1)).succeed();
-            call("ADD", Some(&c1)).succeed();
-            ending.join().unwrap();
-        });
-        fs::remove_file(dir.join("began")).unwrap();
-        assert_eq!(c1.space.links(), ["lo", "eth0"], "{end}");
-        assert_eq!(host.node.links().len(), 2, "{end}");
-        assert!(host.record(&c1).exists() && dir.join("lease-c1").exists(), "{end}");
-        assert!(!dir.join("lease-other").exists(), "{end}");
-        call("DEL", Some(&c1)).succeed();
-    }
-}
-
-#[test]
-fn del_is_no_success_while_a_plugin_is_still_to_lease() {
-    let host = Host::new("leasing");
-    let a = host.container("a");
-    let lease = scratch(&host, "plugins").join("lease");
-    let text = format!(
-        "exec 2> /dev/null; cat > /dev/null\n\
-         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
-         sleep 13; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
-        lease = lease.display(),
-    );
-    let path = script(&host, "slower", &text);
-    let call = |verb: &str| {
-        let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "slower"}));
-        call.variable("CNI_PATH", path.to_str().unwrap())
-    };
-    let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
-    assert_eq!(call("ADD").under(killed).answer().code, None);
-    let message = call("DEL").refused(11);
-    assert!(message.contains("outlives"), "{message}");
-    assert!(host.record(&a).exists() && !lease.exists());
-    call("DEL").succeed();
-    assert!(!host.record(&a).exists() && !lease.exists());
 }

@@ -29,6 +29,7 @@ mod net_apply;
 mod net_check;
 mod net_nft;
 mod node;
+mod outlived;
 mod overlap;
 mod plugin;
 mod ports;

@@ -292,7 +292,7 @@ impl Call<'_> {
     fn answer_by(&self, stdout: Stdio) -> Answer {
         let path = self.host.node.path();
         let mut command = Command::new("timeout");
-        command.args(["20", "nsenter", &format!("--net={}", path.display())]);
+        command.args(["60", "nsenter", &format!("--net={}", path.display())]);
         command.args(&self.under).arg(&self.plugin);
         command.env("CNI_COMMAND", &self.verb);
         command.env("CNI_PATH", "/usr/lib/cni");

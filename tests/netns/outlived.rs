@@ -1,0 +1,174 @@
+//! An IPAM plugin that takes its time, while others end what it works for.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    delegated::{scratch, script},
+    plugin::{Container, Host},
+};
+
+#[test]
+fn what_one_leases_after_its_add_was_killed_is_released() {
+    let host = Host::new("outlived");
+    let a = host.container("a");
+    let before = host.footprint();
+    let dir = scratch(&host, "plugins");
+    let (began, lease) = (dir.join("began"), dir.join("lease"));
+    // Slow to lease, and deaf to the end of whoever called it.
+    let text = format!(
+        "exec 2> /dev/null; cat > /dev/null\n\
+         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
+         touch {began}; sleep 1.5; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+        began = began.display(),
+        lease = lease.display(),
+    );
+    let path = script(&host, "slow", &text);
+    let call = |verb: &str| {
+        let call =
+            host.call(verb, (verb != "GC").then_some(&a)).key("ipam", json!({"type": "slow"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    for end in ["DEL", "GC", "ADD"] {
+        let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
+        assert_eq!(call("ADD").under(killed).answer().code, None);
+        assert!(began.exists() && !lease.exists(), "{end}");
+        fs::remove_file(&began).unwrap();
+        let call = call(end);
+        let call =
+            if end == "GC" { call.key("cni.dev/valid-attachments", json!([])) } else { call };
+        call.succeed();
+        assert_eq!(lease.exists(), end == "ADD");
+        assert_eq!(host.record(&a).exists(), end == "ADD");
+    }
+    call("DEL").succeed();
+    assert!(!lease.exists());
+    fs::remove_dir_all(&dir).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn a_successor_of_the_dead_outlives_who_takes_the_dead_away() {
+    let host = Host::new("successor");
+    let dir = scratch(&host, "plugins");
+    let path = script(
+        &host,
+        "slow",
+        "cat > /dev/null; cd $(dirname $0)\n\
+         if [ $CNI_COMMAND = DEL ]; then [ ! -e hold ] || { touch began; sleep 2; }\n\
+         rm -f lease-$CNI_CONTAINERID; fi\n\
+         [ $CNI_COMMAND = ADD ] || exit 0\n\
+         touch lease-$CNI_CONTAINERID\n\
+         case $CNI_CONTAINERID in c1) ip=10.77.0.2;; *) ip=10.77.0.3;; esac\n\
+         echo \"{\\\"ips\\\":[{\\\"address\\\":\\\"$ip/24\\\"}]}\"",
+    );
+    let path = path.to_str().unwrap();
+    let call = |verb: &str, pod: Option<&Container>| {
+        host.call(verb, pod).key("ipam", json!({"type": "slow"})).variable("CNI_PATH", path)
+    };
+    for end in ["GC", "reconcile"] {
+        // Whichever comes first holds the end up; the other one's ids, or its own, are used anew meanwhile.
+        for id in ["other", "c1"] {
+            let pod = host.container(id);
+            call("ADD", Some(&pod)).succeed();
+            host.end(pod);
+        }
+        fs::write(dir.join("hold"), "").unwrap();
+        let c1 = host.container("c1");
+        thread::scope(|scope| {
+            let ending = scope.spawn(|| match end {
+                "GC" => drop(call("GC", None).succeed()),
+                _ => drop(host.reconcile_in(&format!(
+                    "--state-dir {} --bpf-dir {} --cni-path {path}",
+                    host.state_dir().display(),
+                    host.state_dir().with_file_name("bpf").display()
+                ))),
+            });
+            assert!((0..500).any(|_| dir.join("began").exists() || {
+                thread::sleep(Duration::from_millis(10));
+                false
+            }));
+            fs::remove_file(dir.join("hold")).unwrap();
+            call("DEL", Some(&c1)).succeed();
+            call("ADD", Some(&c1)).succeed();
+            ending.join().unwrap();
+        });
+        fs::remove_file(dir.join("began")).unwrap();
+        assert_eq!(c1.space.links(), ["lo", "eth0"], "{end}");
+        assert_eq!(host.node.links().len(), 2, "{end}");
+        assert!(host.record(&c1).exists() && dir.join("lease-c1").exists(), "{end}");
+        assert!(!dir.join("lease-other").exists(), "{end}");
+        call("DEL", Some(&c1)).succeed();
+    }
+}
+
+#[test]
+fn del_is_no_success_while_a_plugin_is_still_to_lease() {
+    let host = Host::new("leasing");
+    let a = host.container("a");
+    let lease = scratch(&host, "plugins").join("lease");
+    let text = format!(
+        "exec 2> /dev/null; cat > /dev/null\n\
+         [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
+         sleep 13; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+        lease = lease.display(),
+    );
+    let path = script(&host, "slower", &text);
+    let call = |verb: &str| {
+        let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "slower"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
+    assert_eq!(call("ADD").under(killed).answer().code, None);
+    let message = call("DEL").refused(11);
+    assert!(message.contains("outlives"), "{message}");
+    assert!(host.record(&a).exists() && !lease.exists());
+    call("DEL").succeed();
+    assert!(!host.record(&a).exists() && !lease.exists());
+}
+
+#[test]
+fn one_that_hangs_ends_add_in_bounds_and_its_record_leads_del_to_it() {
+    let host = Host::new("hung");
+    let a = host.container("a");
+    let before = host.footprint();
+    let dir = scratch(&host, "plugins");
+    let path = script(
+        &host,
+        "hang",
+        "cat > /dev/null; cd $(dirname $0); echo $CNI_COMMAND >> calls\n\
+         [ -e well ] || exec sleep 100\n\
+         [ $CNI_COMMAND != ADD ] || echo '{\"ips\":[{\"address\":\"10.77.0.2/24\"}]}'",
+    );
+    let call = |verb: &str, pod: &Container| {
+        let call = host.call(verb, Some(pod)).key("ipam", json!({"type": "hang"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    // Of the dead, too, there is one: a plugin that hangs is not asked about it.
+    fs::write(dir.join("well"), "").unwrap();
+    let dead = host.container("dead");
+    call("ADD", &dead).succeed();
+    host.end(dead);
+    fs::remove_file(dir.join("well")).unwrap();
+    let began = Instant::now();
+    let message = call("ADD", &a).refused(11);
+    assert!(message.contains("hang"), "{message}");
+    assert!(began.elapsed() < Duration::from_secs(55), "{:?}", began.elapsed());
+    assert_eq!(fs::read_to_string(dir.join("calls")).unwrap(), "ADD\nADD\nDEL\n");
+    assert!(host.record(&a).exists());
+    fs::write(dir.join("well"), "").unwrap();
+    call("DEL", &a).succeed();
+    assert!(fs::read_to_string(dir.join("calls")).unwrap().ends_with("DEL\nDEL\n"));
+    host.reconcile_in(&format!(
+        "--state-dir {} --bpf-dir {} --cni-path {}",
+        host.state_dir().display(),
+        host.state_dir().with_file_name("bpf").display(),
+        path.display()
+    ));
+    fs::remove_dir_all(&dir).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+}
