@@ -114,6 +114,11 @@ impl Family {
         }
     }
 
+    /// Whether a pod's series began with the pod. What the agent counts by itself began with the agent.
+    pub fn began_with_pod(&self) -> bool {
+        !matches!(self.source, Source::ServerNames)
+    }
+
     /// Every combination of the listed values, for series that start at 0.
     pub fn combinations(&self) -> Vec<Values> {
         let mut all = vec![values([])];

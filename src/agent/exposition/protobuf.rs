@@ -100,7 +100,7 @@ impl Writer<'_> {
             Unit::None | Unit::Bytes => float(value),
         };
         let label = self.labels(family, key);
-        let created_timestamp = self.created(key);
+        let created_timestamp = self.created(family, key);
         if family.kind == Kind::Counter {
             let counter = Some(Counter { value, created_timestamp });
             Metric { label, counter, ..Metric::default() }
@@ -155,12 +155,13 @@ impl Writer<'_> {
                 .map(|(offset, length)| BucketSpan { offset, length })
                 .collect(),
             positive_delta: deltas.collect(),
-            created_timestamp: self.created(key),
+            created_timestamp: self.created(collected.family, key),
         }
     }
 
-    fn created(&self, key: &Key) -> Option<Timestamp> {
-        Some(self.pods.get(key.row?)?.created)
+    fn created(&self, family: &Family, key: &Key) -> Option<Timestamp> {
+        let row = key.row.filter(|_| family.began_with_pod())?;
+        Some(self.pods.get(row)?.created)
     }
 }
 

@@ -160,9 +160,10 @@ impl Writer<'_> {
         }
     }
 
-    /// When the series began; of the kernel's own statistics that is not known.
+    /// When the series began; of the kernel's own statistics, and of what the agent counts, it isn't told.
     fn created(&mut self, family: &Family, key: &Key) {
-        if self.form != Form::OpenMetrics || matches!(family.kind, Kind::Gauge | Kind::Info) {
+        let gauge = matches!(family.kind, Kind::Gauge | Kind::Info);
+        if self.form != Form::OpenMetrics || gauge || !family.began_with_pod() {
             return;
         }
         if let Some(created) = key.row.and_then(|row| self.created.get(row).copied()) {
@@ -232,6 +233,7 @@ mod tests {
         labels::Value,
         reading::{Own, Reading},
         series::collect,
+        server_names::Told,
         totals::GRACE,
     };
     use crate::telemetry::{
@@ -288,6 +290,25 @@ mod tests {
                  weir_http_requests_created{labels} 1000.5\n"
             )
         );
+    }
+
+    #[test]
+    fn what_began_with_the_agent_is_not_said_to_have_begun_with_the_pod() {
+        let snapshot = one_request();
+        let counts = vec![(1, 1, Some(0), 3), (1, 1, None, 2)];
+        let server_names = Told { names: vec!["a.test".into()], counts };
+        let own = Own { maps_open: true, server_names, ..Own::default() };
+        let mut reading = Reading { snapshot: &snapshot, members: &[], now: fixture::NOW, own };
+        let page = write(&collect(&mut reading, GRACE), Form::OpenMetrics);
+        let found = about(&page, "weir_tls_server_names_");
+        let labels = r#"namespace="shop",pod="web",role="server",server_name="#;
+        let mut lines: Vec<_> = found.lines().collect();
+        lines.sort_unstable();
+        let named = |name: &str, count| {
+            format!("weir_tls_server_names_total{{{labels}\"{name}\"}} {count}")
+        };
+        assert_eq!(lines, [named("__other__", 2), named("a.test", 3)]);
+        assert!(page.contains("weir_http_requests_created"));
     }
 
     #[test]

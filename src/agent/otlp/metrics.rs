@@ -57,6 +57,8 @@ impl Writer<'_> {
         let start = pod.map_or(0, |pod| nanoseconds(pod.created));
         let mut count = 0;
         let metrics = self.page.families.iter().filter_map(|collected| {
+            // 0 says that it is not known.
+            let start = if collected.family.began_with_pod() { start } else { 0 };
             let (metric, points) = self.metric(collected, row, start)?;
             count += points;
             Some(metric)
