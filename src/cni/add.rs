@@ -93,10 +93,10 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Writes the record for the first time.
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self) -> Result<&Begun> {
         self.record.plumbing = Some(self.plumbing.clone());
-        self.begun = Some(self.record.begin(&self.call.config.state_dir)?);
-        Ok(())
+        let begun = self.record.begin(&self.call.config.state_dir)?;
+        Ok(self.begun.insert(begun))
     }
 
     /// Writes the record again.
@@ -150,7 +150,7 @@ impl Attempt<'_> {
             let claimed = &mut |ip| claims.reason(ip);
             pool.allocate(attachment, sets, &wanted.requested, claimed, |addresses| {
                 self.plumbing.addresses = addresses.to_vec();
-                self.begin()
+                self.begin().map(drop)
             })
         };
         let addresses = match allocate() {
@@ -170,9 +170,8 @@ impl Attempt<'_> {
         // It was parsed as JSON, which is UTF-8.
         let config = String::from_utf8_lossy(stdin).into_owned();
         self.plumbing.delegate = Some(Delegated { plugin: plugin.to_owned(), config });
-        self.begin()?;
         // Should we be killed, the plugin goes on; whoever takes our place waits for its end.
-        self.begun.as_ref().map_or(Ok(()), Begun::bequeath)?;
+        self.begin()?.bequeath()?;
         // A plugin that is full need not be: no DEL came for the dead, and nobody else tells it.
         let first = delegate.add().or_else(|err| {
             // One that hangs is not full.

@@ -58,6 +58,8 @@ fn end_held(call: &Call, attachment: &Attachment) -> Result<()> {
         {
             teardown::recorded(call, attachment, &record)
         }
+        // Gone just now.
+        Entry::Absent => teardown::unrecorded(call, attachment, Search::BehindTheLink),
         _ => Err(teardown::held(attachment)),
     }
 }

@@ -189,7 +189,10 @@ fn drop_dead(
             Entry::Record(record) => living.push(*record),
             Entry::Unreadable(why) => match reclaim::end_dead(&places.call(""), &attachment) {
                 Ok(true) => report.drop(Thing::Attachment, &attachment, None, Ok(())),
-                Ok(false) => report.left.push(format!("{why}, and its interface is there")),
+                Ok(false) => {
+                    let what = "its interface is there, or another call works on it";
+                    report.left.push(format!("{why}, and {what}"));
+                }
                 Err(err) => report.failures.push(err),
             },
             Entry::Absent => {}
