@@ -155,7 +155,7 @@ fn one_that_hangs_ends_add_in_bounds_and_its_record_leads_del_to_it() {
     host.end(dead);
     fs::remove_file(dir.join("well")).unwrap();
     let began = Instant::now();
-    let message = call("ADD", &a).refused(11);
+    let message = call("ADD", &a).within(60).refused(11);
     assert!(message.contains("hang"), "{message}");
     assert!(began.elapsed() < Duration::from_secs(55), "{:?}", began.elapsed());
     assert_eq!(fs::read_to_string(dir.join("calls")).unwrap(), "ADD\nADD\nDEL\n");

@@ -33,6 +33,7 @@ pub struct Call<'a> {
     conf: Value,
     under: Vec<String>,
     plugin: PathBuf,
+    seconds: u32,
 }
 
 /// What there is on a node, a line a thing; two that differ show only their differences.
@@ -113,7 +114,7 @@ impl Host {
         let (verb, conf) = (verb.to_owned(), self.conf());
         let plugin = env!("CARGO_BIN_EXE_weir").into();
         let (variables, under) = (Vec::new(), Vec::new());
-        let call = Call { host: self, verb, variables, conf, under, plugin };
+        let call = Call { host: self, verb, variables, conf, under, plugin, seconds: 20 };
         match container {
             None => call,
             Some(container) => call
@@ -280,6 +281,13 @@ impl Call<'_> {
         self
     }
 
+    /// The call with another time than 20 s, after which it is ended.
+    #[allow(dead_code, reason = "a word for tests/netns")]
+    pub fn within(mut self, seconds: u32) -> Self {
+        self.seconds = seconds;
+        self
+    }
+
     pub fn answer(&self) -> Answer {
         self.answer_by(Stdio::piped())
     }
@@ -292,7 +300,8 @@ impl Call<'_> {
     fn answer_by(&self, stdout: Stdio) -> Answer {
         let path = self.host.node.path();
         let mut command = Command::new("timeout");
-        command.args(["60", "nsenter", &format!("--net={}", path.display())]);
+        let seconds = self.seconds.to_string();
+        command.args([&seconds, "nsenter", &format!("--net={}", path.display())]);
         command.args(&self.under).arg(&self.plugin);
         command.env("CNI_COMMAND", &self.verb);
         command.env("CNI_PATH", "/usr/lib/cni");

@@ -251,7 +251,11 @@ fn totals_survive_another_layout_and_back_and_never_go_down() {
         // go uncounted, by either pod.
         let seen = pair.requests();
         let least = (asked + 500).saturating_sub(4 * CONNECTIONS * 5);
-        assert!(seen.iter().all(|n| (least..=asked + 500).contains(n)), "{seen:?} of {asked}");
+        assert!(
+            seen.iter().all(|n| (least..=asked + 500).contains(n)),
+            "{seen:?} of {asked}: {:?}",
+            pair.snapshot().counters
+        );
         settled(&pair);
         over.store(true, Ordering::Relaxed);
     });
