@@ -58,7 +58,7 @@ fn end(cri: &Cri<'_>, sandbox: &str) {
 
 #[test]
 fn pods_of_the_kubelet_talk_are_counted_by_name_and_leave_nothing() {
-    let Some(node) = Node::enter("pods") else { return };
+    let node = Node::enter("pods");
     let _containerd = start();
     let cri = Cri { socket: Path::new(SOCKET) };
     let network = ("NetworkReady".to_owned(), true);
@@ -106,7 +106,7 @@ fn pods_of_the_kubelet_talk_are_counted_by_name_and_leave_nothing() {
 
 #[test]
 fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_either() {
-    let Some(node) = Node::enter("dead") else { return };
+    let node = Node::enter("dead");
     let containerd = start();
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
@@ -136,7 +136,7 @@ fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_ei
 
 #[test]
 fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
-    let Some(node) = Node::enter("refused") else { return };
+    let node = Node::enter("refused");
     let _containerd = start();
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
@@ -152,7 +152,7 @@ fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
 
 #[test]
 fn the_limits_of_a_pods_annotations_are_in_force_and_go_with_it() {
-    let Some(node) = Node::enter("limits") else { return };
+    let node = Node::enter("limits");
     let _containerd = start();
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
@@ -185,7 +185,7 @@ cat > /dev/null
 
 #[test]
 fn a_failed_del_is_not_taken_for_success_whatever_the_words_of_the_ipam() {
-    let Some(node) = Node::enter("away") else { return };
+    let node = Node::enter("away");
     fs::write("/run/cni/bin/away", AWAY).unwrap();
     fs::set_permissions("/run/cni/bin/away", fs::Permissions::from_mode(0o755)).unwrap();
     let list = r#"{"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "weir", "ipam": {"type": "away"}}]}"#;

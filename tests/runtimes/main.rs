@@ -11,6 +11,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod cgroup;
 mod containerd;
 mod cri;
 mod image;

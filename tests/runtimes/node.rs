@@ -19,9 +19,10 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+use crate::cgroup;
+
 /// Whatever is waited for is there by then, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(30);
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The calling thread's namespaces.
 pub struct Node {
@@ -31,13 +32,12 @@ pub struct Node {
 
 impl Node {
     /// Makes the calling thread a node: its own network with an address, its own `/run`, `/var/lib` and
-    /// bpffs, and weir in `/run/cni`. `None`, with the reason on stderr, where the kernel has no control
-    /// groups to give, without which no runtime runs anything.
-    pub fn enter(label: &str) -> Option<Self> {
+    /// bpffs, and weir in `/run/cni`. Fails where no control groups can be made, without which no runtime
+    /// runs anything.
+    pub fn enter(label: &str) -> Self {
         assert!(geteuid().is_root(), "this test needs root: it makes namespaces");
-        if let Some(why) = no_cgroups() {
-            eprintln!("NOT RUN: runtimes need control groups, and {why}");
-            return None;
+        if let Err(why) = cgroup::probe() {
+            panic!("{why}. {}", cgroup::MEND);
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
@@ -55,7 +55,7 @@ impl Node {
         }
         let node = Self { cgroup: format!("/weirtest-{}-{label}", std::process::id()) };
         node.install_weir();
-        Some(node)
+        node
     }
 
     /// Puts weir beside the reference plugins, which runtimes need for the loopback.
@@ -130,7 +130,7 @@ impl Drop for Node {
         end_processes();
         // conmon, podman's helper, has one of that name.
         for parent in [self.cgroup.trim_start_matches('/'), "libpod_parent"] {
-            let groups = cgroups();
+            let groups = cgroup::all();
             let below = |group: &&PathBuf| group.iter().any(|part| part == parent);
             for group in groups.iter().rev().filter(below) {
                 let _ = fs::remove_dir(group);
@@ -150,35 +150,6 @@ fn end_processes() {
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
-}
-
-/// Why no control group could be made for a container; `None` where one can.
-fn no_cgroups() -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let of = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
-    if of("cgroup") {
-        return None;
-    }
-    if !of("cgroup2") {
-        return Some("none are mounted".into());
-    }
-    let control = Path::new(CGROUPS).join("cgroup.subtree_control");
-    let refused = fs::write(&control, "+pids").err()?;
-    Some(format!("{} can't be written: {refused}", control.display()))
-}
-
-fn cgroups() -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut dirs = vec![PathBuf::from(CGROUPS)];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                found.insert(entry.path());
-                dirs.push(entry.path());
-            }
-        }
-    }
-    found
 }
 
 fn list(dir: &Path, seen: &mut BTreeSet<String>) {

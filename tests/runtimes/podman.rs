@@ -49,7 +49,7 @@ fn run(node: &Node, name: &str, more: &str) -> (String, Vec<IpAddr>) {
 
 #[test]
 fn containers_talk_are_counted_by_name_and_leave_nothing() {
-    let Some(node) = Node::enter("podman") else { return };
+    let node = Node::enter("podman");
     fs::write("/run/containers.conf", CONFIG).unwrap();
     let archive = image::archive(Path::new("/run"));
     podman(&format!("load -i {}", archive.display()));
