@@ -1,20 +1,27 @@
 //! `weir reconcile`: drops what no living attachment owns, and says what that was.
 
-use std::{env, ffi::OsString, process::ExitCode};
+use std::{collections::BTreeSet, env, ffi::OsString, process::ExitCode};
 
 use super::{Output, Places, print, table};
 use crate::{
     agent::log,
-    cni::reconcile::{self, Dropped, Thing},
+    attachment::Attachment,
+    cni::{
+        mend::Mend,
+        reconcile::{self, Dropped, Thing},
+    },
     error::{Context, Kind, Result},
 };
 
 /// Drop what no living attachment owns: leases, links, hooks, masquerade; safe at any time
 ///
-/// Living pods that are not counted any more, because something else took the hooks off or the maps were
-/// lost, are counted again, and limited pods held to their bandwidth; stderr says which.
+/// Living pods get back what something else took from them: those that are not counted any more, because the
+/// hooks were taken off or the maps were lost, are counted again, limited pods are held to their bandwidth, and
+/// after a flush of the nftables ruleset host ports lead to them and what they send out is masqueraded again.
+/// stderr says which, and how many. Where nothing is missing, nothing is changed, and never a table but
+/// `inet weir`.
 ///
-/// Exits 1 if something could not be dropped.
+/// Exits 1 if something could not be dropped or mended.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -40,11 +47,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Output::Json => json(&report.dropped)?,
         Output::Text => text(&report.dropped),
     })?;
-    report.mended.iter().for_each(|pod| eprintln!("weir: counted again: {pod}"));
-    report.limited.iter().for_each(|pod| eprintln!("weir: limited again: {pod}"));
+    tell_mended(&report.mended);
     report.left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     report.failures.iter().for_each(log::say);
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell_mended(mended: &[(Attachment, Mend)]) {
+    for (pod, what) in mended {
+        let what = match what {
+            Mend::Counted => "counted",
+            Mend::Limited => "limited",
+            Mend::Exposed => "host ports lead there",
+            Mend::Masqueraded => "masqueraded",
+        };
+        eprintln!("weir: {what} again: {pod}");
+    }
+    let pods: BTreeSet<_> = mended.iter().map(|(pod, _)| pod).collect();
+    if !pods.is_empty() {
+        eprintln!("weir: mended attachments: {}", pods.len());
+    }
 }
 
 pub(super) fn json(dropped: &[Dropped]) -> Result<String> {

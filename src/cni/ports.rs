@@ -126,6 +126,27 @@ fn bury(call: &Call, attachment: &Attachment, owner: &Attachment) -> Result<bool
     }
 }
 
+/// Makes those of the ports lead to the pod again that don't any more.
+///
+/// # Errors
+/// [`Kind::Config`]: another has one of them by now; the message names both. The others lead to the pod
+/// again. [`Kind::Kernel`].
+pub fn mend(attachment: &Attachment, plumbing: &Plumbing) -> Result<()> {
+    let (ports, addresses) = (&plumbing.ports, &plumbing.addresses);
+    let mended = hostport::mend(attachment, ports, addresses);
+    told(conntrack::forget_others(ports, addresses));
+    mended.map_err(|refused| match refused {
+        Refused::Failed(err) => err,
+        Refused::Taken { port, owner } => {
+            let who = owner.map_or("somebody else".into(), |owner| owner.to_string());
+            let msg = format!(
+                "{port} of {attachment} was given to {who} while it led nowhere: one of the two has to end"
+            );
+            Error::new(Kind::Config, msg)
+        }
+    })
+}
+
 /// Compares the kernel with what [`expose`] leaves.
 ///
 /// # Errors

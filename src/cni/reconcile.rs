@@ -1,5 +1,5 @@
-//! What no living attachment owns goes, of every network, and the living are counted again: for the
-//! node whose runtime lost track, or where something else took our hooks off.
+//! What no living attachment owns goes, of every network, and the living get back what they lack: for the
+//! node whose runtime lost track, or where something else took hooks or nftables rules of ours off.
 //!
 //! Safe beside any other call, by the order of its looks. An ADD writes its record before it makes
 //! anything, a DEL removes it after all is gone: so whatever was seen, and has no record when the
@@ -14,9 +14,9 @@ use serde_json::json;
 use super::{
     Call,
     config::Config,
-    counting, reclaim,
+    mend::{self, Mend},
+    reclaim,
     request::{Command, Request},
-    teardown,
 };
 use crate::{
     attachment::Attachment,
@@ -31,10 +31,7 @@ use crate::{
     record::{self, Entry, Record},
     spec::Version,
     state,
-    telemetry::{
-        self, limit,
-        traces::{self, Trace},
-    },
+    telemetry::traces::{self, Trace},
 };
 
 /// How long to wait for ADDs under way before the masquerade is left as it is.
@@ -97,17 +94,15 @@ pub struct Dropped {
 pub struct Report {
     /// What is gone now.
     pub dropped: Vec<Dropped>,
-    /// Living attachments that were not counted any more, and are again.
-    pub mended: Vec<Attachment>,
-    /// Living attachments whose limit something else had loosened.
-    pub limited: Vec<Attachment>,
+    /// What living attachments lacked, and have again.
+    pub mended: Vec<(Attachment, Mend)>,
     /// What has no owner and was left all the same, and why.
     pub left: Vec<String>,
     /// What could not be looked at or dropped.
     pub failures: Vec<Error>,
 }
 
-/// Drops what no living attachment owns; goes on past failures.
+/// Drops what no living attachment owns, and mends what the living lack; goes on past failures.
 pub fn run(places: &Places) -> Report {
     let mut report = Report::default();
     if let Err(err) = reconcile(places, &mut report) {
@@ -134,7 +129,7 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
         let what = "links, hooks, host ports and masquerade are left";
         report.left.push(format!("{dir} has no records: {what}"));
     }
-    mend_hooks(places, report, &living)?;
+    mend::run(places, report, &living)?;
     drop_leases(places, report)?;
     drop_remnants(places, report);
     // A link that was left may be of a network whose records are elsewhere.
@@ -270,87 +265,6 @@ fn drop_hooks(
             continue;
         }
         report.drop(Thing::Hook, format!("{pod:08x}"), None, trace.end(&places.bpf_dir, stays));
-    }
-    Ok(())
-}
-
-/// Living pods whose hooks something else took off, or whose maps were lost, are counted again, and held to
-/// their limits.
-fn mend_hooks(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
-    for record in living.iter().filter(|record| !record.under_way) {
-        let Some(index) = record.host_ifindex else { continue };
-        if !teardown::still_there(record) {
-            continue;
-        }
-        let attachment = record.attachment()?;
-        let counted = mend(report, record, || mend_count(&attachment, record, index));
-        let limited = mend(report, record, || mend_limit(record, index));
-        if [counted, limited] == [Mended::Whole; 2] {
-            continue;
-        }
-        // Its DEL may have come between, and taken off what was not there yet.
-        if matches!(record::find(&places.state_dir, &attachment)?, Entry::Absent) {
-            unmend(report, &attachment, record, index)?;
-            continue;
-        }
-        if counted == Mended::Again {
-            report.mended.push(attachment.clone());
-        }
-        if limited == Mended::Again {
-            report.limited.push(attachment);
-        }
-    }
-    Ok(())
-}
-
-/// What came of mending something of a pod's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mended {
-    /// Nothing was missing, or it could not be put back, which the report says.
-    Whole,
-    /// It was put back.
-    Again,
-    /// The interface went meanwhile.
-    Gone,
-}
-
-/// `mend` says whether something was missing.
-fn mend(report: &mut Report, record: &Record, mend: impl FnOnce() -> Result<bool>) -> Mended {
-    match mend() {
-        Ok(true) => Mended::Again,
-        Err(_) if !teardown::still_there(record) => Mended::Gone,
-        mended => {
-            report.note(mended);
-            Mended::Whole
-        }
-    }
-}
-
-fn mend_count(attachment: &Attachment, record: &Record, index: u32) -> Result<bool> {
-    let Some(attached) = record.telemetry else { return Ok(false) };
-    let identity = counting::identity(attachment, &record.pod);
-    telemetry::mend(&record.bpf_dir, index, &identity, &attached)
-}
-
-/// The buckets; the queues are the network's, which CHECK tells of.
-fn mend_limit(record: &Record, index: u32) -> Result<bool> {
-    match &record.plumbing {
-        Some(plumbing) if plumbing.guarded => {
-            limit::mend(&record.bpf_dir, index, &plumbing.bandwidth)
-        }
-        _ => Ok(false),
-    }
-}
-
-/// Takes away what was put back for an attachment that is gone.
-fn unmend(report: &mut Report, attachment: &Attachment, record: &Record, index: u32) -> Result<()> {
-    let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
-    if let Some(attached) = &record.telemetry {
-        let id = attachment.container_id();
-        report.note(telemetry::detach(&record.bpf_dir, id, attached, stays));
-    }
-    if stays.is_none() {
-        report.note(limit::forget(&record.bpf_dir, index));
     }
     Ok(())
 }

@@ -6,8 +6,9 @@
 //! Since Linux 6.12 the kernel deletes by a filter: 0.2 ms, however many buckets its table has. Before,
 //! the flows are read and deleted one by one, and to read takes a lock per bucket: 20 ms for 262,144.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
+use ipnetwork::IpNetwork;
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -104,6 +105,26 @@ pub fn forget_mapped(
         }
         delete_one_by_one(socket, pod, |flow| flow.reply.source.0 == pod)
     })
+}
+
+/// Forgets the UDP flows that pods with these addresses began, towards the outside of the networks, while
+/// nothing masqueraded them: they would go on under an address to which no answer comes back.
+///
+/// # Errors
+/// [`Kind::Kernel`](crate::error::Kind::Kernel).
+pub fn forget_unmasqueraded(pods: &BTreeSet<IpAddr>, networks: &[IpNetwork]) -> Result<()> {
+    let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    [true, false]
+        .into_iter()
+        .filter_map(|v4| pods.iter().find(|pod| pod.is_ipv4() == v4))
+        .try_for_each(|&any| {
+            delete_one_by_one(&mut socket, any, |flow| {
+                let (source, to) = (flow.original.source, flow.original.destination);
+                pods.contains(&source.0)
+                    && (flow.reply.source, flow.reply.destination) == (to, source)
+                    && !networks.iter().any(|network| network.contains(to.0))
+            })
+        })
 }
 
 fn has_udp(ports: &[PortMapping]) -> bool {

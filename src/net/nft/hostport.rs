@@ -23,7 +23,7 @@ use self::{
     element::{Element, Place},
     schema::Found,
 };
-use super::{ATTEMPTS, add_or_create, lacking, rule_comments};
+use super::{ATTEMPTS, MEND, add_or_create, lacking, put_right, rule_comments};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
@@ -75,6 +75,37 @@ pub fn expose(
         add(&mut socket, owner, chunk)?;
     }
     Ok(())
+}
+
+/// Puts back what [`expose`] made and is missing: elements, maps, chains and rules.
+///
+/// # Errors
+/// [`Refused`]; also where somebody has one of the ports, all others are put back.
+pub fn mend(
+    owner: &Attachment,
+    ports: &[PortMapping],
+    addresses: &[Address],
+) -> Result<(), Refused> {
+    let mut socket = open().map_err(Refused::Failed)?;
+    let elements = element::all(ports, addresses);
+    // Most often another pod's turn has brought the rules back already.
+    if !elements.is_empty() && missing_rule(&mut socket)?.is_some() {
+        put_right(&mut socket, || schema::create(owner, &[], false))?;
+    }
+    let (mut missing, mut taken) = (Vec::new(), None);
+    for element in elements {
+        match get(&mut socket, &element)? {
+            None => missing.push(element),
+            Some(found) if found.owner.as_ref() == Some(owner) && found.data == element.data => {}
+            Some(found) => {
+                taken = Some(Refused::Taken { port: element.to_string(), owner: found.owner });
+            }
+        }
+    }
+    for chunk in missing.chunks(CHUNK) {
+        add(&mut socket, owner, chunk)?;
+    }
+    taken.map_or(Ok(()), Err)
 }
 
 fn add(socket: &mut Netlink, owner: &Attachment, elements: &[Element]) -> Result<(), Refused> {
@@ -171,11 +202,17 @@ pub fn owners() -> Result<BTreeSet<Attachment>> {
 pub fn check(owner: &Attachment, ports: &[PortMapping], addresses: &[Address]) -> Result<()> {
     let difference = |msg: String| Err(Error::new(Kind::Difference, msg));
     let mut socket = open()?;
-    for element in element::all(ports, addresses) {
+    let elements = element::all(ports, addresses);
+    if elements.is_empty() {
+        return Ok(());
+    }
+    for element in elements {
         let map = element.place.set().name;
         match get(&mut socket, &element)? {
             None => {
-                return difference(format!("{element} in nftables map inet weir {map} is missing"));
+                return difference(format!(
+                    "{element} in nftables map inet weir {map} is missing{MEND}"
+                ));
             }
             Some(found) if found.owner.as_ref() != Some(owner) || found.data != element.data => {
                 return difference(format!(
@@ -185,13 +222,21 @@ pub fn check(owner: &Attachment, ports: &[PortMapping], addresses: &[Address]) -
             Some(_) => {}
         }
     }
-    let rules = rule_comments(&mut socket)?;
-    match schema::comments().find(|text| !rules.iter().any(|rule| rule.is(text))) {
+    match missing_rule(&mut socket)? {
         Some(text) => {
-            difference(format!("the rule {text:?} in nftables table inet weir is missing"))
+            difference(format!("the rule {text:?} in nftables table inet weir is missing{MEND}"))
         }
         None => Ok(()),
     }
+}
+
+/// The comment of a rule that is not there.
+fn missing_rule(socket: &mut Netlink) -> Result<Option<&'static str>, Refusal> {
+    let rules = match rule_comments(socket) {
+        Err(refusal) if refusal.errno == Errno::ENOENT => Vec::new(),
+        rules => rules?,
+    };
+    Ok(schema::comments().find(|text| !rules.iter().any(|rule| rule.is(text))))
 }
 
 fn open() -> Result<Netlink> {

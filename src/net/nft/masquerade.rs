@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use self::interval::{Interval, Intervals};
-use super::{ATTEMPTS, family::Family, lacking, lost_a_race, rule_comments};
+use super::{ATTEMPTS, MEND, family::Family, lacking, lost_a_race, put_right, rule_comments};
 use crate::{
     error::{Error, Kind, Result},
     net::netlink::{Netlink, Refusal},
@@ -51,6 +51,19 @@ pub fn masquerade_ensure(subnets: &[IpNetwork]) -> Result<()> {
     }
     let lost = || Error::new(Kind::Kernel, "can't add to nftables table inet weir");
     Err(last.map_or_else(lost, Error::from))
+}
+
+/// As [`masquerade_ensure`], and makes the rules again where something else took them away.
+///
+/// # Errors
+/// As [`masquerade_ensure`].
+pub fn masquerade_mend(subnets: &[IpNetwork]) -> Result<()> {
+    if subnets.is_empty() {
+        return Ok(());
+    }
+    // Without elements, which may overlap with what the sets still have.
+    put_right(&mut Netlink::open(NETLINK_NETFILTER)?, || schema::create(&[], false))?;
+    masquerade_ensure(subnets)
 }
 
 /// Adds subnets to sets that hold overlapping ones: what a wider one covers is left alone, what the
@@ -102,7 +115,7 @@ pub fn masquerade_narrow(subnets: &[IpNetwork], really: bool) -> Result<Vec<Stri
 /// [`Kind::Difference`] naming what is missing, [`Kind::Kernel`] when the kernel can't be asked.
 pub fn masquerade_check(subnets: &[IpNetwork]) -> Result<()> {
     let mut socket = Netlink::open(NETLINK_NETFILTER)?;
-    let missing = |what: String| Error::new(Kind::Difference, format!("{what} is missing"));
+    let missing = |what: String| Error::new(Kind::Difference, format!("{what} is missing{MEND}"));
     let absent = |refusal: Refusal, what: String| match refusal.errno {
         Errno::ENOENT => missing(what),
         _ => refusal.into(),

@@ -19,12 +19,14 @@ use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-pub use masquerade::{masquerade_check, masquerade_ensure, masquerade_narrow};
+pub use masquerade::{masquerade_check, masquerade_ensure, masquerade_mend, masquerade_narrow};
 
 use super::netlink::{Netlink, Refusal};
 use crate::error::{Error, Kind, Result};
 use batch::{Message, UserData};
 
+/// What to do where something of ours is missing.
+const MEND: &str = "; mend it: weir reconcile";
 /// How often a change is tried again that lost against another process.
 const ATTEMPTS: u32 = 8;
 
@@ -53,6 +55,19 @@ fn lacking(refusal: &Refusal, need: &str, mend: &str) -> Error {
     let msg =
         format!("{need} needs nf_tables, which this kernel lacks: load the module, or {mend}");
     Error::new(Kind::Kernel, msg).details(refusal)
+}
+
+/// Has a part of the table made where it is missing, its rules anew, however often another process is
+/// faster.
+fn put_right(socket: &mut Netlink, create: impl Fn() -> Vec<Message>) -> Result<(), Refusal> {
+    let mut attempt = 1;
+    loop {
+        match socket.exchange(create()) {
+            Ok(_) => return Ok(()),
+            Err(refusal) if lost_a_race(&refusal) && attempt < ATTEMPTS => attempt += 1,
+            Err(refusal) => return Err(refusal),
+        }
+    }
 }
 
 /// The comments of all rules of the table.

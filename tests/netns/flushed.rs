@@ -1,0 +1,222 @@
+//! After `nft flush ruleset`, which a firewall's reload may be: host ports and masquerade of the living come
+//! back by `weir reconcile`, and nothing else changes.
+
+use std::{thread, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    answer::{BRIEFLY, Client, PATIENCE, Server, tcp},
+    plugin::{Call, Container, Host, ips},
+    ports::{both, elements, map},
+};
+
+/// What `weir reconcile` drops and says; its exit status.
+fn reconcile(host: &Host) -> (String, String, Option<i32>) {
+    let output = host.node.command(&words(host));
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
+fn words(host: &Host) -> String {
+    let (weir, state) = (env!("CARGO_BIN_EXE_weir"), host.state_dir());
+    let bpf = state.with_file_name("bpf");
+    format!("{weir} reconcile --state-dir {} --bpf-dir {}", state.display(), bpf.display())
+}
+
+/// One that must succeed, and drop nothing; what it says.
+fn mend(host: &Host) -> String {
+    let (dropped, said, code) = reconcile(host);
+    assert_eq!((&*dropped, code), ("nothing to drop\n", Some(0)), "{said}");
+    said
+}
+
+fn masqueraded<'a>(host: &'a Host, container: &Container, ports: Value) -> Call<'a> {
+    let call = host.call("ADD", Some(container)).key("ipMasq", json!(true));
+    call.key("runtimeConfig", json!({"portMappings": ports}))
+}
+
+/// The whole ruleset with the kernel's numbers of tables, maps, chains and rules: made anew they are others.
+fn ruleset(host: &Host) -> String {
+    host.node.succeed("nft -a list ruleset")
+}
+
+/// A firewall is loaded anew: everything goes, and its own table comes, for which the kernel tracks flows.
+fn reload_firewall(host: &Host) {
+    host.node.succeed("nft flush ruleset");
+    host.node.succeed("nft add table ip others");
+    host.node.succeed("nft add chain ip others own { type filter hook forward priority 0 ; }");
+    host.node.succeed("nft add rule ip others own ct state established,related accept");
+    host.node.succeed("nft add table ip6 others");
+    host.node.succeed("nft add chain ip6 others own { type filter hook forward priority 0 ; }");
+    host.node.succeed("nft add rule ip6 others own ct state established,related accept");
+}
+
+/// The firewall's table.
+fn foreign(host: &Host) -> String {
+    host.node.succeed("nft -a list table ip others")
+}
+
+#[test]
+fn host_ports_lead_to_the_living_again() {
+    let host = Host::new("flushed");
+    let world = host.node.outside();
+    let [a, b, plain] = ["a", "b", "plain"].map(|id| host.container(id));
+    let result = masqueraded(&host, &a, both("8080")).succeed();
+    let at = json!([{"hostPort": 9090, "containerPort": 80, "hostIP": "10.9.0.1"}]);
+    masqueraded(&host, &b, at).succeed();
+    host.add(&plain);
+    let _servers = (Server::new(&a.space, "a"), Server::new(&b.space, "b"));
+    let asked = || {
+        [("10.9.0.1", 8080), ("fd09::1", 8080), ("10.9.0.1", 9090)]
+            .map(|(ip, port)| tcp(&world, ip, port).map(|said| said[..1].to_owned()))
+    };
+    let all = ["a", "a", "b"].map(|name| Some(name.to_owned()));
+    let clients = [Client::new(&world, "10.9.0.1", 8080), Client::new(&world, "fd09::1", 8080)];
+    assert_eq!(asked(), all);
+    let before = elements(&host);
+
+    reload_firewall(&host);
+    let others = foreign(&host);
+    assert_eq!(asked(), [None, None, None]);
+    // The kernel remembers that these flows lead to nobody, and they never pause.
+    assert_eq!([clients[0].ask(BRIEFLY), clients[1].ask(BRIEFLY)], [None, None]);
+    let told = host.check(&a, &result).key("ipMasq", json!(true)).refused(103);
+    assert!(told.contains("masquerade4 is missing; mend it: weir reconcile"), "{told}");
+
+    let said = mend(&host);
+    assert!(said.contains("host ports lead there again: container a interface eth0"), "{said}");
+    assert!(said.contains("host ports lead there again: container b interface eth0"), "{said}");
+    assert!(said.contains("mended attachments: 2") && !said.contains("plain"), "{said}");
+    assert_eq!(asked(), all);
+    for client in &clients {
+        // The first may only collect the refusal of the one before it.
+        let told = client.ask(BRIEFLY).or_else(|| client.ask(PATIENCE));
+        assert!(told.is_some_and(|told| told.starts_with("a sees")));
+    }
+    assert_eq!(elements(&host), before);
+    host.check(&a, &result).key("ipMasq", json!(true)).succeed();
+    assert_eq!(foreign(&host), others);
+
+    let mended = ruleset(&host);
+    assert_eq!(mend(&host), "", "there is nothing to mend any more");
+    assert_eq!(ruleset(&host), mended);
+    for container in [&a, &b] {
+        host.del(container);
+    }
+    assert!(!elements(&host).contains("elements"), "{}", elements(&host));
+}
+
+#[test]
+fn what_living_pods_send_out_is_masqueraded_again() {
+    let host = Host::new("flushed-masq");
+    let world = host.node.outside();
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let own = ips(&masqueraded(&host, &a, json!([])).succeed());
+    masqueraded(&host, &b, json!([])).succeed();
+    // Else no answer would come back to who is not masqueraded.
+    world.succeed("ip route add 10.88.0.0/24 via 10.9.0.1");
+    world.succeed("ip route add fd00:88::/64 via fd09::1");
+    // A router asks for a neighbour of whom it sends others' packets from its link-local address.
+    host.node.succeed("ip addr add fe80::1:1/64 dev out0 nodad");
+    let _world = Server::new(&world, "world");
+    let seen = |ip: &str| Some(format!("world sees {ip}"));
+    assert_eq!(tcp(&a.space, "10.9.0.2", 80), seen("10.9.0.1"));
+
+    reload_firewall(&host);
+    assert_eq!(tcp(&a.space, "10.9.0.2", 80), seen(&own[0]));
+    let flows = [Client::new(&a.space, "10.9.0.2", 80), Client::new(&a.space, "fd09::2", 80)];
+    let asked = || [flows[0].ask(PATIENCE), flows[1].ask(PATIENCE)];
+    assert_eq!(asked(), [seen(&own[0]), seen(&own[1])]);
+
+    let said = mend(&host);
+    assert_eq!(said.matches("masqueraded again: container").count(), 2, "{said}");
+    assert!(said.contains("mended attachments: 2"), "{said}");
+    assert_eq!(tcp(&a.space, "10.9.0.2", 80), seen("10.9.0.1"));
+    // Also what began while nothing masqueraded it.
+    assert_eq!(asked(), [seen("10.9.0.1"), seen("fd09::1")]);
+    assert_eq!(mend(&host), "");
+}
+
+#[test]
+fn whatever_part_is_missing_comes_back() {
+    let host = Host::new("flushed-part");
+    let a = host.container("a");
+    let result = masqueraded(&host, &a, both("8080")).succeed();
+    let (check, whole) = (host.check(&a, &result).key("ipMasq", json!(true)), ruleset(&host));
+    let lines = |text: &str| {
+        let handle = |line: &str| line.split(" # handle").next().unwrap().to_owned();
+        let mut lines: Vec<_> = text.lines().map(handle).collect();
+        lines.sort();
+        lines
+    };
+    for harm in [
+        "flush table inet weir",
+        "flush chain inet weir hostports_in",
+        "flush chain inet weir hostports_guard",
+        "flush chain inet weir postrouting",
+        "flush map inet weir hostports4",
+        "flush set inet weir hairpin6",
+        "flush set inet weir masquerade6",
+        "delete element inet weir hostports6 { udp . 8080 }",
+        "delete table inet weir",
+    ] {
+        host.node.succeed(&format!("nft {harm}"));
+        let told = check.refused(103);
+        assert!(told.ends_with("is missing; mend it: weir reconcile"), "{harm}: {told}");
+        let said = mend(&host);
+        assert!(said.contains("mended attachments: 1"), "{harm}: {said}");
+        assert_eq!(lines(&ruleset(&host)), lines(&whole), "{harm}");
+        check.succeed();
+    }
+}
+
+#[test]
+fn a_port_that_another_got_meanwhile_is_said_and_the_others_come_back() {
+    let host = Host::new("flushed-taken");
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let ports = json!([map("8080", "tcp", "80"), map("8081", "tcp", "80")]);
+    masqueraded(&host, &a, ports).succeed();
+    let _servers = (Server::new(&a.space, "a"), Server::new(&b.space, "b"));
+    host.node.succeed("nft flush ruleset");
+    masqueraded(&host, &b, json!([map("8080", "tcp", "80")])).succeed();
+    let (_, said, code) = reconcile(&host);
+    assert_eq!(code, Some(1), "{said}");
+    let [a_is, b_is] = ["a", "b"].map(|id| format!("container {id} interface eth0"));
+    assert!(said.contains(&format!("8080/tcp of {a_is} was given to {b_is}")), "{said}");
+    assert!(tcp(&host.node, "127.0.0.1", 8080).unwrap().starts_with('b'));
+    assert!(tcp(&host.node, "127.0.0.1", 8081).unwrap().starts_with('a'));
+    host.del(&b);
+    assert!(mend(&host).contains("mended attachments: 1"));
+    assert!(tcp(&host.node, "127.0.0.1", 8080).unwrap().starts_with('a'));
+}
+
+/// A DEL beside a reconciliation that is slow at every message to the kernel, at another moment of it each
+/// time.
+#[test]
+fn a_del_meanwhile_leaves_nothing_behind() {
+    let host = Host::new("flushed-del");
+    let stays = host.container("stays");
+    masqueraded(&host, &stays, json!([])).succeed();
+    let slow = "strace -qq -o /dev/null -e trace=sendto,sendmsg \
+                -e inject=sendto,sendmsg:delay_enter=20000";
+    let mut mended = 0;
+    for moment in 0..16_u32 {
+        let pod = host.container(&format!("c{moment}"));
+        masqueraded(&host, &pod, both("8080")).succeed();
+        host.node.succeed("nft flush ruleset");
+        thread::scope(|scope| {
+            let reconciled = scope.spawn(|| host.node.command(&format!("{slow} {}", words(&host))));
+            thread::sleep(Duration::from_millis(40 * u64::from(moment)));
+            host.del(&pod);
+            let output = reconciled.join().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{said}");
+            mended += u32::from(said.contains("host ports"));
+        });
+        assert!(!host.record(&pod).exists());
+        let left = host.node.succeed("nft list ruleset");
+        assert!(!left.contains("8080") && !left.contains("10.88.0.3 ."), "{moment}: {left}");
+    }
+    assert!((1..16).contains(&mended), "DEL came too early or too late each time: {mended}");
+}
