@@ -38,6 +38,31 @@ pub struct Config {
     pub json: Value,
 }
 
+/// What is wrong with the places of a configuration, in whose stead the defaults are.
+#[derive(Debug, Default)]
+pub struct Misplaced {
+    /// `stateDir`.
+    pub state_dir: Option<Error>,
+    /// `bpfDir`.
+    pub bpf_dir: Option<Error>,
+}
+
+impl Misplaced {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.state_dir.is_none() && self.bpf_dir.is_none()
+    }
+
+    /// As one error.
+    ///
+    /// # Errors
+    /// If anything is: [`Kind::Config`] naming key and value.
+    pub fn into_result(self) -> Result<()> {
+        let all = self.state_dir.into_iter().chain(self.bpf_dir);
+        all.reduce(Error::details).map_or(Ok(()), Err)
+    }
+}
+
 /// Reads JSON that must be an object.
 ///
 /// # Errors
@@ -57,16 +82,16 @@ impl Config {
     /// # Errors
     /// [`Kind::Config`] naming key and value; [`Kind::Version`] naming both sides.
     pub fn parse(json: Value) -> Result<Self> {
-        let (config, places) = Self::parse_apart(json)?;
-        places.map(|()| config)
+        let (config, misplaced) = Self::parse_apart(json)?;
+        misplaced.into_result().map(|()| config)
     }
 
-    /// As [`parse`](Self::parse), but what is wrong with the places comes apart, and the default is in
-    /// a wrong one's stead: for a DEL, which can do much without them.
+    /// As [`parse`](Self::parse), but what is wrong with the places comes apart: for a DEL, which can do
+    /// much without them.
     ///
     /// # Errors
     /// As [`parse`](Self::parse), of what is no place.
-    pub fn parse_apart(json: Value) -> Result<(Self, Result<()>)> {
+    pub fn parse_apart(json: Value) -> Result<(Self, Misplaced)> {
         let root = Field::root(&json);
         let name = name(&root)?;
         if root.get("plugins").is_some() && root.get("type").is_none() {
@@ -75,16 +100,16 @@ impl Config {
             return Err(Error::new(Kind::Config, msg));
         }
         let version = version(&root)?;
-        let mut wrong = Vec::new();
-        let mut place = |key: &str, default: &str| {
+        let place = |key: &str, default: &str, wrong: &mut Option<Error>| {
             directory(&root, key, default).unwrap_or_else(|err| {
-                wrong.push(err);
+                *wrong = Some(err);
                 default.into()
             })
         };
-        let (state_dir, bpf_dir) = (place("stateDir", STATE_DIR), place("bpfDir", BPF_DIR));
-        let places = wrong.into_iter().reduce(Error::details).map_or(Ok(()), Err);
-        Ok((Self { version, name, state_dir, bpf_dir, json }, places))
+        let mut misplaced = Misplaced::default();
+        let state_dir = place("stateDir", STATE_DIR, &mut misplaced.state_dir);
+        let bpf_dir = place("bpfDir", BPF_DIR, &mut misplaced.bpf_dir);
+        Ok((Self { version, name, state_dir, bpf_dir, json }, misplaced))
     }
 
     /// The configuration as a field to read further from.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::{
     Call,
+    config::Misplaced,
     teardown::{self, Search},
 };
 use crate::{
@@ -14,33 +15,51 @@ use crate::{
 
 /// Takes the attachment away, whichever network's configuration the call came with.
 ///
-/// `places` says what is wrong with the configuration's directories: that is an error, but only after
-/// all that can be found without them is gone. For some runtimes the first DEL is the only one.
-pub fn run(call: &Call, attachment: &Attachment, places: Result<()>) -> Result<()> {
+/// A directory of the configuration that is none is an error only after all that can be found without it is
+/// gone (for some runtimes the first DEL is the only one), and only where it may lead to something of the
+/// attachment. A record leads to all of it, wherever it is; where there is none in the right `stateDir` there is
+/// nothing left. Without the right `stateDir` nobody knows, however often it was asked.
+pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result<()> {
     let until = Instant::now() + teardown::PATIENCE;
     let claim = record::claim(&call.config.state_dir, attachment, until);
-    let gone = match claim.as_ref().map(|claim| claim.as_ref().map(|claim| &claim.entry)) {
-        Ok(Some(Entry::Record(record))) => teardown::recorded(call, attachment, record),
-        // The record may be where the configuration fails to lead.
-        Ok(Some(Entry::Absent)) if places.is_err() => {
-            teardown::unrecorded(call, attachment, Search::Everything)
+    let (gone, all) = match claim.as_ref().map(|claim| claim.as_ref().map(|claim| &claim.entry)) {
+        Ok(Some(Entry::Record(record))) => (teardown::recorded(call, attachment, record), true),
+        Ok(Some(Entry::Absent)) => {
+            let lost = misplaced.state_dir.is_some();
+            let search = if lost { Search::Everything } else { Search::BehindTheLink };
+            let found = teardown::strays(call, attachment, search);
+            let all = !lost && found == Ok(false);
+            (found.map(drop), all)
         }
-        Ok(Some(Entry::Absent)) => teardown::unrecorded(call, attachment, Search::BehindTheLink),
         Ok(Some(Entry::Unreadable(why))) => {
             eprintln!("weir: {why}; taking away what can be found without it");
-            teardown::unrecorded(call, attachment, Search::Everything)
+            if misplaced.is_empty() {
+                (teardown::unrecorded(call, attachment, Search::Everything), true)
+            } else {
+                // It stays, so that a DEL with the right places looks everywhere too.
+                (teardown::strays(call, attachment, Search::Everything).map(drop), false)
+            }
         }
-        Ok(None) => end_held(call, attachment),
+        Ok(None) => (end_held(call, attachment), true),
         // What is wrong with the state dir keeps no link, and no host port, alive.
-        Err(_) => teardown::unrecorded(call, attachment, Search::Everything),
+        Err(_) => (teardown::unrecorded(call, attachment, Search::Everything), false),
     };
     let gone = match (claim, gone) {
         (Err(err), Err(also)) => Err(err.details(also)),
         (claim, gone) => claim.and(gone),
     };
-    match (places, gone) {
+    match (misplaced.into_result(), gone) {
+        (Ok(()), gone) => gone,
+        (Err(wrong), Ok(())) if all => {
+            eprintln!("weir: {wrong}; nothing of {attachment} is left all the same");
+            Ok(())
+        }
+        (Err(wrong), Ok(())) => {
+            let why = "what can be found without it is gone, what it leads to may be left";
+            Err(wrong.details(format!("{why}: put it right and call again")))
+        }
+        (Err(wrong), Err(err)) if all => Err(err.details(wrong)),
         (Err(wrong), Err(also)) => Err(wrong.details(also)),
-        (places, gone) => places.and(gone),
     }
 }
 
@@ -59,7 +78,7 @@ fn end_held(call: &Call, attachment: &Attachment) -> Result<()> {
             teardown::recorded(call, attachment, &record)
         }
         // Gone just now.
-        Entry::Absent => teardown::unrecorded(call, attachment, Search::BehindTheLink),
+        Entry::Absent => teardown::strays(call, attachment, Search::BehindTheLink).map(drop),
         _ => Err(teardown::held(attachment)),
     }
 }

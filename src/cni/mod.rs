@@ -121,14 +121,14 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
         return reply::write(&reply::versions(asked));
     }
     let (stdin, json) = input?;
-    let (config, places) = Config::parse_apart(json)?;
+    let (config, misplaced) = Config::parse_apart(json)?;
     let plugins = if request.command == Command::Gc { gc::PLUGINS } else { PLUGINS };
     let plugins_until = Some(Instant::now() + plugins);
     let call = Call { request, config, stdin, plugins_until };
     if let Command::Del(attachment) = &call.request.command {
-        return del::run(&call, attachment, places).map_err(|err| reply::of_del(&err));
+        return del::run(&call, attachment, misplaced).map_err(|err| reply::of_del(&err));
     }
-    places?;
+    misplaced.into_result()?;
     match &call.request.command {
         Command::Add(attachment, netns) => add::run(&call, attachment, netns),
         Command::Check(attachment, netns) => check::run(&call, attachment, netns),

@@ -146,12 +146,21 @@ impl fmt::Display for Strays {
     }
 }
 
-/// Takes away what can be found of an attachment without its record: the state dir was lost, or is
-/// another, or the record is unreadable.
+/// Takes away what can be found of an attachment whose record is unreadable, and that.
 ///
 /// # Errors
 /// As [`recorded`].
 pub fn unrecorded(call: &Call, attachment: &Attachment, search: Search) -> Result<()> {
+    strays(call, attachment, search)?;
+    record::remove(&call.config.state_dir, attachment)
+}
+
+/// Takes away what can be found of an attachment without its record: the state dir was lost, or is
+/// another, or the record is unreadable. Says whether there was a link, or anything else by its marks.
+///
+/// # Errors
+/// As [`recorded`].
+pub fn strays(call: &Call, attachment: &Attachment, search: Search) -> Result<bool> {
     let mut failures = Failures::default();
     let mut strays = Strays::default();
     let link = remove_stray(&call.config.name, attachment);
@@ -175,10 +184,8 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, search: Search) -> Resul
         Some(plugin) => call.delegate(&plugin, &call.stdin)?.del(attachment),
         None => Ok(()),
     }));
-    if failures.0.is_empty() {
-        failures.note(record::remove(&call.config.state_dir, attachment));
-    }
-    failures.into_result()
+    let found = matches!(strays.link, Stray::Removed(_)) || strays.ports || strays.counted;
+    failures.into_result().map(|()| found)
 }
 
 /// Forgets the pod's limit. After a reboot the maps are new, and the index may be another's.

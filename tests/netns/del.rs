@@ -1,6 +1,6 @@
 //! DEL: nothing is left, whatever is missing or strange by then, and nothing of others is touched.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
@@ -109,40 +109,92 @@ fn a_lost_state_dir_loses_no_link() {
 
 /// What the configuration says of the state dir is wrong by now: what bears the attachment's mark goes, and
 /// the error comes after that. The addresses wait where they are.
+/// A call for which the machine's own default directories are empty ones of its own, or, as `/run/weir`,
+/// that one.
+fn apart(state_dir: Option<&Path>) -> Vec<String> {
+    let bind = |dir: &Path| format!("mkdir /run/weir; mount --bind {} /run/weir;", dir.display());
+    let bind = state_dir.map_or(String::new(), bind);
+    let hide = "mount -t tmpfs none /run; mount -t bpf none /sys/fs/bpf;";
+    let script = format!("{hide} {bind} exec \"$@\"");
+    ["unshare", "--mount", "sh", "-ec", &script, "sh"].map(str::to_owned).to_vec()
+}
+
 #[test]
-fn a_wrong_place_in_the_configuration_stops_del_from_nothing_but_success() {
+fn a_wrong_state_dir_stops_del_from_nothing_but_success() {
     let counted = Counted::new("misplaced");
     let host = &counted.host;
     let (a, b) = (host.container("a"), host.container("b"));
     counted.call("ADD", Some(&b), "tcx").succeed();
     let pins = counted.pins();
-    // The default directories are the machine's own: behind file systems of the test's they are empty.
-    let hide = r#"mount -t tmpfs none /run; mount -t bpf none /sys/fs/bpf; exec "$@""#;
-    let alone = ["unshare", "--mount", "sh", "-ec", hide, "sh"];
-    let alone = || alone.map(str::to_owned).to_vec();
-    for (key, value) in [
-        ("stateDir", json!("run/weir")),
-        ("stateDir", json!("/run/../weir")),
-        ("stateDir", json!(7)),
-        ("bpfDir", json!("bpf")),
-    ] {
-        let shown = format!("{key} {value}");
-        let ports = json!({"portMappings": both("8080")});
-        counted.call("ADD", Some(&a), "tcx").key("runtimeConfig", ports).succeed();
+    let ports = || json!({"portMappings": both("8080")});
+    for value in [json!("run/weir"), json!("/run/../weir"), json!(7)] {
+        let shown = value.to_string();
+        counted.call("ADD", Some(&a), "tcx").key("runtimeConfig", ports()).succeed();
         assert!(elements(host).contains("elements"), "{shown}");
-        let del = || counted.call("DEL", Some(&a), "tcx").key(key, value.clone()).under(alone());
+        let del = || counted.call("DEL", Some(&a), "tcx").key("stateDir", value.clone());
+        // However often: its record and its addresses are where only the right one leads.
         for _ in 0..2 {
-            let said = del().refused(7);
-            assert!(said.contains(key) && said.contains(&value.to_string()), "{said}");
+            let said = del().under(apart(None)).refused(7);
+            assert!(said.contains("stateDir") && said.contains(&shown), "{said}");
             assert_eq!(host.node.links().len(), 2, "{shown}: b's alone");
             assert_eq!(a.space.links(), ["lo"], "{shown}");
             assert!(!elements(host).contains("elements"), "{shown}");
             assert_eq!(counted.pins(), pins, "{shown}");
+            assert!(host.record(&a).exists(), "{shown}");
         }
         counted.call("DEL", Some(&a), "tcx").succeed();
         assert_eq!(host.leases("podnet").len(), 2, "{shown}");
         assert!(!host.record(&a).exists(), "{shown}");
+        // By the record, if that is in the default one.
+        counted.call("ADD", Some(&a), "tcx").key("runtimeConfig", ports()).succeed();
+        let found = del().under(apart(Some(&host.state_dir()))).answer();
+        assert_eq!((found.code, &*found.stdout), (Some(0), ""), "{shown}: {}", found.stderr);
+        assert!(found.stderr.contains(&shown), "{}", found.stderr);
+        assert_eq!((host.leases("podnet").len(), host.record(&a).exists()), (2, false), "{shown}");
+        assert_eq!((host.node.links().len(), counted.pins()), (2, pins.clone()), "{shown}");
     }
+    counted.call("DEL", Some(&b), "tcx").succeed();
+}
+
+#[test]
+fn a_wrong_bpf_dir_is_an_error_of_del_only_where_it_may_lead_to_something() {
+    let counted = Counted::new("misplaced-bpf");
+    let host = &counted.host;
+    let (a, b) = (host.container("a"), host.container("b"));
+    let add = |container| counted.call("ADD", Some(container), "tcx").succeed();
+    add(&b);
+    let pins = counted.pins();
+    let del = || {
+        let del = counted.call("DEL", Some(&a), "tcx").key("bpfDir", json!("bpf"));
+        del.under(apart(None))
+    };
+    let warned = |when: &str| {
+        let answer = del().answer();
+        assert_eq!((answer.code, &*answer.stdout), (Some(0), ""), "{when}: {}", answer.stderr);
+        let said = r#"bpfDir is "bpf""#;
+        assert!(answer.stderr.contains(said), "{when}: {}", answer.stderr);
+        assert!(answer.stderr.contains("nothing of container a interface eth0 is left"), "{when}");
+        assert_eq!((host.node.links().len(), counted.pins()), (2, pins.clone()), "{when}");
+        assert_eq!((host.leases("podnet").len(), host.record(&a).exists()), (2, false), "{when}");
+    };
+    warned("that was never there");
+    add(&a);
+    warned("whose record says where it was counted");
+    warned("that is gone");
+
+    add(&a);
+    fs::write(host.record(&a), "{").unwrap();
+    for _ in 0..2 {
+        assert!(del().refused(7).contains("bpfDir"));
+        assert!(host.record(&a).exists() && host.node.links().len() == 2);
+        assert_ne!(counted.pins(), pins, "its links stay pinned");
+    }
+    counted.call("DEL", Some(&a), "tcx").succeed();
+    assert_eq!((counted.pins(), host.record(&a).exists()), (pins.clone(), false));
+
+    add(&a);
+    fs::remove_file(host.record(&a)).unwrap();
+    assert!(del().refused(7).contains("bpfDir"), "the maps that count it are elsewhere");
     counted.call("DEL", Some(&b), "tcx").succeed();
 }
 
