@@ -145,8 +145,9 @@ struct conn {
 #define HOLD_SURPLUS 512
 
 /*
- * A place is claimed by compare-and-swap: to be filled, to be added to, or to be read when its turn
- * has come. Nobody else reads its bytes meanwhile.
+ * A place is claimed by compare-and-swap: to be filled, to be added to, to be read when its turn
+ * has come, or to be given back. Nobody else reads its bytes meanwhile. While the connection lives,
+ * only who owns the direction takes what is in one.
  */
 enum held_state { HELD_FREE = 0, HELD_CLAIMED, HELD_FULL };
 
@@ -158,6 +159,8 @@ struct held {
 	__u32 seq;
 	__u32 len;
 	__u32 fin;
+	__u32 pod;	     /* attachment id */
+	struct conn_key key; /* of the connection */
 	__u32 zero;
 	__u8 data[HOLD_BYTES + HOLD_SURPLUS];
 };

@@ -46,7 +46,9 @@ struct search {
 	__u32 len;   /* of the segment that looks for its like */
 	__u32 fin;   /* likewise */
 	__u32 tail;  /* index + 1 of what it goes on from; 0: none */
-	__u32 zero;
+	__u32 pod;
+	__u32 taken; /* places that the pod has */
+	__u32 free;  /* places that nobody has */
 };
 
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */

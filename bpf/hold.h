@@ -10,7 +10,11 @@
 
 #include "step.h"
 
-/* One direction's share of the places: what a sender gets out while a CPU stands still. */
+/*
+ * One direction's share of the places: what a sender gets out while a CPU stands still. A pod's is
+ * as many as are left to all others: one that fills it with holes, half of them, blinds nobody
+ * else.
+ */
 #define HOLD_MAX 32
 /* So far apart begin the CPUs to look for a free place. */
 #define HOLD_STRIDE 8
@@ -28,7 +32,10 @@ static __always_inline struct held *held_at(__u32 index)
 	return bpf_map_lookup_elem(&held, &index);
 }
 
-/* Looks for what the direction holds already, and for what ends where the segment begins. */
+/*
+ * Looks for what the direction holds already, and for what ends where the segment begins; counts
+ * what its pod has, and what is left.
+ */
 static long own_step(__u32 i, struct cursor **cur)
 {
 	struct cursor *c = *cur;
@@ -37,6 +44,11 @@ static long own_step(__u32 i, struct cursor **cur)
 
 	if (!slot)
 		return 1;
+	if (slot->state == HELD_FREE) {
+		c->search.free++;
+		return 0;
+	}
+	c->search.taken += slot->pod == c->search.pod;
 	if (slot->state != HELD_FULL || slot->conn != c->search.conn || slot->dir != c->search.dir)
 		return 0;
 	at = c->search.seq - slot->seq;
@@ -116,6 +128,9 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	c->search.len = payload;
 	c->search.fin = fin;
 	c->search.tail = 0;
+	c->search.pod = s->conn->pod;
+	c->search.taken = 0;
+	c->search.free = 0;
 	c->search.since_ns = c->now;
 	c->search.found = 0;
 	bpf_loop(HOLD_SLOTS, own_step, &c, 0);
@@ -130,7 +145,8 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	if (s->half->held >= HOLD_MAX)
 		return -1;
 	c->search.place = bpf_get_smp_processor_id() * HOLD_STRIDE;
-	bpf_loop(HOLD_SLOTS, claim_step, &c, 0);
+	if (c->search.taken < c->search.free)
+		bpf_loop(HOLD_SLOTS, claim_step, &c, 0);
 	if (!c->search.found) {
 		room_wanted = 1;
 		return -1;
@@ -140,6 +156,8 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 		return -1;
 	slot->conn = s->conn->id;
 	slot->since_ns = c->now;
+	slot->pod = s->conn->pod;
+	slot->key = c->packet.key;
 	slot->dir = dir;
 	slot->seq = seq;
 	slot->len = payload;
@@ -161,21 +179,22 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	return 0;
 }
 
-/* Frees what nobody came back for: its connection ended, or gave up waiting. */
-static long stale_step(__u32 i, __u64 *now)
+static long drop_step(__u32 i, __u64 *conn)
 {
 	struct held *slot = held_at(i);
 
 	if (!slot)
 		return 1;
-	if ((__s64)(*now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND))
+	if (slot->conn == *conn)
 		__sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_FREE);
 	return 0;
 }
 
-static __always_inline void hold_sweep(__u64 now)
+/* Frees the places of a connection that ends. Call owning both directions. */
+__noinline int hold_drop(__u64 conn)
 {
-	bpf_loop(HOLD_SLOTS, stale_step, &now, 0);
+	bpf_loop(HOLD_SLOTS, drop_step, &conn, 0);
+	return 0;
 }
 
 #endif

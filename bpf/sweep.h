@@ -149,6 +149,43 @@ static long sweep_http2(void *map, __u64 *id, struct http2 *of, void *nothing)
 	return 0;
 }
 
+/* Whether nobody comes back for what is in a place: its connection is gone, or has given up. */
+static __always_inline int is_stale(const struct held *slot, const struct conn *conn)
+{
+	return !conn || conn->id != slot->conn ||
+	       (__s64)(sweeping.now - slot->since_ns) > (__s64)(2 * HOLD_PATIENCE_S * SECOND);
+}
+
+static long sweep_held(__u32 i, void *nothing)
+{
+	struct held *slot = held_at(i);
+	struct conn *conn;
+	struct half *h;
+
+	if (!slot)
+		return 1;
+	if (slot->state != HELD_FULL)
+		return 0;
+	conn = bpf_map_lookup_elem(&conns, &slot->key);
+	if (!is_stale(slot, conn) ||
+	    __sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_CLAIMED) != HELD_FULL)
+		return 0;
+	/* It may be another's by now; and a direction that somebody owns is not left alone. */
+	conn = bpf_map_lookup_elem(&conns, &slot->key);
+	h = conn ? &conn->half[slot->dir & 1] : NULL;
+	if (!is_stale(slot, conn) || (h && half_try(h))) {
+		__sync_lock_test_and_set(&slot->state, HELD_FULL);
+		return 0;
+	}
+	if (h) {
+		if (conn->id == slot->conn)
+			__sync_fetch_and_add(&h->held, -1);
+		half_release(h);
+	}
+	__sync_lock_test_and_set(&slot->state, HELD_FREE);
+	return 0;
+}
+
 __noinline int sweep(void)
 {
 	__u32 nothing = 0;
@@ -164,7 +201,7 @@ __noinline int sweep(void)
 	bpf_for_each_map_elem(&http2_streams, sweep_stream, &nothing, 0);
 	sweeping.next_stream = slice_end();
 	bpf_for_each_map_elem(&http2, sweep_http2, &nothing, 0);
-	hold_sweep(sweeping.now);
+	bpf_loop(HOLD_SLOTS, sweep_held, NULL, 0);
 	return 0;
 }
 

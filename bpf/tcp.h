@@ -117,6 +117,8 @@ static __always_inline void conn_remove(const struct conn_key *key, struct conn 
 {
 	if (conn->state == TCP_ESTABLISHED)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
+	if (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)
+		hold_drop(conn->id);
 	conn->check = ~conn->check;
 	conn_release(conn);
 	if (!bpf_map_delete_elem(&conns, key))

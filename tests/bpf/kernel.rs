@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap, mem::offset_of, os::fd::AsFd, os::fd::OwnedFd, path::Path,
-    path::PathBuf, sync::RwLock,
+    path::PathBuf, process::Command, sync::RwLock,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -14,7 +14,7 @@ use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
     sys::{Skb, test_run},
-    wire::{Conn, CounterKey, CounterKind, Direction, HistogramKey, HistogramKind},
+    wire::{Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind},
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
@@ -81,11 +81,30 @@ impl Kernel {
     }
 
     pub fn leave_pod(&self, frame: &[u8]) {
-        test_run(self.programs.read().unwrap()[0].as_fd(), frame, Skb::default(), 1).unwrap();
+        self.pass(0, true, frame);
     }
 
     pub fn enter_pod(&self, frame: &[u8]) {
-        test_run(self.programs.read().unwrap()[1].as_fd(), frame, Skb::default(), 1).unwrap();
+        self.pass(0, false, frame);
+    }
+
+    /// A frame from or to the pod at an interface; 0: the test's own.
+    pub fn pass(&self, ifindex: u32, from_pod: bool, frame: &[u8]) {
+        let programs = self.programs.read().unwrap();
+        let program = programs[usize::from(!from_pod)].as_fd();
+        test_run(program, frame, Skb { ifindex, ..Default::default() }, 1).unwrap();
+    }
+
+    /// Another pod of the node, at an interface of its own, whose index is returned.
+    pub fn neighbour(&self) -> u32 {
+        let words = "link add neighbour type veth peer name neighbour-pod";
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
+        let ifindex = nix::net::if_::if_nametoindex("neighbour").unwrap();
+        let identity = Identity { pod: "neighbour".into(), ..Default::default() };
+        let choice = Choice::Clsact;
+        let intent = telemetry::intend(choice);
+        telemetry::attach(&self.bpf_dir(), choice, ifindex, &identity, intent, |_| Ok(())).unwrap();
+        ifindex
     }
 
     /// Takes the programs that are pinned by now.
@@ -134,6 +153,17 @@ impl Kernel {
             offset_of!(Conn, half) + direction.0 as usize * size_of_val(&Conn::default().half[0]);
         conn[half..half + 4].copy_from_slice(&u32::from(owned).to_ne_bytes());
         conns.update(&key, &conn, MapFlags::EXIST).unwrap();
+    }
+
+    /// As if all that is held had been waiting since the machine was started.
+    pub fn age_held(&self) {
+        let held = MapHandle::from_pinned_path(pin::dir(&self.bpf_dir()).join("held")).unwrap();
+        for key in held.keys() {
+            let mut place = held.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            let since = offset_of!(Held, since_ns);
+            place[since..since + 8].fill(0);
+            held.update(&key, &place, MapFlags::ANY).unwrap();
+        }
     }
 
     /// All observations of one kind of histogram.

@@ -6,6 +6,7 @@ mod dns;
 mod dns_tcp_cases;
 mod exchange;
 mod frame;
+mod hold;
 mod hook;
 mod hostile;
 mod http;

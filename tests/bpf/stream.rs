@@ -19,6 +19,8 @@ pub enum Side {
 
 pub struct Stream<'k> {
     kernel: &'k Kernel,
+    /// The pod's interface.
+    ifindex: u32,
     /// The pod's role.
     role: Role,
     client: End,
@@ -42,7 +44,25 @@ impl<'k> Stream<'k> {
 
     /// The same with a number of its own.
     pub fn syn_from(kernel: &'k Kernel, role: Role, client: End, server: End, isn: u32) -> Self {
-        let mut stream = Self { kernel, role, client, server, next: [isn, SERVER_ISN] };
+        Self::syn_at(kernel, 0, role, client, server, isn)
+    }
+
+    /// A connection after its handshake, of the pod at an interface.
+    pub fn open_at(kernel: &'k Kernel, ifindex: u32, role: Role, client: End, server: End) -> Self {
+        let mut stream = Self::syn_at(kernel, ifindex, role, client, server, CLIENT_ISN);
+        stream.accept();
+        stream
+    }
+
+    fn syn_at(
+        kernel: &'k Kernel,
+        ifindex: u32,
+        role: Role,
+        client: End,
+        server: End,
+        isn: u32,
+    ) -> Self {
+        let mut stream = Self { kernel, ifindex, role, client, server, next: [isn, SERVER_ISN] };
         stream.send_flags(Side::Client, SYN);
         stream.next[Side::Client as usize] = isn.wrapping_add(1);
         stream
@@ -69,7 +89,7 @@ impl<'k> Stream<'k> {
         let numbers = (seq, self.next(other));
         let frame = frame::tcp_acknowledging(from, to, numbers, flags, payload);
         let from_pod = (self.role == Role::ROLE_CLIENT) == (side == Side::Client);
-        if from_pod { self.kernel.leave_pod(&frame) } else { self.kernel.enter_pod(&frame) }
+        self.kernel.pass(self.ifindex, from_pod, &frame);
     }
 
     /// The next bytes, in order.
