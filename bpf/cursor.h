@@ -60,7 +60,8 @@ struct cursor {
 	__u32 filled;	/* bytes in the window */
 	__u32 gap;	/* body bytes before these that never came */
 	__u32 fin;	/* the direction's first FIN in order comes behind them */
-	__u32 more;	/* held segments may have got their turn */
+	__u32 more;	/* held segments may have got their turn, … */
+	__u32 dir;	/* … in this direction */
 	__u32 head;	/* offset where a request's head began in these bytes */
 	__u32 told;	/* offset up to which a listener was given the bytes */
 	__u32 restarts; /* these bytes begin a request, after a gap */

@@ -81,6 +81,36 @@ static __always_inline void count_again(struct step *s, __u32 dir)
 		    segments(s->skb));
 }
 
+/* Segments of a direction that are not read yet. */
+static __always_inline __u32 unread(const struct half *h)
+{
+	return *(const volatile __u32 *)&h->held;
+}
+
+/*
+ * Whether what the server says may answer what is not read yet, since another CPU was handed it and
+ * the server was not kept waiting.
+ */
+static __always_inline int may_answer_unread(const struct conn *conn, __u32 dir)
+{
+	return dir != requests_direction(conn) && !conn->opaque && unread(&conn->half[!dir]);
+}
+
+/* Whether it is that CPU's turn, which looks at what the server said when it is done. */
+static __always_inline int requests_are_read(const struct conn *conn, __u32 dir)
+{
+	return may_answer_unread(conn, dir) && *(const volatile __u32 *)&conn->half[!dir].owner;
+}
+
+/* Where to look for held segments first: what was asked comes before what was answered. */
+static __always_inline void look_on(struct cursor *c, const struct conn *conn, __u32 dir)
+{
+	__u32 requests = requests_direction(conn);
+
+	c->dir = unread(&conn->half[requests & 1]) ? requests : dir;
+	c->more = 1;
+}
+
 /*
  * Another CPU reads this direction, maybe one that the host of this machine has stopped: waiting
  * has no bound. It, or whoever comes first, reads this as well.
@@ -103,7 +133,7 @@ static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u3
 		count_again(s, dir);
 	if (kept < 0)
 		stat_add(STAT_GAP_CONTENDED, 1);
-	s->cur->more = 1;
+	look_on(s->cur, s->conn, dir);
 }
 
 /* A segment with payload or FIN. Returns whether it has its turn; the direction is owned then. */
@@ -125,15 +155,16 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	c->body = 0;
 	c->gap = 0;
 	seen = h->next - seq;
-	if (seen < 0) {
-		if (!gap_is_blind(s, -seen)) {
-			int kept = hold(s, dir, seq, at, payload, fin);
+	if (seen < 0 ? !gap_is_blind(s, -seen)
+		     : (__u32)seen < payload + fin && may_answer_unread(s->conn, dir)) {
+		int kept = hold(s, dir, seq, at, payload, fin);
 
-			if (kept > 0)
-				count_again(s, dir);
-			if (kept >= 0)
-				goto out;
-		}
+		if (kept > 0)
+			count_again(s, dir);
+		if (kept >= 0)
+			goto out;
+	}
+	if (seen < 0) {
 		skip_gap(s, -seen);
 		seen = 0;
 	}
@@ -150,7 +181,8 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	return 1;
 out:
 	half_release(h);
-	c->more = *(volatile __u32 *)&h->held > 0;
+	if (unread(h))
+		look_on(c, s->conn, dir);
 	return 0;
 }
 
@@ -256,6 +288,15 @@ static __always_inline int turn(struct cursor *c, struct conn *conn, struct half
 	return 1;
 }
 
+/* No request that is held has its turn: what the server said may. */
+static __always_inline void look_at_answers(struct cursor *c, const struct conn *conn, __u32 dir)
+{
+	if (dir != requests_direction(conn) || !unread(&conn->half[!dir]))
+		return;
+	c->dir = !dir;
+	c->more = 1;
+}
+
 /*
  * After the segment that filled a hole, or on behalf of a CPU that found the direction owned: the
  * next of what is held. The packet is still the cursor's. Returns as tcp() does.
@@ -265,6 +306,7 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	struct conn *conn = bpf_map_lookup_elem(&conns, &c->packet.key);
 	struct half *h;
 	__u32 kept;
+	int early;
 
 	c->more = 0;
 	if (!conn)
@@ -274,11 +316,15 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	if (half_try(h))
 		return NULL;
 	kept = *(volatile __u32 *)&h->kept;
-	if (conn->check == key_check(&c->packet.key) && turn(c, conn, h, dir))
+	early = requests_are_read(conn, dir);
+	if (!early && conn->check == key_check(&c->packet.key) && turn(c, conn, h, dir))
 		return conn;
 	half_release(h);
-	/* What came during the search may have been missed by it, and counts on this CPU. */
-	c->more = *(volatile __u32 *)&h->kept != kept;
+	/* What came during the search may have been missed by it, and counts on this CPU; so does
+	 * the CPU that reads the requests, if it was done with them meanwhile. */
+	c->more = *(volatile __u32 *)&h->kept != kept || (early && !requests_are_read(conn, dir));
+	if (!c->more)
+		look_at_answers(c, conn, dir);
 	return NULL;
 }
 
@@ -313,7 +359,9 @@ __noinline int segment_end(struct conn *conn, __u32 dir)
 	}
 	half_release(h);
 	/* Read behind the release's barrier: what came while it was owned is not missed. */
-	c->more = *(volatile __u32 *)&h->held > 0;
+	c->more = unread(h) > 0;
+	if (!c->more)
+		look_at_answers(c, conn, dir & 1);
 	if (c->fin)
 		tcp_fin(&c->packet.key, conn, dir & 1);
 	return 0;

@@ -50,6 +50,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	asm volatile("" : "+r"(dir));
 	dir &= 1;
 	c->more = 0;
+	c->dir = dir;
 	c->search.found = 0;
 	c->restarts = 0;
 	c->whole = 1;
@@ -108,14 +109,14 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 	if (conn && c->restarts)
 		resync(conn, dir);
 	/* Each further round reads a held segment, or sees that none has its turn. */
-	for (i = 0; i <= HOLD_MAX; i++) {
+	for (i = 0; i <= 2 * HOLD_MAX; i++) {
 		if (conn) {
-			read_bytes(skb, c, conn, dir);
-			segment_end(conn, dir);
+			read_bytes(skb, c, conn, c->dir);
+			segment_end(conn, c->dir);
 		}
 		if (!c->more)
 			break;
-		conn = next_held(c, dir);
+		conn = next_held(c, c->dir & 1);
 	}
 	c->whole = 0;
 	if (room_wanted)

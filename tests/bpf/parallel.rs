@@ -13,7 +13,9 @@ use weir::telemetry::wire::{CounterKind, Direction, HistogramKind, L7Protocol, R
 
 use crate::{
     frame::{ACK, v4},
+    http1_cases, http2_cases,
     kernel::Kernel,
+    resync::{Run, talks},
     stream::{Side, Stream},
 };
 
@@ -131,6 +133,90 @@ fn a_cpu_that_stands_still_while_it_reads_loses_nothing() {
     let all = (SEGMENTS + 2) * EACH;
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), all as u64, "{counts:?}");
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?}");
+}
+
+/// The same, and what it did not read yet is answered meanwhile: a packet is handed over, not held up.
+#[test]
+fn an_answer_waits_for_its_request_on_a_cpu_that_stands_still() {
+    let kernel = Kernel::new();
+    let (talks, mut port) = (talks(), 40_000);
+    for talk in &talks {
+        for role in [Role::ROLE_SERVER, Role::ROLE_CLIENT] {
+            port += 1;
+            let mut run = Run::new(&kernel, talk, role, port);
+            let requests = if role == Role::ROLE_SERVER {
+                Direction::DIRECTION_RX
+            } else {
+                Direction::DIRECTION_TX
+            };
+            kernel.own(requests, true);
+            for _ in 0..10 {
+                run.ask();
+                run.answer();
+            }
+            kernel.own(requests, false);
+            run.ask();
+            assert_eq!(run.since(), [10, 10, 0], "{}, {role:?}", talk.name);
+            run.answer();
+            assert_eq!(run.since(), [11, 11, 0], "{}, {role:?}", talk.name);
+            let counts = kernel.counts();
+            for kind in [CounterKind::COUNTER_HTTP_UNMATCHED, CounterKind::COUNTER_HTTP_ERRORS] {
+                assert_eq!(counts.of(kind), 0, "{}, {role:?}: {counts:?}", talk.name);
+            }
+            run.stream.reset(Side::Client);
+        }
+    }
+}
+
+/// A server's first words tell nothing of its protocol before the client's are read.
+#[test]
+fn the_first_answer_waits_for_the_rest_of_its_request_as_well() {
+    let kernel = Kernel::new();
+    let exchanges = [http1_cases::exchanges(), http2_cases::exchanges()].into_iter().flatten();
+    let mut before = kernel.counts();
+    for (exchange, port) in exchanges.zip(40_000..) {
+        if exchange.turns.len() != 2 || exchange.name == http2_cases::LEFT_OPEN {
+            continue;
+        }
+        let mut stream =
+            Stream::open(&kernel, Role::ROLE_SERVER, v4(9, port), v4(2, exchange.port));
+        let (first, rest) = exchange.turns[0].1.split_at(10);
+        stream.send(Side::Client, first);
+        kernel.own(Direction::DIRECTION_RX, true);
+        stream.send(Side::Client, rest);
+        stream.send(Side::Server, &exchange.turns[1].1);
+        kernel.own(Direction::DIRECTION_RX, false);
+        stream.fin(Side::Client);
+        stream.fin(Side::Server);
+        let after = kernel.counts();
+        let mut added = after.clone();
+        added.0.retain(|key, n| {
+            *n -= before.0.get(key).copied().unwrap_or_default();
+            let tcp = [CounterKind::COUNTER_TCP_CONNECTIONS, CounterKind::COUNTER_TCP_CLOSED];
+            *n > 0 && !tcp.iter().any(|kind| kind.0 == u32::from(key.0))
+        });
+        assert_eq!(added, exchange.expected(Role::ROLE_SERVER), "{}", exchange.name);
+        before = after;
+    }
+}
+
+/// And the other way: whoever comes first reads for both, the server's last words too.
+#[test]
+fn an_answer_with_the_end_behind_it_reads_what_a_cpu_left_of_its_request() {
+    let kernel = Kernel::new();
+    let (talks, mut port) = (talks(), 40_000);
+    for talk in &talks {
+        port += 1;
+        let mut run = Run::new(&kernel, talk, Role::ROLE_SERVER, port);
+        kernel.own(Direction::DIRECTION_RX, true);
+        run.ask();
+        kernel.own(Direction::DIRECTION_RX, false);
+        run.answer();
+        run.stream.fin(Side::Server);
+        run.stream.fin(Side::Client);
+        assert_eq!(run.since(), [1, 1, 0], "{}", talk.name);
+        assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{}", talk.name);
+    }
 }
 
 /// RFC 9113, 3.4: either side's first bytes may be before the other's, or at the same time.

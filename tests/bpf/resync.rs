@@ -18,8 +18,8 @@ const GET: &[u8] = b"GET /again HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A connection of one protocol.
-struct Talk {
-    name: &'static str,
+pub struct Talk {
+    pub name: &'static str,
     /// What the two say before the first request, in turns.
     opening: Vec<(Side, Vec<u8>)>,
     request: Vec<u8>,
@@ -57,7 +57,7 @@ fn database(
     }
 }
 
-fn talks() -> Vec<Talk> {
+pub fn talks() -> Vec<Talk> {
     let postgresql = || {
         let opening = [
             (Side::Client, postgresql_cases::startup()),
@@ -86,15 +86,15 @@ fn talks() -> Vec<Talk> {
 }
 
 /// A connection after its first request, and what was counted since that.
-struct Run<'k> {
+pub struct Run<'k> {
     kernel: &'k Kernel,
     talk: &'k Talk,
-    stream: Stream<'k>,
+    pub stream: Stream<'k>,
     before: [u64; 3],
 }
 
 impl<'k> Run<'k> {
-    fn new(kernel: &'k Kernel, talk: &'k Talk, role: Role, port: u16) -> Self {
+    pub fn new(kernel: &'k Kernel, talk: &'k Talk, role: Role, port: u16) -> Self {
         let (near, far) = (v4(2, 80), v4(9, port));
         let (client, server) =
             if role == Role::ROLE_SERVER { (far, near) } else { (v4(2, port), v4(9, 80)) };
@@ -117,16 +117,16 @@ impl<'k> Run<'k> {
     }
 
     /// Requests, durations and gaps since the first request.
-    fn since(&self) -> [u64; 3] {
+    pub fn since(&self) -> [u64; 3] {
         let now = self.all();
         std::array::from_fn(|i| now[i] - self.before[i])
     }
 
-    fn ask(&mut self) {
+    pub fn ask(&mut self) {
         self.stream.send(Side::Client, &self.talk.request);
     }
 
-    fn answer(&mut self) {
+    pub fn answer(&mut self) {
         self.stream.send(Side::Server, &self.talk.response);
     }
 
