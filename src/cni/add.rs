@@ -111,7 +111,7 @@ impl Attempt<'_> {
             // The record in the way is that of an ADD which was killed.
             Err(err)
                 if err.kind() == Kind::NameTaken
-                    && reclaim::finish_killed(self.call, self.attachment)? =>
+                    && reclaim::finish_dead(self.call, self.attachment)? =>
             {
                 self.lease_once(wanted)?
             }

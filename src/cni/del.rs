@@ -22,6 +22,9 @@ use crate::{
 pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result<()> {
     let until = Instant::now() + teardown::PATIENCE;
     let claim = record::claim(&call.config.state_dir, attachment, until);
+    if let Ok(Some(claim)) = &claim {
+        claim.mark_ending();
+    }
     let (gone, all) = match claim.as_ref().map(|claim| claim.as_ref().map(|claim| &claim.entry)) {
         Ok(Some(Entry::Record(record))) => (teardown::recorded(call, attachment, record), true),
         Ok(Some(Entry::Absent)) => {

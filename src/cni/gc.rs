@@ -77,7 +77,10 @@ fn end(
     let claim = claim.ok_or_else(|| teardown::held(attachment))?;
     match &claim.entry {
         entry if !ends(attachment, entry) => Ok(()),
-        Entry::Record(record) => teardown::recorded(call, attachment, record),
+        Entry::Record(record) => {
+            claim.mark_ending();
+            teardown::recorded(call, attachment, record)
+        }
         _ => teardown::unrecorded(call, attachment, Search::Everything),
     }
 }

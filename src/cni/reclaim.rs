@@ -1,7 +1,7 @@
 //! Attachments that are provably dead: their runtime was killed, or the node, and no DEL will come.
 //!
-//! Proof is another boot, an ADD that was killed before it was done, or a network namespace that is
-//! gone together with the host-side link. A vanished path alone proves nothing: a process can hold a
+//! Proof is another boot, an ADD that was killed before it was done, a DEL or GC that began to take it away,
+//! or a network namespace that is gone together with the host-side link. A vanished path alone proves nothing: a process can hold a
 //! namespace whose path is gone, and then the link lives. Of a record that can't be read the link alone
 //! tells, and that no ADD holds it.
 
@@ -110,15 +110,16 @@ pub fn would_help(call: &Call) -> Result<bool> {
     Ok(!dead(call)?.is_empty() || !bare(call)?.is_empty())
 }
 
-/// Takes away what an ADD of this attachment left that was killed; says whether there was such.
+/// Takes away what is left of an earlier attachment of these ids, if that is dead; says whether there was
+/// such. A container that is started again has the ids that it had.
 ///
 /// # Errors
 /// As [`teardown::recorded`].
-pub fn finish_killed(call: &Call, attachment: &Attachment) -> Result<bool> {
+pub fn finish_dead(call: &Call, attachment: &Attachment) -> Result<bool> {
     let until = Instant::now() + teardown::PATIENCE;
     let claim = record::claim(&call.config.state_dir, attachment, until)?;
     match claim.as_ref().map(|claim| &claim.entry) {
-        Some(Entry::Record(record)) if record.abandoned => {
+        Some(Entry::Record(record)) if is_dead(record, &state::boot_id()?) => {
             teardown::recorded(call, attachment, record).map(|()| true)
         }
         // Somebody else did.
@@ -146,14 +147,14 @@ pub fn end_dead(call: &Call, attachment: &Attachment) -> Result<bool> {
     }
 }
 
-/// Begins an attachment, in place of one that was killed when it had begun.
+/// Begins an attachment, in place of one that is dead.
 ///
 /// # Errors
 /// As [`Record::begin`].
 pub fn begin(call: &Call, attachment: &Attachment, record: &Record) -> Result<Begun> {
     let begin = || record.begin(&call.config.state_dir);
     begin().or_else(|err| match err.kind() {
-        Kind::NameTaken if finish_killed(call, attachment)? => begin(),
+        Kind::NameTaken if finish_dead(call, attachment)? => begin(),
         _ => Err(err),
     })
 }

@@ -6,7 +6,9 @@
 //!
 //! An ADD writes it twice: before it makes anything, as one under way, and when all is made. It holds
 //! the record's lock meanwhile, which ends with the process, and with an IPAM plugin that it called: a
-//! record under way that nobody holds is that of an ADD that was killed.
+//! record under way that nobody holds is that of an ADD that was killed. A DEL or GC holds it, too, and
+//! marks it before it takes anything away: a marked record that nobody holds is of one that was killed, or
+//! that failed.
 
 use std::{
     fs::{self, File},
@@ -27,6 +29,9 @@ const MAX_BYTES: u64 = 4 << 20;
 /// A reconciliation keeps ADDs from beginning for some milliseconds; who waits this long meets a stuck
 /// one.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The mode of a record whose attachment somebody has begun to end: nobody is to write it again.
+pub(super) const ENDING: u32 = 0o400;
 
 /// What the journal has of an attachment.
 #[derive(Debug)]
@@ -211,7 +216,7 @@ fn read(dir: &Dir, attachment: &Attachment) -> Entry {
         };
         let mut entry = decode(&bytes, attachment);
         let Entry::Record(record) = &mut entry else { return entry };
-        record.abandoned = record.under_way && is_free(&file);
+        record.abandoned = (record.under_way || is_ending(&file)) && is_free(&file);
         // An ADD that writes its record again gives the old file's lock back when the new one is in its
         // place.
         if !record.abandoned || is_in_place(&file) {
@@ -241,6 +246,11 @@ pub(super) fn decode(bytes: &[u8], attachment: &Attachment) -> Entry {
 /// Whether the file still has a name. Ask after its lock was found free, not before.
 pub(super) fn is_in_place(file: &File) -> bool {
     file.metadata().is_ok_and(|file| file.nlink() > 0)
+}
+
+/// Whether somebody has begun to end the attachment of this record.
+pub(super) fn is_ending(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| file.mode() & 0o777 == ENDING)
 }
 
 /// Whether nobody holds the lock. Asked for as one that many may have, so that those who ask at once

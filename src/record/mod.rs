@@ -40,7 +40,8 @@ pub struct Record {
     /// Whether its ADD has not made everything yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub under_way: bool,
-    /// Whether it is under way, and its ADD is dead.
+    /// Whether it is under way and its ADD is dead, or its end was begun and whoever did that has not come
+    /// to an end with it.
     #[serde(skip)]
     pub abandoned: bool,
     /// The boot that the kernel objects belong to.

@@ -1,7 +1,9 @@
 //! The node of a test: with a bpffs of its own, and a look at everything that a call could leave.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -14,12 +16,41 @@ use crate::{
     strike::{self, Course, Strike, Struck},
 };
 
+/// An IPAM plugin that keeps a file for each container, whose first letter the address is made of. It
+/// refuses to give one twice, and to check one that it didn't give.
+const KEEPER: &str = r#"#!/bin/sh
+read -r conf
+# Whoever called may have been killed before all was written.
+case $conf in *'}') ;; *) exit 1 ;; esac
+number=$(printf %d "'$CNI_CONTAINERID")
+refuse() { echo "{\"code\": 120, \"msg\": \"keeper: $1\"}"; exit 1; }
+case $CNI_COMMAND in
+ADD)
+    [ ! -e KEPT/$CNI_CONTAINERID ] || refuse "$CNI_CONTAINERID has one already"
+    : > KEPT/$CNI_CONTAINERID
+    echo "{\"ips\": [{\"address\": \"10.77.0.$number/24\"}, {\"address\": \"fd00:77::$number/64\"}]}" ;;
+CHECK) [ -e KEPT/$CNI_CONTAINERID ] || refuse "$CNI_CONTAINERID has none" ;;
+DEL) rm -f KEPT/$CNI_CONTAINERID ;;
+GC)
+    for file in KEPT/*; do
+        case $conf in
+        *"\"containerID\":\"${file##*/}\""*) ;;
+        *) rm -f $file ;;
+        esac
+    done ;;
+esac
+"#;
+
 /// A node on which calls are struck.
 pub struct Ground {
     pub host: Host,
     bpffs: PathBuf,
     scratch: PathBuf,
     keys: Vec<(&'static str, Value)>,
+    /// Directories of IPAM plugins, as `CNI_PATH` has them.
+    cni_path: String,
+    /// What the plugins before weir said of a container, by its id.
+    before: BTreeMap<String, Value>,
 }
 
 /// All that there is.
@@ -47,7 +78,8 @@ impl Ground {
             ("telemetry", json!({"required": true, "attach": attach})),
             ("bpfDir", json!(bpffs.join("weir"))),
         ];
-        Self { host, bpffs, scratch, keys }
+        let cni_path = "/usr/lib/cni".to_owned();
+        Self { host, bpffs, scratch, keys, cni_path, before: BTreeMap::new() }
     }
 
     /// The node, with another IPAM plugin.
@@ -64,6 +96,18 @@ impl Ground {
         )
     }
 
+    /// The node, with an IPAM plugin that knows GC, which Debian's don't.
+    pub fn kept(mut self) -> Self {
+        let kept = self.host.state_dir().with_file_name("kept");
+        fs::create_dir(&kept).unwrap();
+        let keeper = self.scratch.join("keeper");
+        fs::write(&keeper, KEEPER.replace("KEPT", kept.to_str().unwrap())).unwrap();
+        fs::set_permissions(&keeper, fs::Permissions::from_mode(0o755)).unwrap();
+        self.cni_path = self.scratch.to_str().unwrap().to_owned();
+        let routes = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+        self.with("ipam", json!({"type": "keeper", "routes": routes}))
+    }
+
     /// The node, with one address for pods.
     pub fn cramped(self) -> Self {
         self.with("ipam", json!({"subnet": "10.88.0.0/30"}))
@@ -78,13 +122,15 @@ impl Ground {
     /// What the plugins before weir made for a container: a pair, which stays.
     pub fn chain(&mut self, container: &Container) {
         let netns = container.space.path().to_str().unwrap().to_owned();
-        let words = format!("ip link add vethx type veth peer name eth0 netns {netns}");
-        self.host.node.succeed(&words);
+        let name = format!("veth{}", container.id);
+        self.host
+            .node
+            .succeed(&format!("ip link add {name} type veth peer name eth0 netns {netns}"));
         let result = json!({
             "cniVersion": "1.1.0",
-            "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+            "interfaces": [{"name": name}, {"name": "eth0", "sandbox": netns}],
         });
-        self.keys.push(("prevResult", result));
+        self.before.insert(container.id.clone(), result);
     }
 
     /// Forgets the programs and maps, as a reboot does.
@@ -93,8 +139,11 @@ impl Ground {
     }
 
     pub fn call(&self, verb: &str, container: Option<&Container>) -> Call<'_> {
-        let mut call = self.host.call(verb, container);
+        let mut call = self.host.call(verb, container).variable("CNI_PATH", &self.cni_path);
         if let Some(container) = container {
+            if let Some(result) = self.before.get(&container.id) {
+                call = call.key("prevResult", result.clone());
+            }
             let port = 8000 + u16::from(container.id.as_bytes()[0]);
             let rate = 100_000_000;
             let runtime = json!({
@@ -112,7 +161,8 @@ impl Ground {
     /// Has `weir reconcile` drop what nobody owns.
     pub fn reconcile(&self) {
         let (state, bpf) = (self.host.state_dir(), self.bpffs.join("weir"));
-        let places = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+        let dirs = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+        let places = format!("{dirs} --cni-path {}", self.cni_path);
         self.host.reconcile_in(&places);
     }
 

@@ -1,8 +1,8 @@
 //! A call may be killed, and any system call of it may fail: whatever was made by then is gone after
 //! the next DEL, GC, reconciliation, or ADD that needs the address, and whoever reads stdout is told.
 //!
-//! `strace` strikes one system call of a call at a time. A sample of them, the same in every run, is
-//! struck unless `WEIR_TORTURE=1` asks for all (`make torture-kill`); `WEIR_SEED` chooses another.
+//! `strace` strikes one system call of a call at a time: all of them by `WEIR_TORTURE=1` (`make torture-kill`),
+//! else a sample, another one in each run. `WEIR_SEED`, which is printed, draws the same ones again.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
 
 mod add;
 mod del;
+mod finish;
 mod gc;
 mod ground;
 mod strike;

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     env, fmt, fs,
     hash::{DefaultHasher, Hash, Hasher},
+    io::Write,
     path::Path,
+    sync::OnceLock,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -127,17 +130,32 @@ impl Course {
         let all = self.0.iter().filter(|made| wanted(made)).flat_map(|made| {
             blows.iter().map(|&blow| Strike { syscall: made.syscall.clone(), nth: made.nth, blow })
         });
-        let whole = env::var_os("WEIR_TORTURE").is_some_and(|value| value == "1");
-        let seed = env::var("WEIR_SEED").unwrap_or_default();
-        let drawn = |strike: &Strike| {
+        let mut all: Vec<_> = all.collect();
+        if env::var_os("WEIR_TORTURE").is_some_and(|value| value == "1") {
+            return all;
+        }
+        let drawn = (all.len() as u64).div_ceil(sample);
+        all.sort_by_cached_key(|strike| {
             let mut hasher = DefaultHasher::new();
-            (&seed, strike).hash(&mut hasher);
-            whole || hasher.finish().is_multiple_of(sample)
-        };
-        let drawn: Vec<_> = all.filter(drawn).collect();
-        assert!(!drawn.is_empty(), "the sample is empty");
-        drawn
+            (seed(), strike).hash(&mut hasher);
+            hasher.finish()
+        });
+        all.truncate(usize::try_from(drawn).unwrap());
+        all
     }
+}
+
+/// What the samples are drawn by: another one in each run, unless `WEIR_SEED` says which. It is told past
+/// the test harness, which keeps what a test prints to itself.
+fn seed() -> &'static str {
+    static SEED: OnceLock<String> = OnceLock::new();
+    SEED.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let seed = env::var("WEIR_SEED").unwrap_or_else(|_| now.to_string());
+        let told = format!("kill: WEIR_SEED={seed} strikes these system calls again\n");
+        std::io::stderr().write_all(told.as_bytes()).unwrap();
+        seed
+    })
 }
 
 /// Makes the call, which must succeed, while each process waits half a second for the answer to its first
@@ -157,10 +175,12 @@ pub fn leaves_the_wait_to_another(call: Call<'_>, scratch: &Path) -> bool {
     ends.first() == text.lines().next().map(process).as_ref()
 }
 
-/// Tries every strike; `attempt` says whether it hit, which nearly all must.
+/// Tries every strike; `attempt` says whether it hit, which nearly all must: of a small sample all but two,
+/// and one in any case.
 pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
-    let hits = strikes.iter().filter(|strike| attempt(strike)).count();
-    assert!(hits * 10 >= strikes.len() * 9, "{hits} of {} strikes hit", strikes.len());
+    let missed: Vec<_> = strikes.iter().filter(|strike| !attempt(strike)).collect();
+    let most = (strikes.len() / 10).max(2).min(strikes.len() - 1);
+    assert!(missed.len() <= most, "of {} strikes these missed: {missed:?}", strikes.len());
 }
 
 impl Strike {
@@ -179,7 +199,8 @@ impl Strike {
         let inject = format!("inject={}:{blow}:when={}", self.syscall, self.nth);
         let trace = format!("trace={}", self.syscall);
         let words = strace(&log, &["-e".into(), trace, "-e".into(), inject]);
-        let answer = call.under(words).answer();
+        // Another IPAM plugin is struck, too, and may hang until its time is over.
+        let answer = call.under(words).within(70).answer();
         let text = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log);
         assert!(!text.contains("INJECTED") || self.blow != Blow::Kill);
