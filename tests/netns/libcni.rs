@@ -2,9 +2,13 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -221,4 +225,125 @@ fn the_namespace_may_be_gone_before_the_first_del() {
     let next = network.node.pod("b");
     network.succeed("add", "c2", &text(&next));
     network.succeed("del", "c2", &text(&next));
+}
+
+/// A `weir agent` on the network's node.
+struct Agent<'a> {
+    network: &'a Network,
+    child: Child,
+}
+
+const AGENT: &str = "127.0.0.1:9920";
+
+impl<'a> Agent<'a> {
+    /// Starts it and waits until it is ready.
+    fn start(network: &'a Network) -> Self {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", network.node.path().display()));
+        command.args([env!("CARGO_BIN_EXE_weir"), "agent", "--state-dir"]);
+        command.arg(network.dir.join("state")).arg("--bpf-dir").arg(network.dir.join("bpf/weir"));
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let agent = Self { network, child };
+        agent.await_answer("/readyz", |answer| answer.contains(" 200 "));
+        agent
+    }
+
+    /// Asks until the answer is right.
+    fn await_answer(&self, path: &str, right: impl Fn(&str) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = self.network.node.run(|| get(AGENT.parse().unwrap(), path));
+            match answer {
+                Ok(answer) if right(&answer) => return,
+                answer => assert!(Instant::now() < until, "{path}: {answer:?}"),
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the page has the series of these labels, among others if there are any, with that value.
+    fn await_value(&self, family: &str, labels: &[&str], value: u32) {
+        let start = if labels.is_empty() { format!("{family} ") } else { format!("{family}{{") };
+        let is_it = |line: &str| {
+            line.starts_with(&start)
+                && labels.iter().all(|label| line.contains(label))
+                && line.ends_with(&format!(" {value}"))
+        };
+        self.await_answer("/metrics", |page| page.lines().any(is_it));
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// GET over HTTP/1.0: the whole answer.
+fn get(server: SocketAddr, path: &str) -> std::io::Result<String> {
+    let patience = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Serves that many requests in a pod, one a connection.
+fn serve(pod: &Space, address: IpAddr, requests: u32) -> (SocketAddr, thread::JoinHandle<()>) {
+    let listener = pod.run(|| TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
+    let bound = listener.local_addr().unwrap();
+    let serving = thread::spawn(move || {
+        for _ in 0..requests {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.0 201 Created\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+        }
+    });
+    (bound, serving)
+}
+
+#[test]
+fn pods_talk_are_counted_by_their_kubernetes_names_and_leave_nothing() {
+    let network = Network::new("1.0.0");
+    let pods = ["web", "client"].map(|id| network.node.pod(id));
+    let [web, client] = &pods;
+    let result = network.succeed("add", "web", &text(web))["result"].clone();
+    network.succeed("add", "client", &text(client));
+    let agent = Agent::start(&network);
+    agent.await_value("weir_pods", &[], 2);
+    let named = |pod: &str, role: &str| [format!("pod=\"{pod}\""), format!("role=\"{role}\"")];
+    let ips = result["ips"].as_array().unwrap();
+    assert_eq!(ips.len(), 2);
+    for (ip, requests) in ips.iter().zip([3, 4]) {
+        let ip = ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
+        let (server, serving) = serve(web, ip, requests);
+        for _ in 0..requests {
+            assert!(client.run(|| get(server, "/basket")).unwrap().ends_with("hello"));
+        }
+        serving.join().unwrap();
+    }
+    for (pod, role) in [("web", "server"), ("client", "client")] {
+        let [pod, role] = named(pod, role);
+        let common = ["namespace=\"default\"", &pod, &role];
+        let http =
+            [&common[..], &["method=\"GET\"", "protocol=\"1.0\"", "status=\"201\""]].concat();
+        agent.await_value("weir_http_requests_total", &http, 7);
+        let tcp = [&common[..], &["result=\"established\""]].concat();
+        agent.await_value("weir_tcp_connections_total", &tcp, 7);
+    }
+    for (id, pod) in ["web", "client"].into_iter().zip(&pods) {
+        network.succeed("del", id, &text(pod));
+        assert_eq!(pod.links(), ["lo"]);
+    }
+    assert_eq!(network.node.links(), ["lo"]);
+    assert_eq!(network.left(), Vec::<String>::new());
+    agent.await_value("weir_pods", &[], 0);
 }

@@ -6,7 +6,7 @@ use crate::{
     cri::{Cri, Pod},
     image,
     metrics::{Agent, fetch},
-    node::{Daemon, Node, succeed, wait_for},
+    node::{CONFLIST, Daemon, Node, list, succeed, wait_for},
 };
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -189,7 +189,7 @@ fn a_failed_del_is_not_taken_for_success_whatever_the_words_of_the_ipam() {
     fs::write("/run/cni/bin/away", AWAY).unwrap();
     fs::set_permissions("/run/cni/bin/away", fs::Permissions::from_mode(0o755)).unwrap();
     let list = r#"{"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "weir", "ipam": {"type": "away"}}]}"#;
-    fs::write("/run/cni/net.d/10-weir.conflist", list).unwrap();
+    fs::write(CONFLIST, list).unwrap();
     let _containerd = start();
     let cri = Cri { socket: Path::new(SOCKET) };
     let sandbox = cri.run(&pod("leaving", &[], &node.cgroup)).unwrap();
@@ -199,5 +199,73 @@ fn a_failed_del_is_not_taken_for_success_whatever_the_words_of_the_ipam() {
     assert_eq!(node.records().len(), 1, "it waits to be taken away");
     fs::remove_file("/run/away").unwrap();
     end(&cri, &sandbox);
+    assert!(node.records().is_empty());
+}
+
+/// Another version of weir: the loader doesn't look behind the end of the last segment.
+fn version(number: u8) -> String {
+    let mut bytes = fs::read(env!("CARGO_BIN_EXE_weir")).unwrap();
+    bytes.push(number);
+    let path = format!("/run/weir-{number}");
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Has a version install itself, with a network of that MTU.
+fn install(weir: &str, mtu: u32) {
+    fs::write("/run/mine.conflist", list(mtu)).unwrap();
+    let dirs = "--bin-dir /run/cni/bin --conf-dir /run/cni/net.d";
+    succeed(&format!("{weir} install --force --conf /run/mine.conflist {dirs}"));
+}
+
+fn mtu(node: &Node, sandbox: &str) -> String {
+    let records = node.records();
+    let record = records.iter().find(|record| record["containerId"] == sandbox).unwrap();
+    let netns = record["netns"]["path"].as_str().unwrap();
+    let link = succeed(&format!("nsenter --net={netns} ip -o link show eth0"));
+    link.split(" mtu ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_running_containerd_takes_up_what_install_puts_in_place_and_upgrades_under_its_pods() {
+    let node = Node::enter("installed");
+    node.forget_weir();
+    let _containerd = start();
+    let cri = Cri { socket: Path::new(SOCKET) };
+    let cgroup = node.cgroup.clone();
+    let network_is =
+        |ready| cri.conditions().unwrap().contains(&("NetworkReady".to_owned(), ready));
+    assert!(network_is(false));
+    let refused = cri.run(&pod("early", &[], &cgroup)).unwrap_err();
+    assert!(refused.contains("cni plugin not initialized"), "{refused}");
+
+    install(&version(1), 1400);
+    assert!(wait_for(|| network_is(true).then_some(())).is_some(), "{}", cri.network());
+    let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
+    end(&cri, &first);
+    let before = node.footprint();
+    let old = cri.run(&pod("old", &[(8080, 80)], &cgroup)).unwrap();
+    assert_eq!(mtu(&node, &old), "1400");
+    let (_, ips_of_old) = cri.status(&old).unwrap();
+
+    // The kubelet asks every few seconds: at no time it is to hear that there is no network.
+    install(&version(2), 1300);
+    let taken_up = wait_for(|| {
+        assert!(network_is(true), "{}", cri.network());
+        cri.network().contains(r#"\"mtu\":1300"#).then_some(())
+    });
+    assert!(taken_up.is_some(), "{}", cri.network());
+    assert!(fs::read("/run/cni/bin/weir").unwrap().ends_with(&[2]));
+    let new = cri.run(&pod("new", &[], &cgroup)).unwrap();
+    assert_eq!((mtu(&node, &old), mtu(&node, &new)), ("1400".into(), "1300".into()));
+    let (_, ips_of_new) = cri.status(&new).unwrap();
+    for ip in ips_of_old.iter().chain(&ips_of_new) {
+        fetch(*ip, 80);
+    }
+    fetch("192.0.2.1".parse().unwrap(), 8080);
+    end(&cri, &old);
+    end(&cri, &new);
+    node.await_same(&before);
     assert!(node.records().is_empty());
 }

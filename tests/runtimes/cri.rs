@@ -191,6 +191,13 @@ impl Cri<'_> {
         Ok(status.all(1).iter().map(condition).collect())
     }
 
+    /// The network configuration that the runtime has taken up, as it tells a verbose Status.
+    pub fn network(&self) -> String {
+        let status = self.call("Status", &Message::new().number(1, 1)).unwrap();
+        let info = status.all(2).into_iter().find(|info| info.get(1).text() == "cniconfig");
+        info.unwrap().get(2).text()
+    }
+
     /// RunPodSandbox; the sandbox's id.
     pub fn run(&self, pod: &Pod<'_>) -> Result<String, String> {
         let request = Message::new().message(1, &pod.config());

@@ -24,6 +24,9 @@ use crate::cgroup;
 /// Whatever is waited for is there by then, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The network of the node's runtime.
+pub const CONFLIST: &str = "/run/cni/net.d/10-weir.conflist";
+
 /// The calling thread's namespaces.
 pub struct Node {
     /// The control group that its containers are to be put under, by its path in each hierarchy.
@@ -65,21 +68,14 @@ impl Node {
         }
         symlink(env!("CARGO_BIN_EXE_weir"), "/run/cni/bin/weir").unwrap();
         symlink("/usr/lib/cni/loopback", "/run/cni/bin/loopback").unwrap();
-        let list = json!({
-            "cniVersion": "1.0.0",
-            "name": "podnet",
-            "plugins": [{
-                "type": "weir",
-                "ipMasq": true,
-                "ipam": {
-                    "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
-                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-                },
-                "telemetry": {"required": true},
-                "capabilities": {"portMappings": true, "bandwidth": true},
-            }],
-        });
-        fs::write("/run/cni/net.d/10-weir.conflist", list.to_string()).unwrap();
+        fs::write(CONFLIST, list(0)).unwrap();
+    }
+
+    /// Takes weir and its network away again, as on a node that has none yet.
+    pub fn forget_weir(&self) {
+        for file in ["/run/cni/bin/weir", CONFLIST] {
+            fs::remove_file(file).unwrap();
+        }
     }
 
     /// What there is on the node, a line a thing.
@@ -100,7 +96,7 @@ impl Node {
             seen.extend(kept.map(|line| format!("{words}: {}", line.trim())));
         }
         for dir in ["/run/weir", "/run/netns", "/sys/fs/bpf"] {
-            list(Path::new(dir), &mut seen);
+            files(Path::new(dir), &mut seen);
         }
         seen
     }
@@ -152,10 +148,30 @@ fn end_processes() {
     }
 }
 
-fn list(dir: &Path, seen: &mut BTreeSet<String>) {
+/// A network of weir's, of both families, whose pods have everything.
+pub fn list(mtu: u32) -> String {
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "podnet",
+        "plugins": [{
+            "type": "weir",
+            "mtu": mtu,
+            "ipMasq": true,
+            "ipam": {
+                "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            },
+            "telemetry": {"required": true},
+            "capabilities": {"portMappings": true, "bandwidth": true},
+        }],
+    });
+    list.to_string()
+}
+
+fn files(dir: &Path, seen: &mut BTreeSet<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list(&entry.path(), seen);
+            files(&entry.path(), seen);
         } else {
             seen.insert(format!("file {}", entry.path().display()));
         }
