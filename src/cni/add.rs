@@ -31,7 +31,7 @@ use crate::{
 /// Makes the attachment and answers with its result.
 pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let args = Args::parse(&call.request.args);
-    let behind = Behind::look(&call.config);
+    let behind = Behind::look(&call.config, &args);
     let counting = Counting::parse(&call.config)?.beside(&behind);
     if let Some(prev_result) = chain::interfaces_before(&call.config)? {
         return chain::add(call, attachment, path, &counting, args.pod, prev_result);
@@ -40,6 +40,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let dns = dns(&wanted)?;
     let netns = Netns::open(path)?;
     let mtu = wanted.mtu.map_or_else(net::default_mtu, Ok)?;
+    let mtu = behind.tuning.mtu.map_or(mtu, |theirs| theirs.max(mtu));
 
     let mut record = begin_record(&call.config, attachment, &netns, args.pod)?;
     record.host_ifname = names::host_ifname(attachment);

@@ -1,4 +1,4 @@
-//! Whether a plugin behind us in the chain needs the qdisc slot that clsact takes.
+//! What the plugins behind us in the chain are going to do, as far as we have to make way for it.
 //!
 //! The reference `bandwidth` plugin adds an `ingress` qdisc to the host side for a pod's egress limit,
 //! and the kernel refuses it where a clsact qdisc sits. tcx leaves the slot free, but an ADD with it is
@@ -6,6 +6,10 @@
 //! plugin nothing of the others, so that is read where the runtime has it from, in the network's list; a
 //! pod's annotations, which a runtime sends to a plugin with that capability, tell whether this pod has
 //! a limit. Where neither says anything, nobody else is expected.
+//!
+//! The reference `tuning` plugin may give the pod's interface another MAC, and the node would go on sending to
+//! the one that it knows; or a larger MTU, and the node's end would drop what is longer than its own. So the
+//! pod has both from the start.
 
 use std::{
     env,
@@ -19,7 +23,8 @@ use std::{
 use nix::fcntl::OFlag;
 use serde_json::Value;
 
-use super::config::Config;
+use super::{args::Args, config::Config};
+use crate::net::Mac;
 
 /// Where containerd, CRI-O and podman look for networks, unless they are told otherwise.
 const DIRECTORY: &str = "/etc/cni/net.d";
@@ -31,6 +36,10 @@ const MAX_BYTES: u64 = 256 << 10;
 /// The plugin, which is also its capability, and its key for what is limited of every pod.
 const SHAPER: &str = "bandwidth";
 const FIXED: &str = "egressRate";
+/// The plugin that sets what an interface has.
+const TUNER: &str = "tuning";
+/// A veth takes no larger one.
+const MAX_MTU: u32 = 65_535;
 /// The capability by which annotations are sent, and the one that makes the runtime ask for a limit.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 const ANNOTATION: &str = "kubernetes.io/egress-bandwidth";
@@ -42,13 +51,30 @@ pub struct Behind {
     pub shapes: bool,
     /// Whether it is going to ask for the qdisc slot for this pod.
     pub wants_slot: bool,
+    /// What is going to be set on the pod's interface.
+    pub tuning: Tuning,
+}
+
+/// What a plugin sets on the pod's interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Its MAC.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub mtu: Option<u32>,
 }
 
 impl Behind {
     /// Looks for it, in a few files at most.
-    pub fn look(config: &Config) -> Self {
-        let shaper = shaper(config);
-        Self { shapes: shaper.is_some(), wants_slot: wants_slot(config, shaper) }
+    pub fn look(config: &Config, args: &Args) -> Self {
+        let plugins = plugins(config);
+        let shaper = shaper(&plugins);
+        Self {
+            shapes: shaper.is_some(),
+            wants_slot: wants_slot(config, shaper),
+            // One that can't be read is refused where it counts.
+            tuning: tuning(&plugins, config, args.mac().ok().flatten()),
+        }
     }
 }
 
@@ -61,19 +87,74 @@ struct Shaper {
     asked: bool,
 }
 
-/// The plugin that limits bandwidth behind us, by the network's list; none if there is no such plugin,
-/// or no such list to be found.
-fn shaper(config: &Config) -> Option<Shaper> {
+/// The plugins behind us, by the network's list; none if no such list is to be found, or none of those that
+/// concern us is in it.
+fn plugins(config: &Config) -> Vec<Value> {
     let directory = env::var_os(VARIABLE).filter(|path| !path.is_empty());
     let directory = PathBuf::from(directory.unwrap_or_else(|| OsString::from(DIRECTORY)));
-    let kind = config.json.get("type").and_then(Value::as_str)?;
+    let Some(kind) = config.json.get("type").and_then(Value::as_str) else { return Vec::new() };
     // In the order in which runtimes take them.
-    lists(&directory).iter().find_map(|path| {
+    let found = lists(&directory).iter().find_map(|path| {
         let text = read(path)?;
         // Most networks have no such plugin: then there is nothing to parse.
-        text.contains(SHAPER).then_some(())?;
+        (text.contains(SHAPER) || text.contains(TUNER)).then_some(())?;
         behind(&serde_json::from_str(&text).ok()?, &config.name, kind)
-    })
+    });
+    found.unwrap_or_default()
+}
+
+/// The plugins behind ours of that type in a list of that name.
+fn behind(list: &Value, network: &str, kind: &str) -> Option<Vec<Value>> {
+    if list.get("name").and_then(Value::as_str) != Some(network) {
+        return None;
+    }
+    let mut plugins = list.get("plugins")?.as_array()?.iter();
+    plugins.find(|plugin| is(plugin, kind))?;
+    Some(plugins.cloned().collect())
+}
+
+fn is(plugin: &Value, kind: &str) -> bool {
+    plugin.get("type").and_then(Value::as_str) == Some(kind)
+}
+
+fn has_capability(plugin: &Value, capability: &str) -> bool {
+    let said = plugin.get("capabilities").and_then(|all| all.get(capability));
+    said.and_then(Value::as_bool) == Some(true)
+}
+
+/// The plugin that limits bandwidth.
+fn shaper(plugins: &[Value]) -> Option<Shaper> {
+    let plugin = plugins.iter().find(|plugin| is(plugin, SHAPER))?;
+    let asked = has_capability(plugin, SHAPER);
+    Some(Shaper { always: number(plugin, FIXED) > Some(0), asked })
+}
+
+/// What tuning plugins set, the last one last. Of the MACs that one may have been told the arguments in its
+/// configuration win, then what the runtime sends, then `CNI_ARGS`, then its configuration's own (1.1.1).
+fn tuning(plugins: &[Value], config: &Config, by_args: Option<Mac>) -> Tuning {
+    let mut tuning = Tuning::default();
+    for plugin in plugins.iter().filter(|plugin| is(plugin, TUNER)) {
+        let args = any_case(plugin, "args").and_then(|args| any_case(args, "cni"));
+        let by_hand =
+            |key: &str| args.and_then(|args| any_case(args, key)).filter(|it| !it.is_null());
+        // The runtime tells us what it tells that plugin.
+        let told = has_capability(plugin, "mac").then(|| config.json.get("runtimeConfig"));
+        let told = told.flatten().and_then(|runtime| any_case(runtime, "mac"));
+        let own = any_case(plugin, "mac");
+        let mac = match by_hand("mac").or(told.filter(|mac| mac.as_str() != Some(""))) {
+            Some(mac) => read_mac(mac),
+            None => by_args.or_else(|| read_mac(own?)),
+        };
+        let mtu = by_hand("mtu").or_else(|| any_case(plugin, "mtu")).and_then(Value::as_u64);
+        let mtu =
+            mtu.and_then(|mtu| u32::try_from(mtu).ok()).filter(|mtu| (1..=MAX_MTU).contains(mtu));
+        tuning = Tuning { mac: mac.or(tuning.mac), mtu: mtu.or(tuning.mtu) };
+    }
+    tuning
+}
+
+fn read_mac(value: &Value) -> Option<Mac> {
+    value.as_str()?.parse().ok().filter(|mac: &Mac| mac.is_assignable())
 }
 
 /// Whether the plugin is going to ask for the slot for this pod.
@@ -92,19 +173,6 @@ fn wants_slot(config: &Config, shaper: Option<Shaper>) -> bool {
         // Nobody but another plugin can be meant, if the runtime doesn't ask us.
         None => !told && annotated == Some(true),
     }
-}
-
-/// The plugin behind ours of that type in a list of that name.
-fn behind(list: &Value, network: &str, kind: &str) -> Option<Shaper> {
-    if list.get("name").and_then(Value::as_str) != Some(network) {
-        return None;
-    }
-    let plugins = list.get("plugins")?.as_array()?;
-    let is = |plugin: &Value, kind: &str| plugin.get("type").and_then(Value::as_str) == Some(kind);
-    let mut after = plugins.iter().skip_while(|plugin| !is(plugin, kind)).skip(1);
-    let plugin = after.find(|plugin| is(plugin, SHAPER))?;
-    let asked = plugin.pointer("/capabilities/bandwidth").and_then(Value::as_bool) == Some(true);
-    Some(Shaper { always: number(plugin, FIXED) > Some(0), asked })
 }
 
 fn number(object: &Value, key: &str) -> Option<u64> {
@@ -152,7 +220,7 @@ mod tests {
     #[test]
     fn only_a_plugin_behind_ours_in_the_list_of_our_name_counts() {
         let list = |name: &str, plugins: Value| {
-            behind(&json!({"name": name, "plugins": plugins}), "n", "weir")
+            shaper(&behind(&json!({"name": name, "plugins": plugins}), "n", "weir")?)
         };
         let by_capability = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
         let fixed = json!({"type": "bandwidth", "egressRate": 8000, "egressBurst": 8000});
@@ -167,7 +235,43 @@ mod tests {
         for odd in
             [json!(null), json!([]), json!({"name": "n"}), json!({"name": "n", "plugins": 7})]
         {
-            assert_eq!(behind(&odd, "n", "weir"), None);
+            assert!(behind(&odd, "n", "weir").is_none());
+        }
+    }
+
+    #[test]
+    fn what_tuning_sets_is_what_it_will_take() {
+        let [own, env, runtime, by_hand] = [1, 2, 3, 4].map(|n| Mac([2, 0, 0, 0, 0, n]));
+        let asked = config(json!({"runtimeConfig": {"Mac": runtime}}));
+        let quiet = config(json!({}));
+        let plugin = |more: Value| {
+            let mut plugin = json!({"type": "tuning", "mac": own, "mtu": 9000});
+            plugin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            plugin
+        };
+        let (bare, able) = (plugin(json!({})), plugin(json!({"capabilities": {"mac": true}})));
+        let args = plugin(json!({"capabilities": {"mac": true},
+            "args": {"cni": {"mac": by_hand, "mtu": 1300}}}));
+        for (plugins, config, by_args, mac, mtu) in [
+            (vec![&bare], &quiet, None, Some(own), Some(9000)),
+            (vec![&bare], &asked, None, Some(own), Some(9000)),
+            (vec![&bare], &asked, Some(env), Some(env), Some(9000)),
+            (vec![&able], &asked, Some(env), Some(runtime), Some(9000)),
+            (vec![&able], &quiet, Some(env), Some(env), Some(9000)),
+            (vec![&args], &asked, Some(env), Some(by_hand), Some(1300)),
+            (vec![&args, &bare], &quiet, None, Some(own), Some(9000)),
+        ] {
+            let plugins: Vec<_> = plugins.into_iter().cloned().collect();
+            assert_eq!(tuning(&plugins, config, by_args), Tuning { mac, mtu }, "{plugins:?}");
+        }
+        for none in [
+            json!({"type": "other", "mac": own, "mtu": 9000}),
+            json!({"type": "tuning"}),
+            json!({"type": "tuning", "mac": "", "mtu": 0}),
+            json!({"type": "tuning", "mac": "01:00:00:00:00:01", "mtu": 70_000, "args": null}),
+            json!({"type": "tuning", "mac": 7, "mtu": "x", "args": {"cni": []}}),
+        ] {
+            assert_eq!(tuning(&[none], &quiet, None), Tuning::default());
         }
     }
 

@@ -102,8 +102,9 @@ impl Wanted {
 }
 
 impl Wanted {
-    /// The same without what a plugin behind us does.
+    /// The same without what a plugin behind us does, and with what one sets.
     pub fn beside(mut self, behind: &Behind) -> Self {
+        self.mac = behind.tuning.mac.or(self.mac);
         if behind.shapes {
             self.bandwidth = Bandwidth::default();
         }

@@ -1,12 +1,12 @@
 //! In one chain with Debian's reference plugins, by the real libcni: weir first with tuning, portmap,
 //! firewall and bandwidth behind it, and weir behind ptp and bridge.
 
-use std::{fs, path::Path};
+use std::{fs, net::UdpSocket, path::Path};
 
 use serde_json::{Value, json};
 
 use crate::{
-    answer::{Server, tcp},
+    answer::{PATIENCE, Server, tcp},
     bandwidth::{MBIT, tcp_rate},
     counted::Counted,
     libcni::driver,
@@ -201,15 +201,46 @@ fn a_mac_that_tuning_sets_too_cuts_nobody_off() {
 }
 
 #[test]
-fn a_mac_that_tuning_alone_sets_is_named_by_check() {
-    let tuning = json!({"type": "tuning", "mac": "02:00:00:00:00:2b"});
+fn what_tuning_alone_sets_cuts_nobody_off_and_check_tolerates_it_and_no_other() {
+    const THEIRS: &str = "02:00:00:00:00:2b";
+    let tuning = json!({
+        "type": "tuning", "mac": THEIRS, "mtu": 9000, "promisc": true, "allmulti": true,
+    });
     let chain = Chain::first("untuned", json!({}), json!([tuning]));
+    let world = chain.counted.host.node.outside();
     let a = chain.counted.host.container("a");
-    chain.succeed("add", &a, &json!({}));
-    let refused = chain.call("check", &a, &json!({}));
+    let none = json!({});
+    let result = chain.succeed("add", &a, &none);
+    let link = a.space.ip("link show eth0")[0].clone();
+    assert_eq!((&link["address"], &link["mtu"]), (&json!(THEIRS), &json!(9000)));
+    assert_eq!((&link["promiscuity"], &link["allmulti"]), (&json!(1), &json!(1)));
+    chain.succeed("check", &a, &none);
+    let (_pod, _world) = (Server::new(&a.space, "a"), Server::new(&world, "world"));
+    for ip in ips(&result) {
+        assert!(tcp(chain.node(), &ip, 80).is_some(), "{ip}");
+    }
+    let own = &ips(&result)[0];
+    world.succeed(&format!("ip route add {own} via 10.9.0.1"));
+    assert_eq!(tcp(&a.space, "10.9.0.2", 80), Some(format!("world sees {own}")));
+    // As long as the pod's interface takes: the node's end, too, has to take it.
+    let _node = Server::new(chain.node(), "node");
+    let longest = a.space.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(&[0; 9000 - 28], "192.0.2.1:80").unwrap();
+        socket.recv(&mut [0; 64])
+    });
+    longest.expect("the node answers the longest packet");
+    chain.succeed("check", &a, &none);
+
+    a.space.succeed("ip link set eth0 address 02:00:00:00:00:2c");
+    let refused = chain.call("check", &a, &none);
     assert_eq!(refused["error"]["code"], 103, "{refused}");
-    assert!(refused["error"]["msg"].as_str().unwrap().contains("capability mac"), "{refused}");
-    chain.succeed("del", &a, &json!({}));
+    let msg = refused["error"]["msg"].as_str().unwrap();
+    for word in ["02:00:00:00:00:2c instead of", THEIRS, "capability mac", "NETCONFPATH"] {
+        assert!(msg.contains(word), "{word}: {msg}");
+    }
+    chain.succeed("del", &a, &none);
 }
 
 #[test]
