@@ -24,6 +24,41 @@ fn the_unit_starts_a_command_that_exists() {
     assert!(help.status.success(), "{}", String::from_utf8_lossy(&help.stderr));
 }
 
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("units");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]);
+    for unit in ["weir-agent.service", "weir-reconcile.service", "weir-reconcile.timer"] {
+        let text = fs::read_to_string(Path::new("examples").join(unit)).unwrap();
+        // It looks whether the executable is there.
+        let file = dir.join(unit);
+        fs::write(&file, text.replace("/opt/cni/bin/weir", env!("CARGO_BIN_EXE_weir"))).unwrap();
+        command.arg(file);
+    }
+    let output = command.output().expect("systemd-analyze is missing: install systemd");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    let ours: Vec<_> = said.lines().filter(|line| line.contains("weir")).collect();
+    assert!(output.status.success() && ours.is_empty(), "{said}");
+}
+
+#[test]
+fn host_network_managers_are_told_of_our_interfaces_by_words_that_they_know() {
+    for (file, wanted) in [
+        ("10-weir.network", "[Match] Name=weir* [Link] Unmanaged=yes"),
+        ("10-weir.link", "[Match] OriginalName=weir* [Link] NamePolicy=keep MACAddressPolicy=none"),
+        ("networkmanager-weir.conf", "[device-weir] match-device=interface-name:weir* managed=0"),
+    ] {
+        let text = fs::read_to_string(Path::new("examples").join(file)).unwrap();
+        let said: Vec<_> =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        assert_eq!(said.join(" "), wanted, "{file}");
+    }
+}
+
 fn daemon_set() -> Value {
     serde_saphyr::from_str(&fs::read_to_string("examples/daemonset.yaml").unwrap()).unwrap()
 }

@@ -68,7 +68,7 @@ impl Call {
     ///
     /// # Errors
     /// As [`Delegate::find`]; [`Kind::TryAgain`]: the time is over.
-    fn delegate<'a>(&self, plugin: &'a str, config: &'a [u8]) -> Result<Delegate<'a>> {
+    fn delegate<'a>(&'a self, plugin: &'a str, config: &'a [u8]) -> Result<Delegate<'a>> {
         let found = Delegate::find(plugin, &self.request.path, config)?;
         let Some(until) = self.plugins_until else { return Ok(found) };
         match share(until.saturating_duration_since(Instant::now())) {

@@ -208,11 +208,17 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
         return Ok(());
     }
     let mut socket = link::socket()?;
-    let inhabited = peer::inhabited(&mut socket)?;
+    let inhabited = report.note(peer::inhabited(&mut socket));
     for (link, network, attachment) in strays {
-        if link.peer_netns.is_some_and(|number| inhabited.contains(&number)) {
+        let why = match &inhabited {
+            Some(numbers) if link.peer_netns.is_some_and(|number| numbers.contains(&number)) => {
+                Some("has no record, but processes run behind it")
+            }
+            Some(_) => None,
+            None => Some("has no record, and may have processes behind it"),
+        };
+        if let Some(why) = why {
             let name = &link.name;
-            let why = "has no record, but processes run behind it";
             report.left.push(format!("interface {name} of {attachment} {why}"));
             continue;
         }

@@ -36,6 +36,7 @@ const MAX_OUTPUT: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Delegate<'a> {
     plugin: &'a str,
+    path: &'a OsStr,
     file: PathBuf,
     config: &'a [u8],
     patience: Duration,
@@ -56,7 +57,7 @@ impl<'a> Delegate<'a> {
     ///
     /// # Errors
     /// [`Kind::Environment`]: no `CNI_PATH`; [`Kind::Config`]: no such file in it.
-    pub fn find(plugin: &'a str, path: &OsStr, config: &'a [u8]) -> Result<Self> {
+    pub fn find(plugin: &'a str, path: &'a OsStr, config: &'a [u8]) -> Result<Self> {
         if path.is_empty() {
             let msg = format!("required env variables [CNI_PATH] missing, to find IPAM {plugin:?}");
             return Err(Error::new(Kind::Environment, msg));
@@ -66,7 +67,7 @@ impl<'a> Delegate<'a> {
             .map(|dir| dir.join(plugin))
             .find(|file| file.is_file());
         match found {
-            Some(file) => Ok(Self { plugin, file, config, patience: PATIENCE }),
+            Some(file) => Ok(Self { plugin, path, file, config, patience: PATIENCE }),
             None => {
                 let msg = format!("ipam.type is {plugin:?}: no such plugin in CNI_PATH {path:?}");
                 Err(Error::new(Kind::Config, msg))
@@ -108,6 +109,8 @@ impl<'a> Delegate<'a> {
     fn call(&self, verb: &str, attachment: Option<&Attachment>) -> Result<Vec<u8>> {
         let failed = || format!("can't run IPAM plugin {}", self.file.display());
         let mut command = Command::new(&self.file);
+        // `weir reconcile` has no CNI_PATH of a runtime's, and Debian's plugins don't do without.
+        command.env("CNI_PATH", self.path);
         command.env("CNI_COMMAND", verb).stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(attachment) = attachment {
             command.env("CNI_CONTAINERID", attachment.container_id());

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::ErrorKind,
     os::fd::{AsRawFd, RawFd},
     os::unix::fs::MetadataExt,
 };
@@ -13,12 +14,14 @@ use netlink_packet_route::{
     nsid::{NsidAttribute, NsidHeader, NsidMessage},
 };
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use super::{
     link::{self, Link},
     netlink::{Ask, Netlink},
     netns::Netns,
 };
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// Finds the link on the host whose other end is the container's interface; none where that has no
 /// such end.
@@ -46,17 +49,30 @@ pub fn host_side(netns: &Netns, ifname: &str) -> Result<Option<Link>> {
 /// has somebody behind it. Of processes that end meanwhile nothing is told.
 ///
 /// # Errors
-/// [`Kind::Io`]: /proc can't be listed; [`Kind::Kernel`].
+/// [`Kind::Io`]: /proc can't be listed, or not all of it may be seen; [`Kind::Kernel`].
 pub fn inhabited(socket: &mut Netlink) -> Result<BTreeSet<i32>> {
     let (mut numbers, mut seen) = (BTreeSet::new(), BTreeSet::new());
     let processes = fs::read_dir("/proc").context(Kind::Io, || "can't list /proc".into())?;
     for process in processes.flatten() {
-        let Ok(file) = fs::File::open(process.path().join("ns/net")) else { continue };
+        let file = match fs::File::open(process.path().join("ns/net")) {
+            Ok(file) => file,
+            // What denies more to who may see all others, as a security module does, denies it for good.
+            Err(err) if err.kind() == ErrorKind::PermissionDenied && !may_see_all() => {
+                let msg = "can't see in which namespaces processes are: that takes CAP_SYS_PTRACE";
+                return Err(Error::new(Kind::Io, msg).details(err));
+            }
+            Err(_) => continue,
+        };
         if file.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino()))) {
             numbers.extend(netns_number(socket, file.as_raw_fd())?);
         }
     }
     Ok(numbers)
+}
+
+/// Whether we are one to whom the namespaces of all processes are shown.
+fn may_see_all() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
 }
 
 /// The number by which the socket's namespace knows another one; none if it doesn't.

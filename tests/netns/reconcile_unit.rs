@@ -1,0 +1,155 @@
+//! `examples/weir-reconcile.service`: with the capabilities and the system calls that the unit leaves it,
+//! `weir reconcile` can do all that it does.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{counted::Counted, plugin::Container};
+
+const UNIT: &str = "examples/weir-reconcile.service";
+
+/// The values of a key of the unit.
+fn values(key: &str) -> Vec<String> {
+    let unit = fs::read_to_string(UNIT).unwrap();
+    let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    value.unwrap().split(' ').map(str::to_owned).collect()
+}
+
+/// The unit's capabilities but this one, as setpriv has them.
+fn capabilities(without: &str) -> String {
+    let kept = values("CapabilityBoundingSet").into_iter().filter(|name| name != without);
+    let kept = kept.map(|name| format!(",+{}", name.strip_prefix("CAP_").unwrap().to_lowercase()));
+    format!("-all{}", kept.collect::<String>())
+}
+
+/// Runs the unit's command on the node, without one of the unit's capabilities; what it dropped, and what
+/// it said.
+fn reconcile(counted: &Counted, without: &str) -> (bool, Vec<String>, String) {
+    let start = values("ExecStart");
+    assert_eq!(start[..2], ["/opt/cni/bin/weir", "reconcile"], "where `make install` puts it");
+    let (state, bpf) = (counted.host.state_dir(), counted.bpffs.join("weir"));
+    let log = state.with_file_name("strace");
+    let words = format!(
+        "setpriv --inh-caps=-all --no-new-privs --bounding-set={} \
+         strace -f -qq -e signal=none -o {} {} {} -o json --state-dir {} --bpf-dir {}",
+        capabilities(without),
+        log.display(),
+        env!("CARGO_BIN_EXE_weir"),
+        start[1..].join(" "),
+        state.display(),
+        bpf.display()
+    );
+    let output = counted.host.node.command(&words);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let dropped: Value = serde_json::from_slice(&output.stdout).expect(&said);
+    let dropped = dropped.as_array().unwrap().iter();
+    let dropped = dropped.map(|it| it["what"].as_str().unwrap().to_owned()).collect();
+    let made = fs::read_to_string(&log).unwrap();
+    fs::remove_file(log).unwrap();
+    let allowed = allowed();
+    for line in made.lines() {
+        // Number of the process, name of the call, or words about its end.
+        let call = line.split_once(' ').unwrap().1.trim_start();
+        let name = call.split('(').next().unwrap();
+        let named = call.contains('(')
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b));
+        assert!(!named || allowed.contains(name), "SystemCallFilter of {UNIT} lacks {name}");
+        // RestrictNamespaces.
+        assert!(!["setns", "unshare"].contains(&name), "{call}");
+        let net = call.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
+        let families = values("RestrictAddressFamilies");
+        assert!(net.is_none_or(|family| families.iter().any(|kept| kept == family)), "{call}");
+    }
+    (output.status.success(), dropped, said)
+}
+
+/// The system calls that the unit allows, its sets taken apart.
+fn allowed() -> BTreeSet<String> {
+    let output = Command::new("systemd-analyze").arg("syscall-filter").output();
+    let text = output.expect("systemd-analyze is missing: install systemd").stdout;
+    let text = String::from_utf8(text).unwrap();
+    let (mut allowed, mut open) = (BTreeSet::new(), values("SystemCallFilter"));
+    while let Some(name) = open.pop() {
+        if !name.starts_with('@') {
+            allowed.insert(name);
+            continue;
+        }
+        let set = text.lines().skip_while(|line| *line != name).skip(1);
+        let members = set.take_while(|line| line.starts_with(' ')).map(str::trim);
+        open.extend(members.filter(|member| !member.starts_with('#')).map(str::to_owned));
+    }
+    assert!(allowed.len() > 100 && allowed.contains("bpf"), "{allowed:?}");
+    allowed
+}
+
+#[test]
+fn the_unit_leaves_it_what_it_needs() {
+    let counted = Counted::new("rec-unit");
+    let host = &counted.host;
+    let containers = ["dead", "stray", "lived-in", "uncounted"].map(|id| host.container(id));
+    let reservations = host.state_dir().with_file_name("reservations");
+    let ipam = json!({
+        "type": "host-local", "dataDir": reservations, "ranges": [[{"subnet": "10.77.0.0/24"}]],
+    });
+    let add = |container: &Container| {
+        let port = 8000 + u16::from(container.id.as_bytes()[0]);
+        let mapped = json!([{"hostPort": port, "containerPort": 80, "protocol": "udp"}]);
+        let call = counted.call("ADD", Some(container), "clsact").version("1.0.0");
+        let call = call.key("runtimeConfig", json!({"portMappings": mapped}));
+        call.key("ipMasq", json!(true)).key("ipam", ipam.clone()).succeed()
+    };
+    let results: Vec<_> = containers.iter().map(add).collect();
+    let [dead, stray, lived_in, uncounted] = containers;
+    for lost in [&stray, &lived_in] {
+        fs::remove_file(host.record(lost)).unwrap();
+    }
+    // Of another user, as many containers' are.
+    let netns = format!("--net={}", lived_in.space.path().display());
+    let words = [&netns, "setpriv", "--reuid=65534", "--clear-groups", "sleep", "60"];
+    let mut process = Command::new("nsenter").args(words).stdin(Stdio::null()).spawn().unwrap();
+    let inside = fs::metadata(lived_in.space.path()).unwrap().ino();
+    let entered = || {
+        let own = fs::metadata(format!("/proc/{}/ns/net", process.id()));
+        own.is_ok_and(|own| own.ino() == inside)
+    };
+    assert!((0..500).any(|_| entered() || {
+        thread::sleep(Duration::from_millis(10));
+        false
+    }));
+    host.end(dead);
+    let links = host.node.links().len();
+    // Whoever can't see that it is lived in must not take it away.
+    let (good, dropped, said) = reconcile(&counted, "CAP_SYS_PTRACE");
+    assert!(!good && said.contains("CAP_SYS_PTRACE"), "{said}");
+    assert!(!dropped.contains(&"link".to_owned()), "{dropped:?}");
+    assert_eq!(host.node.links().len(), links);
+
+    // Programs and maps are lost, too, and the living are counted anew.
+    let name = results[3]["interfaces"][0]["name"].as_str().unwrap();
+    fs::remove_dir_all(counted.bpffs.join("weir")).unwrap();
+    host.node.succeed(&format!("tc qdisc del dev {name} clsact"));
+    let (good, dropped, said) = reconcile(&counted, "");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(good, "{said}");
+    assert!(dropped.contains(&"link".to_owned()), "{dropped:?}");
+    assert!(said.contains("counted again: container uncounted"), "{said}");
+    assert_eq!(counted.filters(name), [1, 1]);
+    assert_eq!((stray.space.links().len(), lived_in.space.links().len()), (1, 2));
+    let call = counted.check(&uncounted, "clsact", &results[3]).version("1.0.0");
+    let port =
+        json!({"portMappings": [{"hostPort": 8117, "containerPort": 80, "protocol": "udp"}]});
+    call.key("ipMasq", json!(true)).key("ipam", ipam.clone()).key("runtimeConfig", port).succeed();
+    // What host-local gave the dead is free; of those without a record nobody knows.
+    let left = fs::read_dir(reservations.join("podnet")).unwrap().flatten();
+    let left = left.filter(|file| file.file_name().to_str().unwrap().starts_with("10."));
+    assert_eq!(left.count(), 3);
+}
