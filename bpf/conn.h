@@ -110,6 +110,7 @@ struct inflight {
 #define INFLIGHT_SLOTS 4
 
 struct conn {
+	WEIR_SPARE
 	__u64 id;	 /* unique, to key the spill */
 	__u64 check;	 /* of the key: tells a recycled element from the one that was looked up */
 	__u64 syn_ns;	 /* monotonic */

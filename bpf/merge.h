@@ -7,6 +7,7 @@
 #define WEIR_MERGE_H
 
 #include "count.h"
+#include "wire_merge.h"
 
 struct merge {
 	struct __sk_buff *skb;
@@ -19,7 +20,8 @@ static __always_inline void merge_traffic(const struct merge_entry *e)
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
 	struct net_counter *net;
 
-	if (!traffic)
+	/* The interface's number may have been given to another pod since. */
+	if (!traffic || traffic->pod != e->c)
 		return;
 	/* This CPU's share, with softirqs off: a reader adds all of them up. */
 	net = &traffic->net[e->fields & 1][e->fields >> 8 & 1];

@@ -11,6 +11,13 @@
 
 #include <linux/types.h>
 
+/* Where the layout that the feature other-layout makes differs from this one. */
+#ifdef WEIR_OTHER_LAYOUT
+#define WEIR_SPARE __u64 spare;
+#else
+#define WEIR_SPARE
+#endif
+
 /* As the pod sees it: RX is towards the pod, TX comes from it. */
 enum direction { DIRECTION_RX = 0, DIRECTION_TX = 1, DIRECTION_MAX = 2 };
 
@@ -286,11 +293,15 @@ struct net_counter {
 	__u64 packets; /* GSO segments */
 };
 
-/* One per host-side interface and CPU. */
+/*
+ * One per host-side interface and CPU. This and struct attachment may grow at their end: weir
+ * reload carries what two layouts have in common, and 0 for the rest.
+ */
 struct pod_traffic {
 	__u32 pod; /* attachment id */
 	__u32 zero;
 	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
+	WEIR_SPARE
 };
 
 #define NAMESPACE_LEN 64
@@ -310,6 +321,7 @@ struct attachment {
 	char pod_uid[UID_LEN];
 	char container_id[CONTAINER_ID_LEN];
 	char ifname[IFNAME_LEN];
+	WEIR_SPARE
 };
 
 /* A limit on what passes an interface in one direction. */
@@ -406,29 +418,6 @@ struct record_data {
 };
 
 #define RECORDS_BYTES (2 << 20)
-
-/* What weir_merge adds up. */
-enum merge_kind {
-	MERGE_NONE = 0,
-	MERGE_COUNTER,	 /* n */
-	MERGE_HISTOGRAM, /* n to cell c, and to the sum */
-	MERGE_TRAFFIC,	 /* bytes n, packets sum; pod is the interface */
-	MERGE_STAT,	 /* n to stat c */
-};
-
-struct merge_entry {
-	__u32 kind; /* enum merge_kind */
-	__u32 pod;
-	__u32 fields; /* counter_key's or histogram_key's bytes behind pod; direction, family << 8
-		       */
-	__u32 c;
-	__u64 n;
-	__u64 sum;
-};
-_Static_assert(sizeof(struct merge_entry) == 32, "merge_entry is passed as bytes");
-
-/* As many as a test run takes. */
-#define MERGE_ENTRIES 100
 
 #define MAX_PODS 1024
 #define MAX_LIMITS (2 * MAX_PODS)

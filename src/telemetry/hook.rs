@@ -12,7 +12,7 @@ use std::{
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
 
 use super::{
-    Attached, Choice, Identity, Mode, clsact, load, pin, reader, sys,
+    Attached, Choice, Identity, Mode, clsact, load, pin, reader, registry, sys,
     wire::{AttachMode, Direction, PodTraffic, RawAttachment, bytes_of, field, from_bytes},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -164,7 +164,6 @@ pub(super) fn attach_tcx(bpf_dir: &Path, pins: &Pins, index: i32, pod: u32) -> s
 pub(super) fn entry(ifindex: u32, identity: &Identity, mode: Mode) -> RawAttachment {
     RawAttachment {
         created_ns: nanoseconds(now()),
-        deleted_ns: 0,
         ifindex,
         mode: match mode {
             Mode::Clsact => AttachMode::ATTACH_CLSACT.0,
@@ -175,6 +174,7 @@ pub(super) fn entry(ifindex: u32, identity: &Identity, mode: Mode) -> RawAttachm
         pod_uid: field(&identity.uid),
         container_id: field(&identity.container_id),
         ifname: field(&identity.ifname),
+        ..RawAttachment::default()
     }
 }
 
@@ -196,47 +196,32 @@ pub fn detach(
     stays: Option<u32>,
 ) -> Result<()> {
     libbpf_rs::set_print(None);
-    let pins = Pins::open(bpf_dir);
-    let entry = match &pins {
-        Ok(Some(pins)) => registered(pins, attached.pod),
-        _ => Ok(None),
-    };
+    let known = registry::all(bpf_dir);
+    let entries: Vec<_> = known.iter().flatten().map(|known| known.entry(attached.pod)).collect();
     // A call that was killed may have journaled an id that was another pod's already.
-    if matches!(&entry, Ok(Some(entry)) if entry.container_id != field(container_id)) {
+    let ours = |entry: &RawAttachment| entry.container_id == field(container_id);
+    if entries.iter().flatten().flatten().any(|entry| !ours(entry)) {
         return Ok(());
     }
     // A filter on an interface that has been given to another pod since is that pod's.
+    let pins = Pins::open(bpf_dir);
     let passed_on = match (&pins, stays) {
         (Ok(Some(pins)), Some(ifindex)) => {
             owner(pins, ifindex)?.is_some_and(|owner| owner != attached.pod)
         }
         _ => false,
     };
-    // Also without pins: those of another version of Weir may hold the maps.
+    // Also where the maps can't be read.
     unhook(bpf_dir, stays.filter(|_| !passed_on), attached)?;
-    match (pins?, entry?) {
-        (Some(pins), Some(entry)) => mark_ended(&pins, attached.pod, entry),
-        _ => Ok(()),
-    }
+    pins?;
+    known?.iter().try_for_each(|known| known.mark_ended(attached.pod))
 }
 
 /// See [`super::traces`].
 pub fn end(bpf_dir: &Path, attached: &Attached, stays: Option<u32>) -> Result<()> {
     libbpf_rs::set_print(None);
     unhook(bpf_dir, stays, attached)?;
-    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(()) };
-    let entry = registered(&pins, attached.pod)?;
-    entry.map_or(Ok(()), |entry| mark_ended(&pins, attached.pod, entry))
-}
-
-fn mark_ended(pins: &Pins, pod: u32, mut entry: RawAttachment) -> Result<()> {
-    if entry.deleted_ns != 0 {
-        return Ok(());
-    }
-    entry.deleted_ns = nanoseconds(now());
-    pins.attachments
-        .update(bytes_of(&pod), bytes_of(&entry), MapFlags::EXIST)
-        .context(Kind::Telemetry, || "can't mark the pod as gone in the map attachments".into())
+    registry::all(bpf_dir)?.iter().try_for_each(|known| known.mark_ended(attached.pod))
 }
 
 /// The entry of an id in the map `attachments`.
@@ -281,14 +266,17 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
 /// See [`super::find`].
 pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32, Attached)>> {
     libbpf_rs::set_print(None);
-    let Some(pins) = Pins::open(bpf_dir)? else { return Ok(Vec::new()) };
     // Compared as the map has them, where a long id is cut.
     let (container_id, ifname) = (field(container_id), field(ifname));
-    let all = reader::dump::<u32, RawAttachment>(&pins.attachments)?;
-    let theirs = all.into_iter().filter(|(_, raw)| {
-        raw.deleted_ns == 0 && raw.container_id == container_id && raw.ifname == ifname
-    });
-    Ok(theirs.map(|(pod, raw)| (raw.ifindex, Attached { pod, mode: reader::mode(&raw) })).collect())
+    let mut theirs = Vec::new();
+    for known in registry::all(bpf_dir)? {
+        let living = known.living()?.into_iter();
+        let living = living
+            .filter(|(_, raw)| raw.container_id == container_id && raw.ifname == ifname)
+            .map(|(pod, raw)| (raw.ifindex, Attached { pod, mode: reader::mode(&raw) }));
+        theirs.extend(living);
+    }
+    Ok(theirs)
 }
 
 /// The attachment that an interface's entry in the map `pods` is of.

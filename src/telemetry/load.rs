@@ -45,24 +45,27 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
 
 /// The lock of those who load: the directory, locked for as long as it is open.
 pub fn lock(bpf_dir: &Path) -> Result<fs::File> {
-    wait(bpf_dir, fs::File::try_lock)
+    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock)
 }
 
 /// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
 /// `None`: there is no such directory.
 pub fn share(dir: &Path) -> Result<Option<fs::File>> {
-    if dir.is_dir() { wait(dir, fs::File::try_lock_shared).map(Some) } else { Ok(None) }
+    match fs::File::open(dir) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        opened => wait(opened, dir, fs::File::try_lock_shared).map(Some),
+    }
 }
 
 /// See [`share`].
 pub fn alone(dir: &Path) -> Result<fs::File> {
-    wait(dir, fs::File::try_lock)
+    wait(fs::File::open(dir), dir, fs::File::try_lock)
 }
 
 type Lock = fn(&fs::File) -> std::result::Result<(), fs::TryLockError>;
 
-fn wait(bpf_dir: &Path, lock: Lock) -> Result<fs::File> {
-    let dir = open(bpf_dir)?;
+fn wait(opened: std::io::Result<fs::File>, bpf_dir: &Path, lock: Lock) -> Result<fs::File> {
+    let dir = opened.context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         match lock(&dir) {
@@ -78,17 +81,14 @@ fn wait(bpf_dir: &Path, lock: Lock) -> Result<fs::File> {
     }
 }
 
-fn open(bpf_dir: &Path) -> Result<fs::File> {
-    fs::File::open(bpf_dir).context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))
-}
-
 /// Removes what a loader left that died; says whether there was such. One that loads is left alone.
 pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
     let temporary = bpf_dir.join(TEMPORARY);
     if !temporary.is_dir() {
         return Ok(false);
     }
-    let dir = open(bpf_dir)?;
+    let dir = fs::File::open(bpf_dir)
+        .context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
     if dir.try_lock().is_err() {
         return Ok(false);
     }

@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::{
     Attached, Identity, Mode, clsact,
     hook::{self, Pins},
-    pin, sys,
+    pin, registry, sys,
     wire::{bytes_of, field},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -24,6 +24,9 @@ pub fn mend(
         Ok(()) => return Ok(false),
         Err(err) if err.kind() == Kind::Difference => {}
         Err(err) => return Err(err),
+    }
+    if is_anothers(bpf_dir, attached.pod)? {
+        return Ok(false);
     }
     let (_shared, pins) = hook::ensure(bpf_dir)?;
     register(&pins, ifindex, identity, attached)?;
@@ -46,6 +49,18 @@ pub fn mend(
         }
     }
     hook::verify(bpf_dir, ifindex, attached).map(|()| true)
+}
+
+/// Whether a pod is counted by the programs of another version, with whose maps its totals are: it is a
+/// reload's to move it with them.
+fn is_anothers(bpf_dir: &Path, pod: u32) -> Result<bool> {
+    let (mut known, mut elsewhere) = (false, false);
+    for registry in registry::all(bpf_dir)? {
+        if registry.entry(pod)?.is_some_and(|entry| entry.deleted_ns == 0) {
+            *if registry.current { &mut known } else { &mut elsewhere } = true;
+        }
+    }
+    Ok(elsewhere && !known)
 }
 
 /// Makes sure that both maps know the pod, under the id that its record has.

@@ -5,19 +5,25 @@
 
 use std::{os::fd::AsFd, path::Path};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Program};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 
 use super::{
     reader, sys,
     wire::{
-        CounterKey, Direction, Family, Histogram, HistogramKey, MergeEntry, MergeKind, PodTraffic,
-        RawAttachment, bytes_of, from_bytes,
+        CounterKey, Direction, Family, Histogram, HistogramKey, LimitKey, MergeEntry, MergeKind,
+        PodTraffic, RawAttachment, RawLimit, bytes_of, from_bytes, from_other,
     },
 };
 use crate::error::{Context, Error, Kind, Result};
 
-/// The maps that hold who is counted and the totals.
-const CARRIED: [&str; 5] = ["attachments", "pods", "counters", "histograms", "stats"];
+/// The maps that hold who is counted and the totals, and whether their values may grow at the end.
+const CARRIED: [(&str, bool); 5] = [
+    ("attachments", true),
+    ("pods", true),
+    ("counters", false),
+    ("histograms", false),
+    ("stats", false),
+];
 
 /// As many entries as one run of the program takes.
 const ENTRIES: usize = 100;
@@ -28,14 +34,15 @@ fn map(dir: &Path, name: &str) -> Result<MapHandle> {
         .context(Kind::Telemetry, || format!("can't open {}", path.display()))
 }
 
-/// Whether what is carried has the same shape in both.
+/// Whether what is carried has the same shape in both, but for what one has more at its end.
 ///
 /// # Errors
 /// [`Kind::Telemetry`] naming the map that has not.
 pub fn fits(old: &Path, new: &Path) -> Result<()> {
-    for name in CARRIED {
+    for (name, grows) in CARRIED {
         let (from, to) = (map(old, name)?, map(new, name)?);
-        if from.key_size() != to.key_size() || from.value_size() != to.value_size() {
+        let value_fits = grows || from.value_size() == to.value_size();
+        if from.key_size() != to.key_size() || !value_fits {
             let msg = format!(
                 "the totals in {} can't be carried over: the map {name} has another shape; use the \
                  version between, or remove the directory to begin at 0",
@@ -53,25 +60,27 @@ pub fn fits(old: &Path, new: &Path) -> Result<()> {
 /// [`Kind::Telemetry`].
 pub fn register(old: &Path, new: &Path) -> Result<()> {
     let full = |name| move || format!("the new map {name} takes no further pod");
+    let once = |entered: libbpf_rs::Result<()>| match entered {
+        // Counted by these maps already, since a reconciliation hooked it anew, or ended there.
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
     let (attachments, pods) = (map(new, "attachments")?, map(new, "pods")?);
     for (pod, raw) in reader::dump::<u32, RawAttachment>(&map(old, "attachments")?)? {
-        attachments
-            .update(bytes_of(&pod), bytes_of(&raw), MapFlags::ANY)
+        once(attachments.update(bytes_of(&pod), bytes_of(&raw), MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("attachments"))?;
     }
     let cpus = libbpf_rs::num_possible_cpus()
         .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
     for (ifindex, pod, _) in traffic(old)? {
         let values = vec![bytes_of(&PodTraffic { pod, ..Default::default() }).to_vec(); cpus];
-        pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY)
+        once(pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("pods"))?;
     }
     let limits = map(new, "limits")?;
-    let from = map(old, "limits")?;
-    for key in from.keys() {
-        if let Ok(Some(value)) = from.lookup(&key, MapFlags::ANY) {
-            limits.update(&key, &value, MapFlags::ANY).context(Kind::Telemetry, full("limits"))?;
-        }
+    for (key, limit) in reader::dump::<LimitKey, RawLimit>(&map(old, "limits")?)? {
+        once(limits.update(bytes_of(&key), bytes_of(&limit), MapFlags::NO_EXIST))
+            .context(Kind::Telemetry, full("limits"))?;
     }
     Ok(())
 }
@@ -85,7 +94,7 @@ fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Vec<PodTraffic>)>> {
             .lookup_percpu(&key, MapFlags::ANY)
             .context(Kind::Telemetry, || "can't read the map pods".into())?;
         let values: Vec<PodTraffic> =
-            found.iter().flatten().filter_map(|bytes| from_bytes(bytes)).collect();
+            found.iter().flatten().filter_map(|bytes| from_other(bytes)).collect();
         if let (Some(ifindex), Some(first)) = (from_bytes::<u32>(&key), values.first()) {
             all.push((ifindex, first.pod, values));
         }
@@ -106,9 +115,9 @@ pub fn totals(old: &Path, new: &Path) -> Result<()> {
     for (key, histogram) in reader::dump::<HistogramKey, Histogram>(&map(old, "histograms")?)? {
         histogram_entries(key, &histogram, &mut entries);
     }
-    for (ifindex, _, values) in traffic(old)? {
+    for (ifindex, pod, values) in traffic(old)? {
         for value in values {
-            traffic_entries(ifindex, &value, &mut entries);
+            traffic_entries(ifindex, pod, &value, &mut entries);
         }
     }
     let stats = map(old, "stats")?;
@@ -138,14 +147,14 @@ fn histogram_entries(key: HistogramKey, histogram: &Histogram, entries: &mut Vec
     }
 }
 
-fn traffic_entries(ifindex: u32, value: &PodTraffic, entries: &mut Vec<MergeEntry>) {
+fn traffic_entries(ifindex: u32, pod: u32, value: &PodTraffic, entries: &mut Vec<MergeEntry>) {
     for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
         for family in [Family::FAMILY_IPV4, Family::FAMILY_IPV6] {
             let net = value.net[direction.0 as usize][family.0 as usize];
             let fields = direction.0 | family.0 << 8;
             let amounts = (net.bytes, net.packets);
             if net.packets > 0 {
-                entries.push(entry(MergeKind::MERGE_TRAFFIC, ifindex, fields, 0, amounts));
+                entries.push(entry(MergeKind::MERGE_TRAFFIC, ifindex, fields, pod, amounts));
             }
         }
     }

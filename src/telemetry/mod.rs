@@ -19,6 +19,7 @@ mod merge;
 pub mod pin;
 pub mod reader;
 pub mod records;
+mod registry;
 pub mod reload;
 pub mod removal;
 mod swap;

@@ -15,7 +15,7 @@ use super::{
     pin, sys,
     wire::{
         AttachMode, CounterKey, Histogram, HistogramKey, NetCounter, PodTraffic, RawAttachment,
-        Stat, Wire, bytes_of, from_bytes, text,
+        Stat, Wire, bytes_of, from_bytes, from_other, text,
     },
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -293,13 +293,13 @@ pub(super) fn mode(raw: &RawAttachment) -> Mode {
     if raw.mode == AttachMode::ATTACH_TCX.0 { Mode::Tcx } else { Mode::Clsact }
 }
 
-/// Every entry of a map.
+/// Every entry of a map, of this layout or of another, whose values may end elsewhere.
 pub(super) fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     let failed = || format!("can't read the map {}", map.name().to_string_lossy());
-    let (key, value) = (size_of::<K>(), size_of::<V>());
-    let (keys, values) = sys::read_all(map, key, value).context(Kind::Telemetry, failed)?;
+    let (key, value) = (size_of::<K>(), map.value_size() as usize);
+    let (keys, values) = sys::read_all(map, key).context(Kind::Telemetry, failed)?;
     let entries = keys.chunks_exact(key).zip(values.chunks_exact(value));
-    Ok(entries.filter_map(|(key, value)| Some((from_bytes(key)?, from_bytes(value)?))).collect())
+    Ok(entries.filter_map(|(key, value)| Some((from_bytes(key)?, from_other(value)?))).collect())
 }
 
 fn remove(map: &MapHandle, key: &[u8]) -> Result<()> {

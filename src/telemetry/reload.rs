@@ -14,13 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libbpf_rs::{MapHandle, Program};
+use libbpf_rs::Program;
 use nix::errno::Errno;
 
 use super::{
     Mode,
     clsact::Filter,
     load, merge, pin, reader,
+    registry::{layouts, living},
     swap::{self, Swap},
     sys,
     wire::{Direction, RawAttachment},
@@ -95,20 +96,6 @@ fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(layouts(bpf_dir)?.into_iter().filter(whole).collect())
 }
 
-/// The directories of all layouts, by their names.
-pub(super) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = || format!("can't list {}", bpf_dir.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(bpf_dir).context(Kind::Telemetry, failed)? {
-        let path = entry.context(Kind::Telemetry, failed)?.path();
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.len() == pin::SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
 /// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.
 fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
     let _alone = load::alone(current)?;
@@ -151,15 +138,6 @@ fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
             .context(Kind::Telemetry, || format!("can't open {}", path.display()))
     });
     Ok([a?, b?, c?, d?])
-}
-
-/// Who is counted by the maps of a layout.
-pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
-    let path = dir.join("attachments");
-    let map = MapHandle::from_pinned_path(&path)
-        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    let all = reader::dump::<u32, RawAttachment>(&map)?;
-    Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
 }
 
 /// Swaps every hook of every pod; one whose interface is gone meanwhile has none. Links are opened

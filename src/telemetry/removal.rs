@@ -6,7 +6,7 @@ use std::{fs, io::ErrorKind, path::Path};
 
 use super::{
     Mode, clsact, load, pin, reader,
-    reload::{layouts, living},
+    registry::{layouts, living},
     sys,
     wire::Direction,
 };

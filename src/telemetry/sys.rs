@@ -130,22 +130,18 @@ pub fn clsact_create(ifindex: i32) -> io::Result<bool> {
 /// More than any map of ours holds.
 const MAX_ENTRIES: u32 = 1 << 20;
 
-/// Every key and value, of these sizes, of a hash map, each one after the other.
+/// Every key, of this size, and every value, of the map's own, of a hash map, each one after the other.
 ///
 /// The map is asked for in one batch of all it may hold, which the kernel fills in a millisecond.
 ///
 /// # Errors
 /// The kernel's; [`io::ErrorKind::InvalidData`] for a foreign map in the place of ours.
-pub fn read_all(
-    map: &MapHandle,
-    key_size: usize,
-    value_size: usize,
-) -> io::Result<(Vec<u8>, Vec<u8>)> {
+pub fn read_all(map: &MapHandle, key_size: usize) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let capacity = map.max_entries();
-    let sizes = [map.key_size() as usize, map.value_size() as usize];
+    let value_size = map.value_size() as usize;
     // Of a per-CPU map the kernel would write a value for each CPU.
     let plain = matches!(map.map_type(), MapType::Hash | MapType::LruHash);
-    if !plain || sizes != [key_size, value_size] || capacity > MAX_ENTRIES {
+    if !plain || map.key_size() as usize != key_size || capacity > MAX_ENTRIES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not of this layout"));
     }
     let mut keys = vec![0_u8; capacity as usize * key_size];

@@ -4,8 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Attached, Mode, hook, limit, load, pin,
-    reader::{self, dump},
+    Attached, Mode, hook, limit, load, pin, reader, registry,
     wire::{RawAttachment, field},
 };
 use crate::{attachment::Attachment, error::Result};
@@ -51,11 +50,11 @@ impl Trace {
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry); that nothing was ever loaded is no error.
 pub fn list(bpf_dir: &Path) -> Result<Vec<Trace>> {
     let mut traces = BTreeMap::new();
-    let entries: Vec<(u32, RawAttachment)> =
-        pin::map(bpf_dir, "attachments")?.map_or(Ok(Vec::new()), |map| dump(&map))?;
-    for (pod, entry) in entries.into_iter().filter(|(_, entry)| entry.deleted_ns == 0) {
-        let attached = Attached { pod, mode: reader::mode(&entry) };
-        traces.insert(pod, Trace { attached, entry: Some(entry) });
+    for known in registry::all(bpf_dir)? {
+        for (pod, entry) in known.living()? {
+            let attached = Attached { pod, mode: reader::mode(&entry) };
+            traces.insert(pod, Trace { attached, entry: Some(entry) });
+        }
     }
     for pod in pin::linked(bpf_dir)? {
         let attached = Attached { pod, mode: Mode::Tcx };

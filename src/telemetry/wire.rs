@@ -39,12 +39,15 @@ pub use skeleton::types::{
 pub unsafe trait Wire: Copy + Default {}
 
 macro_rules! wire {
-    ($($name:ty = $size:literal),* $(,)?) => {$(
+    ($($name:ty = $size:expr),* $(,)?) => {$(
         // SAFETY: generated `repr(C)` from a header that pads by named fields; the size is checked.
         unsafe impl Wire for $name {}
         const _: () = assert!(size_of::<$name>() == $size);
     )*};
 }
+
+/// What the other layout of tests/layouts has more at the end of a value.
+const SPARE: usize = if cfg!(feature = "other-layout") { 8 } else { 0 };
 
 wire! {
     u32 = 4,
@@ -52,8 +55,8 @@ wire! {
     CounterKey = 12,
     HistogramKey = 8,
     Histogram = 936,
-    PodTraffic = 72,
-    RawAttachment = 680,
+    PodTraffic = 72 + SPARE,
+    RawAttachment = 680 + SPARE,
     LimitKey = 8,
     RawLimit = 24,
     Record = 64,
@@ -71,6 +74,13 @@ pub fn from_bytes<T: Wire>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, `T: Wire` takes any bits, and the read needs no alignment.
     (bytes.len() >= size_of::<T>())
         .then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+/// A value from another layout's bytes: what is missing at its end is 0, what is more is passed over.
+pub fn from_other<T: Wire>(bytes: &[u8]) -> Option<T> {
+    let mut whole = bytes.to_vec();
+    whole.resize(bytes.len().max(size_of::<T>()), 0);
+    from_bytes(&whole)
 }
 
 /// A NUL-terminated text of a fixed field; invalid UTF-8 is replaced.

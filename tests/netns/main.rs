@@ -22,6 +22,7 @@ mod del;
 mod delegated;
 mod disaster;
 mod example_lists;
+mod exchanges;
 mod flushed;
 mod gc;
 mod install;

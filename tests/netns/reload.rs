@@ -2,12 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -19,22 +17,9 @@ use weir::telemetry::{
 
 use crate::{
     counted::Counted,
-    node::Space,
+    exchanges::{CONNECTIONS, Over, ask, serve},
     plugin::{Container, ips},
 };
-
-const REQUEST: &[u8] = b"GET /some/thing HTTP/1.1\r\nHost: pod\r\nAccept: */*\r\n\r\n";
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-const CONNECTIONS: u64 = 8;
-
-/// Says that it is over when dropped, so that a test that fails ends all the same.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// A server's pod and its client's.
 struct Pair {
@@ -72,20 +57,6 @@ impl Pair {
         Maps::open(&self.bpf_dir()).unwrap().snapshot().unwrap()
     }
 
-    /// Serves as many connections as come until it is told that it is over, and their ends.
-    fn serve<'scope>(&self, scope: &'scope thread::Scope<'scope, '_>, over: &'scope AtomicBool) {
-        let listener = self.server.space.run(|| TcpListener::bind(self.address).unwrap());
-        listener.set_nonblocking(true).unwrap();
-        scope.spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => drop(scope.spawn(move || answer(stream))),
-                    Err(_) => thread::sleep(Duration::from_millis(1)),
-                }
-            }
-        });
-    }
-
     /// Requests counted with the right answer, at the server and at the client.
     fn requests(&self) -> [u64; 2] {
         requests(&self.snapshot())
@@ -105,35 +76,6 @@ fn requests(snapshot: &Snapshot) -> [u64; 2] {
     })
 }
 
-fn answer(stream: TcpStream) {
-    stream.set_nonblocking(false).unwrap();
-    let mut asked = BufReader::new(stream.try_clone().unwrap());
-    let mut line = String::new();
-    while asked.read_line(&mut line).unwrap() > 0 {
-        if line == "\r\n" {
-            (&stream).write_all(RESPONSE).unwrap();
-        }
-        line.clear();
-    }
-}
-
-/// One connection that asks until it is told that it is over, `many` times at most; says how often.
-fn ask(client: &Space, address: SocketAddr, over: &AtomicBool, many: u64) -> u64 {
-    client.run(|| {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut asked = 0;
-        let mut response = vec![0; RESPONSE.len()];
-        while asked < many && !over.load(Ordering::Relaxed) {
-            stream.write_all(REQUEST).unwrap();
-            stream.read_exact(&mut response).unwrap();
-            assert_eq!(response, RESPONSE);
-            asked += 1;
-        }
-        asked
-    })
-}
-
 fn counted_is_served(attach: &str) {
     let pair = Pair::new(&format!("reload-{attach}"), attach);
     let (over, closed) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -141,7 +83,7 @@ fn counted_is_served(attach: &str) {
     let asked: u64 = thread::scope(|scope| {
         // A listener that closes resets whom it has not accepted: not before the last client is done.
         let (_over, _closed) = (Over(&over), Over(&closed));
-        pair.serve(scope, &closed);
+        serve(&pair.server.space, pair.address, scope, &closed);
         let clients: Vec<_> = (0..CONNECTIONS)
             .map(|_| {
                 let (pair, over, served) = (&pair, &over, &served);
@@ -203,124 +145,6 @@ fn counted_is_served_while_links_are_swapped() {
     counted_is_served("tcx");
 }
 
-/// A client's connection, with the requests that were answered on it.
-struct Connection {
-    begun: Instant,
-    ended: Instant,
-    asked: u64,
-}
-
-/// A call of `weir reload`, and how long its swap took, somewhere within.
-struct Reload {
-    begun: Instant,
-    ended: Instant,
-    swap: Duration,
-}
-
-impl Reload {
-    /// The requests of the connections that were open somewhen in the swap: one whose first packets are
-    /// seen by the programs of both layouts is followed by neither. Where in the call the swap was isn't
-    /// known, so the worst place is taken: a place is as bad further on, until a connection ends at its begin
-    /// or the call does at its end.
-    fn may_lose(&self, connections: &[Connection]) -> u64 {
-        let within = |at: &Instant| (self.begun..=self.ended).contains(at);
-        let places = connections.iter().map(|connection| connection.ended).filter(within);
-        let open = |from: Instant| {
-            let until = from + self.swap;
-            connections.iter().filter(move |one| one.begun <= until && one.ended >= from)
-        };
-        places
-            .chain([self.ended - self.swap])
-            .map(|from| open(from).map(|one| one.asked).sum())
-            .max()
-            .unwrap()
-    }
-}
-
-#[test]
-fn totals_survive_another_layout_and_back_and_never_go_down() {
-    let pair = Pair::new("relayout", "clsact");
-    let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (current, other) = (pin::dir(&pair.bpf_dir()), pair.bpf_dir().join("0123456789abcdef"));
-    let settled = |pair: &Pair| {
-        // With nobody underway what was asked has been counted.
-        let (never, before) = (AtomicBool::new(false), pair.requests());
-        let asked = ask(&pair.client.space, pair.address, &never, 500);
-        assert_eq!(pair.requests(), before.map(|n| n + asked));
-    };
-    thread::scope(|scope| {
-        let _over = Over(&over);
-        pair.serve(scope, &over);
-        settled(&pair);
-        let _busy = Over(&busy);
-        let clients: Vec<_> = (0..CONNECTIONS)
-            .map(|_| {
-                let (pair, busy) = (&pair, &busy);
-                scope.spawn(move || {
-                    let mut connections = Vec::new();
-                    while !busy.load(Ordering::Relaxed) {
-                        let begun = Instant::now();
-                        let asked = ask(&pair.client.space, pair.address, busy, 5);
-                        connections.push(Connection { begun, ended: Instant::now(), asked });
-                    }
-                    connections
-                })
-            })
-            .collect();
-        let watcher = {
-            let (pair, busy) = (&pair, &busy);
-            scope.spawn(move || watch(pair, busy))
-        };
-        let mut reloads = Vec::new();
-        for _ in 0..4 {
-            // As a version of another layout, newer or older, would have left it.
-            fs::rename(&current, &other).unwrap();
-            let begun = Instant::now();
-            let done = pair.reload();
-            let swap = Duration::from_secs_f64(done["swap_seconds"].as_f64().unwrap());
-            reloads.push(Reload { begun, ended: Instant::now(), swap });
-            assert_eq!((&done["pods"], &done["from"]), (&json!(2), &json!(["0123456789abcdef"])));
-            assert!(current.is_dir() && !other.exists());
-            // For the watcher: between the two there is nothing to see.
-            thread::sleep(Duration::from_millis(200));
-        }
-        busy.store(true, Ordering::Relaxed);
-        let connections: Vec<Connection> =
-            clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
-        assert!(watcher.join().unwrap() >= 4);
-        let asked = 500 + connections.iter().map(|connection| connection.asked).sum::<u64>();
-        let lost = reloads.iter().map(|reload| reload.may_lose(&connections)).sum::<u64>();
-        let seen = pair.requests();
-        println!("{seen:?} of {asked}, of which {lost} may be lost");
-        assert!(
-            seen.iter().all(|n| (asked.saturating_sub(lost)..=asked).contains(n)),
-            "{seen:?} of {asked}, of which {lost} may be lost: {:?}",
-            pair.snapshot().counters
-        );
-        settled(&pair);
-        over.store(true, Ordering::Relaxed);
-    });
-    pair.assert_bytes_are_the_links();
-}
-
-/// Scrapes while there is somebody busy; says how many had totals. None may have less than one before.
-fn watch(pair: &Pair, over: &AtomicBool) -> u64 {
-    let (mut last, mut last_bytes, mut scrapes) = ([0, 0], 0, 0);
-    while !over.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_millis(20));
-        let Ok(snapshot) = Maps::open(&pair.bpf_dir()).and_then(|maps| maps.snapshot()) else {
-            continue;
-        };
-        let now = requests(&snapshot);
-        let network = snapshot.pods.values().flat_map(|pod| pod.network.iter().flatten());
-        let bytes: u64 = network.map(|net| net.bytes).sum();
-        assert!(now[0] >= last[0] && now[1] >= last[1] && bytes >= last_bytes, "{now:?} {last:?}");
-        (last, last_bytes) = (now, bytes);
-        scrapes += 1;
-    }
-    scrapes
-}
-
 #[test]
 fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
     let pair = Pair::new("reload-refused", "clsact");
@@ -346,7 +170,7 @@ fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let _over = Over(&over);
-        pair.serve(scope, &over);
+        serve(&pair.server.space, pair.address, scope, &over);
         assert_eq!(ask(&pair.client.space, pair.address, &never, 50), 50);
         over.store(true, Ordering::Relaxed);
     });

@@ -1,0 +1,120 @@
+//! Who is counted, by the map `attachments` of every layout that is pinned: after an upgrade the pods
+//! from before it are in an older one, until `weir reload` carries them over.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::{
+    hook::{nanoseconds, now},
+    load, pin, reader,
+    wire::{RawAttachment, bytes_of, from_other},
+};
+use crate::error::{Context, Kind, Result};
+
+/// One layout's, with the lock by which no reload carries it over meanwhile.
+pub(super) struct Registry {
+    /// Whether it is this version's.
+    pub current: bool,
+    map: MapHandle,
+    _shared: fs::File,
+}
+
+/// The directories of all layouts, by their names; none where there is no directory.
+pub(super) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = || format!("can't list {}", bpf_dir.display());
+    let entries = match fs::read_dir(bpf_dir) {
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(Kind::Telemetry, failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.context(Kind::Telemetry, failed)?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.len() == pin::SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Who is counted by the maps of a layout.
+pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
+    let path = dir.join("attachments");
+    let map = MapHandle::from_pinned_path(&path)
+        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
+    living_in(&map)
+}
+
+fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {
+    let all = reader::dump::<u32, RawAttachment>(map)?;
+    Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
+}
+
+/// Every layout's.
+///
+/// # Errors
+/// [`Kind::Telemetry`] naming the pin; [`Kind::TryAgain`]: a reload has swapped programs for ten seconds.
+pub(super) fn all(bpf_dir: &Path) -> Result<Vec<Registry>> {
+    'again: loop {
+        let mut all = Vec::new();
+        for dir in layouts(bpf_dir)? {
+            let Some(shared) = load::share(&dir)? else { continue 'again };
+            // A reload that was waited for has carried it over, to one that wasn't there before.
+            if !dir.is_dir() {
+                continue 'again;
+            }
+            let opened = MapHandle::from_pinned_path(dir.join("attachments"));
+            match opened {
+                Ok(map) => {
+                    let current = dir == pin::dir(bpf_dir);
+                    all.push(Registry { current, map, _shared: shared });
+                }
+                // A removal that was killed may have begun with any pin.
+                Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => {}
+                Err(err) => {
+                    let failed = || format!("can't open the pinned maps in {}", dir.display());
+                    return Err(err).context(Kind::Telemetry, failed);
+                }
+            }
+        }
+        return Ok(all);
+    }
+}
+
+impl Registry {
+    /// Who is counted.
+    pub(super) fn living(&self) -> Result<Vec<(u32, RawAttachment)>> {
+        living_in(&self.map)
+    }
+
+    /// The entry of an id.
+    pub(super) fn entry(&self, pod: u32) -> Result<Option<RawAttachment>> {
+        Ok(self.bytes(pod)?.and_then(|bytes| from_other(&bytes)))
+    }
+
+    /// Marks a pod as gone, from now on, unless it is gone already.
+    pub(super) fn mark_ended(&self, pod: u32) -> Result<()> {
+        let Some(mut bytes) = self.bytes(pod)? else { return Ok(()) };
+        let Some(mut entry) = from_other::<RawAttachment>(&bytes) else { return Ok(()) };
+        if entry.deleted_ns != 0 {
+            return Ok(());
+        }
+        entry.deleted_ns = nanoseconds(now());
+        for (to, from) in bytes.iter_mut().zip(bytes_of(&entry)) {
+            *to = *from;
+        }
+        self.map
+            .update(bytes_of(&pod), &bytes, MapFlags::EXIST)
+            .context(Kind::Telemetry, || "can't mark the pod as gone in the map attachments".into())
+    }
+
+    fn bytes(&self, pod: u32) -> Result<Option<Vec<u8>>> {
+        let found = self.map.lookup(bytes_of(&pod), MapFlags::ANY);
+        found.context(Kind::Telemetry, || "can't read the map attachments".into())
+    }
+}

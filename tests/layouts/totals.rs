@@ -1,0 +1,164 @@
+//! Up and down under load: what was asked is what is counted.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use weir::telemetry::{
+    pin,
+    reader::{Maps, Snapshot},
+    wire::{CounterKind, Role},
+};
+
+use crate::{
+    exchanges::{Over, ask, serve},
+    plugin::{Container, ips},
+    short::{Connection, Reload, ask_on},
+    version::{Upgraded, Version},
+};
+
+struct Pair {
+    node: Upgraded,
+    server: Container,
+    client: Container,
+    address: SocketAddr,
+    /// The host's side of the server's pair.
+    link: String,
+}
+
+impl Pair {
+    fn new(label: &str, attach: &'static str) -> Self {
+        let node = Upgraded::new(label, attach);
+        let [server, client] = ["server", "client"].map(|id| node.host.container(id));
+        let reply = node.call(Version::This, "ADD", &server).succeed();
+        node.call(Version::This, "ADD", &client).succeed();
+        let address: IpAddr = ips(&reply)[0].parse().unwrap();
+        let link = reply["interfaces"][0]["name"].as_str().unwrap().to_owned();
+        Self { node, server, client, address: (address, 8080).into(), link }
+    }
+
+    /// Goes to a version; says when, and how long the swap took.
+    fn go(&self, version: Version) -> Reload {
+        let before = self.node.layouts();
+        let begun = Instant::now();
+        let done = self.node.says(version, "reload");
+        let swap = Duration::from_secs_f64(done["swap_seconds"].as_f64().unwrap());
+        assert_eq!((&done["pods"], &done["from"]), (&json!(2), &json!(before)));
+        let after = self.node.layouts();
+        assert_eq!((after.len(), after == before), (1, false), "{after:?}");
+        assert_eq!(after[0] == pin::SCHEMA, version == Version::This);
+        Reload { begun, ended: Instant::now(), swap }
+    }
+
+    /// With nobody underway all that was asked has been counted.
+    fn settled(&self) {
+        let (never, before) = (AtomicBool::new(false), self.requests());
+        let asked = ask(&self.client.space, self.address, &never, 500);
+        assert_eq!(self.requests(), before.map(|n| n + asked));
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Maps::open(&self.node.bpf_dir()).unwrap().snapshot().unwrap()
+    }
+
+    fn requests(&self) -> [u64; 2] {
+        requests(&self.snapshot())
+    }
+
+    /// The kernel's own figures of the server's link, from the first packet on.
+    fn assert_bytes_are_the_links(&self) {
+        let links = self.node.host.node.ip(&format!("-s link show {}", self.link));
+        let of = |direction: &str| links[0]["stats64"][direction]["bytes"].as_u64().unwrap();
+        let pod = self.snapshot().pods.into_values().find(|pod| pod.container_id == "server");
+        let network = pod.unwrap().network;
+        let sum =
+            |direction: usize| network[direction].iter().map(|family| family.bytes).sum::<u64>();
+        // What the pod sends the host's end receives.
+        assert_eq!([sum(1), sum(0)], [of("rx"), of("tx")], "{network:?}");
+    }
+}
+
+/// Requests of GET by HTTP/1.1 with 200, by role.
+fn requests(snapshot: &Snapshot) -> [u64; 2] {
+    [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
+        let of = |kind: u8, by: u8, status: u16| {
+            u32::from(kind) == CounterKind::COUNTER_HTTP_REQUESTS.0
+                && u32::from(by) == role.0
+                && status == 200
+        };
+        let all = snapshot.counters.iter();
+        all.filter(|(key, _)| of(key.kind, key.role, key.c)).map(|(_, n)| n).sum()
+    })
+}
+
+fn totals_survive(attach: &'static str) {
+    let pair = Pair::new(&format!("layouts-{attach}"), attach);
+    // Before the clock of the first reload runs.
+    Version::Other.weir();
+    let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        serve(&pair.server.space, pair.address, scope, &over);
+        pair.settled();
+        let _busy = Over(&busy);
+        let clients = ask_on(&pair.client.space, pair.address, scope, &busy);
+        let watcher = {
+            let (pair, busy) = (&pair, &busy);
+            scope.spawn(move || watch(pair, busy))
+        };
+        let mut reloads = Vec::new();
+        for version in [Version::Other, Version::This, Version::Other, Version::This] {
+            reloads.push(pair.go(version));
+            // For the watcher, and for the totals to grow in either.
+            thread::sleep(Duration::from_millis(200));
+        }
+        busy.store(true, Ordering::Relaxed);
+        let connections: Vec<Connection> =
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        assert!(watcher.join().unwrap() >= 2);
+        let asked = 500 + connections.iter().map(|connection| connection.asked).sum::<u64>();
+        let lost = reloads.iter().map(|reload| reload.may_lose(&connections)).sum::<u64>();
+        let seen = pair.requests();
+        eprintln!("{seen:?} of {asked}, of which {lost} may be lost");
+        assert!(
+            seen.iter().all(|n| (asked.saturating_sub(lost)..=asked).contains(n)),
+            "{seen:?} of {asked}, of which {lost} may be lost: {:?}",
+            pair.snapshot().counters
+        );
+        pair.settled();
+        over.store(true, Ordering::Relaxed);
+    });
+    pair.assert_bytes_are_the_links();
+}
+
+#[test]
+fn totals_survive_the_way_up_and_down_by_filters() {
+    totals_survive("clsact");
+}
+
+#[test]
+fn totals_survive_the_way_up_and_down_by_links() {
+    totals_survive("tcx");
+}
+
+/// Scrapes while there is somebody busy and this version's maps are there; says how many had totals.
+/// None may have less than one before.
+fn watch(pair: &Pair, over: &AtomicBool) -> u64 {
+    let (mut last, mut last_bytes, mut scrapes) = ([0, 0], 0, 0);
+    while !over.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        let opened = Maps::open(&pair.node.bpf_dir()).and_then(|maps| maps.snapshot());
+        let Ok(snapshot) = opened else { continue };
+        let now = requests(&snapshot);
+        let network = snapshot.pods.values().flat_map(|pod| pod.network.iter().flatten());
+        let bytes: u64 = network.map(|net| net.bytes).sum();
+        assert!(now[0] >= last[0] && now[1] >= last[1] && bytes >= last_bytes, "{now:?} {last:?}");
+        (last, last_bytes) = (now, bytes);
+        scrapes += 1;
+    }
+    scrapes
+}

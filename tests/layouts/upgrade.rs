@@ -1,0 +1,112 @@
+//! The time between the new executable and `weir reload`: pods of the version before live on, end, and
+//! are mended, and those of the new version come.
+
+use std::net::UdpSocket;
+
+use serde_json::json;
+use weir::telemetry::{reader::Maps, wire::Direction};
+
+use crate::{
+    plugin::Container,
+    version::{Upgraded, Version},
+};
+
+/// Container and telemetry.
+fn state(words: &str) -> (String, String) {
+    let (container, telemetry) = words.split_once(' ').unwrap();
+    (container.to_owned(), telemetry.to_owned())
+}
+
+/// Each pod is ended by a version that did not start it, before and after the totals were carried over.
+#[test]
+fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
+    for attach in ["clsact", "tcx"] {
+        let node = Upgraded::new(&format!("upgrade-{attach}"), attach);
+        let [a, b, c] = ["a", "b", "c"].map(|id| node.host.container(id));
+        // The node's first pod brings the programs and maps, which stay.
+        let first = node.host.container("z");
+        for verb in ["ADD", "DEL"] {
+            node.call(Version::This, verb, &first).succeed();
+        }
+        let before = node.host.footprint();
+        for pod in [&a, &b] {
+            node.call(Version::This, "ADD", pod).succeed();
+        }
+        node.call(Version::Other, "ADD", &c).succeed();
+        assert_eq!(node.layouts().len(), 2);
+        node.call(Version::Other, "DEL", &a).succeed();
+        // Nothing is wrong with a pod whose programs are the other version's.
+        assert_eq!(node.says(Version::Other, "reconcile"), json!([]));
+        let done = node.says(Version::Other, "reload");
+        assert_eq!((&done["pods"], node.layouts().len()), (&json!(2), 1), "{done}");
+        let mut was = ["a deleted", "b counted", "c counted", "z deleted"].map(state);
+        assert_eq!(node.pods(Version::Other), was);
+        // And back, by the executable of before.
+        node.call(Version::This, "DEL", &b).succeed();
+        assert_eq!(node.says(Version::This, "reconcile"), json!([]));
+        let done = node.says(Version::This, "reload");
+        assert_eq!((&done["pods"], node.layouts().len()), (&json!(1), 1), "{done}");
+        was[1] = state("b deleted");
+        assert_eq!(node.pods(Version::This), was);
+        node.call(Version::This, "DEL", &c).succeed();
+        node.host.footprint().assert_is(&before, "after the DELs");
+    }
+}
+
+/// A pod whose record is lost is found in the maps of the version that started it.
+#[test]
+fn without_a_record_the_other_versions_maps_lead_to_the_pod() {
+    let node = Upgraded::new("upgrade-lost", "tcx");
+    let a = node.host.container("a");
+    node.call(Version::This, "ADD", &a).succeed();
+    std::fs::remove_file(node.host.record(&a)).unwrap();
+    node.call(Version::Other, "DEL", &a).succeed();
+    let pods = Maps::open(&node.bpf_dir()).unwrap().snapshot().unwrap().pods;
+    assert!(pods.values().all(|pod| pod.deleted.is_some()), "{pods:?}");
+    assert_eq!(node.host.node.links(), ["lo"]);
+    assert!(weir::telemetry::pin::linked(&node.bpf_dir()).unwrap().is_empty());
+}
+
+/// An interface that has another pod by now keeps what was counted of this one.
+#[test]
+fn an_interfaces_number_that_was_given_on_keeps_the_new_pods_traffic() {
+    let node = Upgraded::new("upgrade-number", "clsact");
+    let [a, b] = ["a", "b"].map(|id| node.host.container(id));
+    // Chained, so that the pair is this test's, and its number, too.
+    let plumb = |pod: &Container| {
+        let netns = pod.space.path().display().to_string();
+        let pair = format!("ip link add vethx index 77 type veth peer name eth0 netns {netns}");
+        node.host.node.succeed(&pair);
+        node.host.node.succeed("ip addr add 10.7.0.1/24 dev vethx");
+        node.host.node.succeed("ip link set vethx up");
+        pod.space.succeed("ip addr add 10.7.0.2/24 dev eth0");
+        pod.space.succeed("ip link set eth0 up");
+        let interface = json!({"name": "eth0", "sandbox": netns});
+        json!({"cniVersion": "1.1.0", "interfaces": [interface]})
+    };
+    // Nobody listens, and what comes back is the kernel's to limit: only what goes to the pod is counted on.
+    let send = |many: usize| {
+        node.host.node.run(|| {
+            let socket = UdpSocket::bind("10.7.0.1:0").unwrap();
+            (0..many).for_each(|_| drop(socket.send_to(&[0; 1000], "10.7.0.2:9")));
+        });
+    };
+    let prev = plumb(&a);
+    node.call(Version::This, "ADD", &a).key("prevResult", prev.clone()).succeed();
+    send(100);
+    node.call(Version::Other, "DEL", &a).key("prevResult", prev).succeed();
+    node.host.node.succeed("ip link del vethx");
+    let prev = plumb(&b);
+    node.call(Version::Other, "ADD", &b).key("prevResult", prev).succeed();
+    send(10);
+    node.says(Version::Other, "reload");
+    node.says(Version::This, "reload");
+    let pods = Maps::open(&node.bpf_dir()).unwrap().snapshot().unwrap().pods;
+    let to = |id: &str| {
+        let pod = pods.values().find(|pod| pod.container_id == id).unwrap();
+        let families = &pod.network[Direction::DIRECTION_RX.0 as usize];
+        families.iter().map(|family| family.bytes).sum::<u64>()
+    };
+    // A frame: 1,000 bytes behind 8 of UDP, 20 of IP, 14 of Ethernet; and some of ARP and IPv6.
+    assert!((10 * 1042..12 * 1042).contains(&to("b")), "{pods:#?}");
+}
