@@ -8,7 +8,7 @@ use super::{
     args::Args,
     counting::Counting,
     reclaim,
-    wanted::{Ipam, Wanted},
+    wanted::{Ipam, Wanted, WhenFull},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -40,8 +40,8 @@ pub fn run(call: &Call) -> Result<()> {
         None => None,
     };
     match wanted.map(|wanted| wanted.ipam) {
-        Some(Ipam::Pool { sets, .. }) => {
-            has_addresses(call, &sets)?;
+        Some(Ipam::Pool { sets, when_full, .. }) => {
+            has_addresses(call, &sets, when_full)?;
             for overlap in claim::overlaps(&range::subnets(&sets))? {
                 eprintln!("weir: {overlap}");
             }
@@ -96,11 +96,15 @@ fn unavailable(why: &Error) -> Error {
 }
 
 /// Whether the allocator could serve an ADD: from what is free, or from what the dead have.
-fn has_addresses(call: &Call, sets: &[RangeSet]) -> Result<()> {
+fn has_addresses(call: &Call, sets: &[RangeSet], when_full: WhenFull) -> Result<()> {
     let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
     let mut claims = Claims::new()?;
     match pool.check_free(sets, &mut |ip| claims.reason(ip)) {
         Err(full) if full.kind() == Kind::Exhausted && reclaim::would_help(call)? => Ok(()),
+        Err(full) if full.kind() == Kind::Exhausted && when_full == WhenFull::Ready => {
+            eprintln!("weir: {full}; the next ADD will fail, unless a pod ends before");
+            Ok(())
+        }
         free => free.map_err(|err| unavailable(&err)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
@@ -54,9 +55,23 @@ pub enum Ipam {
         routes: Vec<Route>,
         /// A file to take name resolution from.
         resolv_conf: Option<String>,
+        /// What STATUS says where no address is left.
+        when_full: WhenFull,
     },
     /// The plugin of that name.
     Delegate(String),
+}
+
+/// What STATUS says of a range that is full (`ipam.statusWhenFull`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// That no ADD can be served, as the spec has it. containerd then says that the network isn't ready, and
+    /// Kubernetes that the node isn't.
+    #[default]
+    Unavailable,
+    /// Nothing but a note: the pods that are there have all they need, and the ADD that is too many says so.
+    Ready,
 }
 
 impl Wanted {
@@ -198,7 +213,9 @@ fn ipam(root: &Field<'_>, runtime: Option<&Field<'_>>) -> Result<Ipam> {
     };
     let resolv_conf = ipam.get("resolvConf").map(|file| file.text()).transpose()?;
     let resolv_conf = resolv_conf.filter(|file| !file.is_empty()).map(str::to_owned);
-    Ok(Ipam::Pool { sets, routes, resolv_conf })
+    let when_full = ipam.get("statusWhenFull");
+    let when_full = when_full.map_or(Ok(WhenFull::default()), |field| field.decode())?;
+    Ok(Ipam::Pool { sets, routes, resolv_conf, when_full })
 }
 
 fn range_sets(field: &Field<'_>) -> Result<Vec<RangeSet>> {
@@ -257,6 +274,10 @@ mod tests {
     fn a_wrong_value_is_refused_naming_key_and_value() {
         for (keys, named) in [
             (json!({}), "ipam.ranges is missing"),
+            (
+                json!({"ipam": {"ranges": ranges(), "statusWhenFull": "never"}}),
+                "ipam.statusWhenFull is \"never\": unknown variant `never`, expected `unavailable` or `ready`",
+            ),
             (json!({"ipam": {}}), "ipam.ranges is missing"),
             (json!({"ipam": 7}), "ipam is 7"),
             (json!({"ipam": {"type": "../x"}}), "ipam.type is \"../x\""),

@@ -37,6 +37,27 @@ fn a_full_range_is_code_50_until_somebody_dies() {
     status().succeed();
 }
 
+#[test]
+fn a_full_range_is_a_note_where_the_node_is_to_stay_ready() {
+    let host = Host::new("full-note");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let small = json!({"subnet": "10.88.0.0/30", "statusWhenFull": "ready"});
+    host.call("ADD", Some(&a)).key("ipam", small.clone()).succeed();
+    let status = || host.call("STATUS", None).key("ipam", small.clone());
+    let answer = status().answer();
+    assert_eq!((answer.code, &*answer.stdout), (Some(0), ""));
+    assert!(answer.stderr.contains("no address left in 10.88.0.0/30"), "{}", answer.stderr);
+    // Who is too many is told all the same.
+    host.call("ADD", Some(&b)).key("ipam", small.clone()).refused_without_a_trace(101);
+    host.del(&a);
+    assert_eq!(status().answer().stderr, "");
+    let wrong = json!({"subnet": "10.88.0.0/30", "statusWhenFull": false});
+    for (verb, container) in [("STATUS", None), ("ADD", Some(&b))] {
+        let message = host.call(verb, container).key("ipam", wrong.clone()).refused(7);
+        assert!(message.contains("ipam.statusWhenFull is false"), "{message}");
+    }
+}
+
 /// What the next ADD takes from the dead is no reason to send pods elsewhere.
 #[test]
 fn what_nobody_alive_has_is_free_to_status_as_to_add() {
