@@ -12,7 +12,7 @@ use std::{
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
 
 use super::{
-    Attached, Choice, Identity, Mode, clsact, load, pin, reader, registry, sys,
+    Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader, registry, sys,
     wire::{AttachMode, Direction, PodTraffic, RawAttachment, bytes_of, field, from_bytes},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -51,7 +51,7 @@ fn unpinned(bpf_dir: &Path) -> Error {
 
 /// The pins, and the lock by which no reload swaps them meanwhile.
 fn hold(bpf_dir: &Path) -> Result<Option<(fs::File, Pins)>> {
-    let Some(shared) = load::share(&pin::dir(bpf_dir))? else { return Ok(None) };
+    let Some(shared) = lock::share(&pin::dir(bpf_dir))? else { return Ok(None) };
     Ok(Pins::open(bpf_dir)?.map(|pins| (shared, pins)))
 }
 

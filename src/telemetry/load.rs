@@ -9,7 +9,6 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant},
 };
 
 use libbpf_rs::{
@@ -17,11 +16,8 @@ use libbpf_rs::{
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
-use super::{histogram, pin, wire::WeirSkelBuilder};
+use super::{histogram, lock, pin, wire::WeirSkelBuilder};
 use crate::error::{Context, Error, Kind, Result};
-
-/// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// The directory of a load under way. A bpffs takes no name with a dot in it.
 const TEMPORARY: &str = "loading";
@@ -36,49 +32,11 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
         return Ok(());
     }
     pin::prepare(bpf_dir)?;
-    let _lock = lock(bpf_dir)?;
+    let _lock = lock::loading(bpf_dir)?;
     if pin::dir(bpf_dir).is_dir() {
         return Ok(());
     }
     load(bpf_dir)
-}
-
-/// The lock of those who load: the directory, locked for as long as it is open.
-pub fn lock(bpf_dir: &Path) -> Result<fs::File> {
-    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock)
-}
-
-/// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
-/// `None`: there is no such directory.
-pub fn share(dir: &Path) -> Result<Option<fs::File>> {
-    match fs::File::open(dir) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        opened => wait(opened, dir, fs::File::try_lock_shared).map(Some),
-    }
-}
-
-/// See [`share`].
-pub fn alone(dir: &Path) -> Result<fs::File> {
-    wait(fs::File::open(dir), dir, fs::File::try_lock)
-}
-
-type Lock = fn(&fs::File) -> std::result::Result<(), fs::TryLockError>;
-
-fn wait(opened: std::io::Result<fs::File>, bpf_dir: &Path, lock: Lock) -> Result<fs::File> {
-    let dir = opened.context(Kind::Telemetry, || format!("can't open {}", bpf_dir.display()))?;
-    let deadline = Instant::now() + LOCK_WAIT;
-    loop {
-        match lock(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {}
-            Err(err) => {
-                let shown = bpf_dir.display();
-                let msg = format!("{shown} is locked by a process that loads or swaps programs");
-                return Err(Error::new(Kind::TryAgain, msg).details(err));
-            }
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Removes what a loader left that died; says whether there was such. One that loads is left alone.
@@ -97,6 +55,7 @@ pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
 
 /// Removes what a loader left that died. Call holding the lock.
 pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
+    lock::clear_gate(bpf_dir)?;
     clear(&bpf_dir.join(TEMPORARY))
 }
 

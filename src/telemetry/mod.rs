@@ -14,6 +14,7 @@ pub mod histogram;
 mod hook;
 pub mod limit;
 mod load;
+mod lock;
 mod mend;
 mod merge;
 pub mod pin;

@@ -11,7 +11,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::{
     hook::{nanoseconds, now},
-    load, pin, reader,
+    lock, pin, reader,
     wire::{RawAttachment, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
@@ -61,9 +61,10 @@ fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {
 /// [`Kind::Telemetry`] naming the pin; [`Kind::TryAgain`]: a reload has swapped programs for ten seconds.
 pub(super) fn all(bpf_dir: &Path) -> Result<Vec<Registry>> {
     'again: loop {
+        lock::give_way(bpf_dir)?;
         let mut all = Vec::new();
         for dir in layouts(bpf_dir)? {
-            let Some(shared) = load::share(&dir)? else { continue 'again };
+            let Some(shared) = lock::share_behind_the_gate(&dir)? else { continue 'again };
             // A reload that was waited for has carried it over, to one that wasn't there before.
             if !dir.is_dir() {
                 continue 'again;

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use super::{
     Mode,
     clsact::Filter,
-    load, merge, pin, reader,
+    load, lock, merge, pin, reader,
     registry::{layouts, living},
     swap::{self, Swap},
     sys,
@@ -58,7 +58,7 @@ const HOOKED: [(&str, Direction, Filter); 4] = [
 pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
     libbpf_rs::set_print(None);
     pin::prepare(bpf_dir)?;
-    let _loading = load::lock(bpf_dir)?;
+    let _loading = lock::loading(bpf_dir)?;
     let current = pin::dir(bpf_dir);
     let old = others(bpf_dir)?;
     let begun = Instant::now();
@@ -98,7 +98,7 @@ fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.
 fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
-    let _alone = load::alone(current)?;
+    let _alone = lock::alone(current)?;
     let programs = programs(new)?;
     let pods = living(current)?;
     for entry in
@@ -115,7 +115,7 @@ fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded
 
 /// Moves the pods of another layout, and their totals, to the maps in `new`.
 fn carry(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
-    let _alone = load::alone(old)?;
+    let _alone = lock::alone(old)?;
     merge::fits(old, new)?;
     let programs = programs(new)?;
     merge::register(old, new)?;

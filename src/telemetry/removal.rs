@@ -5,7 +5,7 @@
 use std::{fs, io::ErrorKind, path::Path};
 
 use super::{
-    Mode, clsact, load, pin, reader,
+    Mode, clsact, load, lock, pin, reader,
     registry::{layouts, living},
     sys,
     wire::Direction,
@@ -33,9 +33,9 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
         return Ok(removed);
     }
     pin::probe(bpf_dir)?;
-    let _loading = load::lock(bpf_dir)?;
+    let _loading = lock::loading(bpf_dir)?;
     for dir in layouts(bpf_dir)? {
-        let _alone = load::alone(&dir)?;
+        let _alone = lock::alone(&dir)?;
         // A removal that was killed may have begun with any pin.
         let pods = if dir.join("attachments").exists() { living(&dir)? } else { Vec::new() };
         for (_, raw) in pods {

@@ -1,0 +1,176 @@
+//! The locks of the pins: who loads, who hooks pods, who swaps programs.
+//!
+//! All are flocks on directories, which end with their process.
+
+use std::{
+    fs::{self, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Locked by who waits to swap programs. Without it pods that are hooked one over the other, without
+/// an end, would never let him: a flock is given to whoever may share it, however long others wait.
+const GATE: &str = "waiting";
+
+/// The lock of those who load: the directory, locked for as long as it is open.
+///
+/// # Errors
+/// [`Kind::TryAgain`]: another process has it for ten seconds.
+pub fn loading(bpf_dir: &Path) -> Result<fs::File> {
+    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock)
+}
+
+/// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
+/// `None`: there is no such directory. Whoever holds one already must not ask for another.
+///
+/// # Errors
+/// As [`loading`].
+pub fn share(dir: &Path) -> Result<Option<fs::File>> {
+    dir.parent().map_or(Ok(()), give_way)?;
+    share_behind_the_gate(dir)
+}
+
+/// As [`share`], for who gave way already.
+pub fn share_behind_the_gate(dir: &Path) -> Result<Option<fs::File>> {
+    match fs::File::open(dir) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+        opened => wait(opened, dir, fs::File::try_lock_shared).map(Some),
+    }
+}
+
+/// Waits while somebody waits to swap programs.
+///
+/// # Errors
+/// As [`loading`].
+pub fn give_way(bpf_dir: &Path) -> Result<()> {
+    let gate = bpf_dir.join(GATE);
+    match fs::File::open(&gate) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
+        // One that was killed there left it open.
+        opened => wait(opened, &gate, fs::File::try_lock_shared).map(|_| ()),
+    }
+}
+
+/// See [`share`]. Call holding the lock of those who load.
+///
+/// # Errors
+/// As [`loading`].
+pub fn alone(dir: &Path) -> Result<fs::File> {
+    let _gate = dir.parent().map(Gate::close).transpose()?;
+    wait(fs::File::open(dir), dir, fs::File::try_lock)
+}
+
+/// Removes a gate that somebody left who was killed. Call holding the lock of those who load.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub fn clear_gate(bpf_dir: &Path) -> Result<()> {
+    let gate = bpf_dir.join(GATE);
+    match fs::remove_dir(&gate) {
+        Err(err) if err.kind() != ErrorKind::NotFound => {
+            Err(err).context(Kind::Telemetry, || format!("can't remove {}", gate.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opened again when dropped.
+struct Gate(PathBuf);
+
+impl Gate {
+    fn close(bpf_dir: &Path) -> Result<(Self, fs::File)> {
+        let path = bpf_dir.join(GATE);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(err) if err.kind() != ErrorKind::AlreadyExists => {
+                return Err(err)
+                    .context(Kind::Telemetry, || format!("can't make {}", path.display()));
+            }
+            _ => {}
+        }
+        let gate = Self(path);
+        let locked = wait(fs::File::open(&gate.0), &gate.0, fs::File::try_lock)?;
+        Ok((gate, locked))
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // One that stays is open without its lock, and the next who closes it takes it.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+type Lock = fn(&fs::File) -> std::result::Result<(), TryLockError>;
+
+fn wait(opened: io::Result<fs::File>, path: &Path, lock: Lock) -> Result<fs::File> {
+    let file = opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
+    let deadline = Instant::now() + WAIT;
+    loop {
+        match lock(&file) {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {}
+            Err(err) => {
+                let shown = path.display();
+                let msg = format!(
+                    "{shown} is locked by a process that loads or swaps programs, or hooks a pod"
+                );
+                return Err(Error::new(Kind::TryAgain, msg).details(err));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, AtomicU32, Ordering},
+        thread,
+    };
+
+    use super::*;
+
+    /// Two who hook pods, each of whom lets go only when the other has taken the lock after him, or has
+    /// waited for it in vain for a while: it is never free unless somebody gives way.
+    #[test]
+    fn who_swaps_comes_between_those_who_never_let_the_lock_go() {
+        let bpf_dir = std::env::temp_dir().join(format!("weir-gate-{}", std::process::id()));
+        let dir = bpf_dir.join("0123456789abcdef");
+        fs::create_dir_all(&dir).unwrap();
+        let (over, taken) = (AtomicBool::new(false), AtomicU32::new(0));
+        let hooks = || {
+            while !over.load(Ordering::Relaxed) {
+                let shared = share(&dir).unwrap();
+                let turn = taken.fetch_add(1, Ordering::SeqCst) + 1;
+                let begun = Instant::now();
+                while taken.load(Ordering::SeqCst) == turn
+                    && begun.elapsed() < Duration::from_millis(200)
+                {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                drop(shared);
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(hooks);
+            scope.spawn(hooks);
+            thread::sleep(Duration::from_millis(20));
+            let swapped = (0..3).map(|_| alone(&dir).map(drop)).collect::<Result<Vec<()>>>();
+            over.store(true, Ordering::Relaxed);
+            swapped.unwrap();
+        });
+        assert!(!bpf_dir.join(GATE).exists());
+        // One who was killed while he waited.
+        fs::create_dir(bpf_dir.join(GATE)).unwrap();
+        assert!(share(&dir).unwrap().is_some());
+        assert!(alone(&dir).is_ok());
+        fs::remove_dir_all(&bpf_dir).unwrap();
+    }
+}
