@@ -9,7 +9,12 @@
 //! Nothing waits for it: a pod is plumbed and counted without an agent, and one that is started late
 //! or killed and started again shows the same totals.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -68,7 +73,7 @@ pub struct Options {
     pub tls_names: Option<usize>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until its terminal is gone.
 ///
 /// # Errors
 /// `Kind::Io` naming an address that can't be listened on; `Kind::Unavailable` where another agent serves
@@ -123,12 +128,31 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options)
     totals_thread.join().map_err(died)
 }
 
-/// Done once SIGTERM or SIGINT has come, both of which are caught from now on.
+/// Done once SIGTERM or SIGINT has come, or its terminal has gone: all three are caught from now on.
+/// Without a terminal SIGHUP asks a daemon to read its configuration again, and this one has none.
 fn told_to_stop() -> Result<impl Future<Output = ()>> {
     let handler = |kind| signal(kind).context(Kind::Kernel, || "can't handle signals".into());
-    let (mut terminate, mut interrupt) =
-        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt, mut hangup) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+        handler(SignalKind::hangup())?,
+    );
+    let by_hand = io::stderr().is_terminal();
     Ok(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => {
+                    if by_hand {
+                        return;
+                    }
+                    log::say(
+                        "agent: SIGHUP changes nothing: the configuration is the command line, \
+                         restart it to change that; no total is lost",
+                    );
+                }
+            }
+        }
     })
 }

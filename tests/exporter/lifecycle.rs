@@ -1,6 +1,9 @@
 //! The agent's start, its end, and maps that come and go under it.
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use std::{
     fs,
@@ -25,6 +28,17 @@ fn both_signals_end_it_cleanly() {
         assert_eq!(status, Some(0), "{log:#?}");
         assert!(log.contains(&"weir: agent: stopping".to_owned()), "{log:#?}");
     }
+}
+
+#[test]
+fn asked_to_read_its_configuration_again_it_says_that_there_is_none_and_goes_on() {
+    let node = Node::new("hangup");
+    let mut agent = node.agent();
+    let pid = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
+    agent.wait_for("SIGHUP changes nothing: the configuration is the command line");
+    assert_eq!(get("/healthz").status, 200);
+    assert_eq!(agent.into_inner().stop(Signal::SIGTERM).0, Some(0));
 }
 
 #[test]
