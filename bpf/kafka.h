@@ -141,6 +141,12 @@ static __always_inline __u8 kafka_error_place(__u16 key, __u16 version)
 	}
 }
 
+/* What is kept of a correlation id: ids count up, and those of others differ in either half. */
+static __always_inline __u16 kafka_tag(__u32 id)
+{
+	return id ^ id >> 16;
+}
+
 /* Passes over `n` bytes of the message, of which db_half.left are left; `then` is behind them. */
 static __always_inline int kafka_skip(struct step *s, __u32 n, __u8 then)
 {
@@ -162,7 +168,8 @@ static __always_inline int kafka_begin(struct step *s, int answered, __u8 place)
 	struct db_half *d = &s->half->db;
 
 	if (answered)
-		exchange_begin(s->conn, d->operation, place, d->number, s->half->started);
+		exchange_begin(s->conn, d->operation, place, kafka_tag(d->number),
+			       s->half->started);
 	else if (s->conn->decided)
 		db_count(s->conn, d->operation, DB_UNTOLD, NO_DURATION);
 	return kafka_skip(s, d->left, KAFKA_MESSAGE);
@@ -247,8 +254,7 @@ static __always_inline int kafka_response(struct step *s)
 	if (length < 4 || length > KAFKA_LONGEST || !exchange_waits(s->conn))
 		return refuted(s);
 	front = exchange_front(s->conn);
-	/* Ids count up: their lower half tells every other one apart. */
-	if (front.version == KAFKA_LOST || front.tag != (__u16)id)
+	if (front.version == KAFKA_LOST || front.tag != kafka_tag(id))
 		return refuted(s);
 	if (!s->conn->decided)
 		decide(s->conn, L7_KAFKA);

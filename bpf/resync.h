@@ -10,6 +10,26 @@
 
 #include "tcp.h"
 
+/* So long may the name of a request's first header line be to be known as such. */
+#define HEADER_NAME_MAX 64
+
+/* Whether a header line begins at window[at], or the head ends there. */
+static __always_inline int is_header(const struct cursor *c, __u32 at)
+{
+	__u32 i;
+
+	for (i = 0; i < HEADER_NAME_MAX; i++) {
+		__u8 byte = c->window[(at + i) & WINDOW_MASK];
+
+		if (at + i >= c->filled)
+			return 0;
+		if (!is_tchar(byte))
+			return i ? byte == ':' : byte == '\r' || byte == '\n';
+	}
+	return 0;
+}
+
+/* A request line, and behind it what a head goes on with. */
 static __always_inline int http1_restarts(struct cursor *c)
 {
 	int end = find_newline(c, 0, c->filled);
@@ -18,8 +38,9 @@ static __always_inline int http1_restarts(struct cursor *c)
 	if (end < 0 || known_method(word_at(c->window)) == HTTP_METHOD_OTHER)
 		return 0;
 	tail = line_tail(c, 0, end, 0);
-	return tail == __builtin_bswap64(word("HTTP/1.1", 8)) ||
-	       tail == __builtin_bswap64(word("HTTP/1.0", 8));
+	return (tail == __builtin_bswap64(word("HTTP/1.1", 8)) ||
+		tail == __builtin_bswap64(word("HTTP/1.0", 8))) &&
+	       is_header(c, end + 1);
 }
 
 /* An array of at most 99 strings. */
@@ -53,16 +74,48 @@ static __always_inline int pg_restarts(struct __sk_buff *skb, const struct curso
 	       around[1] == 'H';
 }
 
-/* One command that is the whole of the segment. */
-static __always_inline int my_restarts(const struct cursor *c)
+/*
+ * One command that is the whole of the segment, of those that a client can't do without. A file
+ * that is loaded into a table has such packets too: their number is 0 again after 256.
+ */
+static __always_inline int my_restarts(const struct cursor *c, const struct half *requests)
 {
-	__u32 head = le32(c->window);
+	const __u8 *command = c->window + MY_HEADER;
+	__u32 n = le32(c->window), text = 1;
 
-	return head >> 24 == 0 && head == c->end - c->at - MY_HEADER && c->window[4] &&
-	       c->window[4] < 0x20;
+	/* With a number of 0 the head is a length. */
+	if (n != c->end - c->at - MY_HEADER)
+		return 0;
+	switch (command[0]) {
+	case 0x0e: /* COM_PING */
+	case 0x1f: /* COM_RESET_CONNECTION */
+		return n == 1;
+	case 0x17: /* COM_STMT_EXECUTE, once */
+		return n >= 10 && le32(command + 6) == 1;
+	case 0x03: /* COM_QUERY */
+		/* One set of no attributes, or of some, which come before the text. */
+		if (requests->db.number & MY_CLIENT_QUERY_ATTRIBUTES) {
+			if (command[2] != 1)
+				return 0;
+			text = 3;
+		}
+		break;
+	case 0x02: /* COM_INIT_DB */
+	case 0x16: /* COM_STMT_PREPARE */
+		break;
+	default:
+		return 0;
+	}
+	if (n <= text)
+		return 0;
+	return (text == 3 && command[1]) ||
+	       (command[text] > ' '
+			? command[text] != 0x7f
+			: command[text] == ' ' || (command[text] >= '\t' && command[text] <= '\r'));
 }
 
-static __always_inline int restarts(struct __sk_buff *skb, struct cursor *c, __u8 protocol)
+static __always_inline int restarts(struct __sk_buff *skb, struct cursor *c,
+				    const struct half *requests, __u8 protocol)
 {
 	if (refill(skb, c) || c->filled < 5)
 		return 0;
@@ -74,7 +127,7 @@ static __always_inline int restarts(struct __sk_buff *skb, struct cursor *c, __u
 	case L7_POSTGRESQL:
 		return pg_restarts(skb, c);
 	case L7_MYSQL:
-		return my_restarts(c);
+		return my_restarts(c, requests);
 	default:
 		return 0;
 	}
@@ -127,7 +180,7 @@ __noinline int look_for_start(struct __sk_buff *skb, struct conn *conn, __u32 di
 	responses = &conn->half[!dir];
 	if (c->at < c->end && conn->decided && conn->lost_answered && conn->lost_acked == seq &&
 	    requests->next == seq && responses->next == ack && !requests->held && !responses->held)
-		c->restarts = restarts(skb, c, conn->protocol);
+		c->restarts = restarts(skb, c, requests, conn->protocol);
 	return 0;
 }
 

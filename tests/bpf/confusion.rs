@@ -110,6 +110,13 @@ fn foreigners() -> Vec<Exchange> {
             ],
         ),
         foreign(
+            "an answer to another request of Kafka's",
+            &[
+                (Client, b"\0\0\0\x14\0\x12\0\0\0\x01\0\x07\0\x04name\0\0\0\0\0\0"),
+                (Server, b"\0\0\0\x0a\0\x02\0\x07\0\0\0\0\0\0"),
+            ],
+        ),
+        foreign(
             "SMB",
             &[
                 (Client, b"\0\0\0\x54\xfeSMB\x40\0\0\0\0\0\0\0\0\0"),

@@ -58,7 +58,7 @@ pub fn response(capabilities: u32, mariadb: u32) -> Vec<u8> {
     )
 }
 
-fn command(code: u8, text: &str) -> Vec<u8> {
+pub fn command(code: u8, text: &str) -> Vec<u8> {
     packet(0, &[&[code], text.as_bytes()].concat())
 }
 

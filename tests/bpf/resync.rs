@@ -219,3 +219,57 @@ fn nothing_is_taken_up_where_no_request_is_sure() {
         });
     }
 }
+
+/// A body of requests, a file that is loaded into a table: what is like a request but for its end.
+#[test]
+fn what_only_begins_like_a_request_is_not_taken_up() {
+    let kernel = Kernel::new();
+    let talks = talks();
+    let line = "GET /a HTTP/1.1\r\n";
+    let lines = [line.into(), format!("{line}{line}"), format!("{line}10.0.0.1 - - [29/Nov]: \"")];
+    let mut bodies: Vec<(&str, Vec<u8>)> =
+        lines.into_iter().map(|text| ("http", text.into_bytes())).collect();
+    // Packets of a file, whose numbers begin again at 0 after 256 of them.
+    for first in 1..0x20 {
+        bodies.push(("mysql", mysql_cases::command(first, "\x01\x02\x03\x04, of a file\n")));
+    }
+    bodies.push(("mysql", mysql_cases::command(0x03, "\x7f")));
+    bodies.push(("mysql", mysql_cases::command(0x0e, "\n")));
+    for ((name, body), port) in bodies.iter().zip(40_000..) {
+        let talk = talks.iter().find(|talk| talk.name == *name).unwrap();
+        let mut run = Run::new(&kernel, talk, Role::ROLE_SERVER, port);
+        run.lose(Side::Client);
+        run.stream.send(Side::Server, b"\xf7 said");
+        run.stream.send(Side::Client, body);
+        run.answer();
+        assert_eq!(run.since(), [0, 0, 1], "{}", body.escape_ascii());
+        // But for what surely is one.
+        run.ask();
+        run.answer();
+        assert_eq!(run.since(), [1, 1, 1], "{}", body.escape_ascii());
+    }
+}
+
+/// The forms of a request that are taken up.
+#[test]
+fn each_form_of_a_command_is_taken_up() {
+    let kernel = Kernel::new();
+    let talks = talks();
+    let talk = talks.iter().find(|talk| talk.name == "mysql").unwrap();
+    let commands = [
+        mysql_cases::query("\n select 1"),
+        mysql_cases::command(0x02, "db"),
+        mysql_cases::command(0x16, "select ?"),
+        mysql_cases::command(0x17, "\x01\0\0\0\0\x01\0\0\0"),
+        mysql_cases::command(0x0e, ""),
+        mysql_cases::command(0x1f, ""),
+    ];
+    for (command, port) in commands.iter().zip(40_000..) {
+        let mut run = Run::new(&kernel, talk, Role::ROLE_SERVER, port);
+        run.lose(Side::Client);
+        run.stream.send(Side::Server, b"\xf7 said");
+        run.stream.send(Side::Client, command);
+        run.stream.reset(Side::Client);
+        assert_eq!(run.since(), [1, 1, 1], "{}", command.escape_ascii());
+    }
+}
