@@ -19,6 +19,13 @@ struct conn_key {
 };
 _Static_assert(sizeof(struct conn_key) == 44, "conn_key is hashed as bytes");
 
+/* Why the sweep is to remove a connection after some time. */
+enum dying {
+	DYING_NOT = 0,
+	DYING_BUSY,  /* it ended, but another CPU was busy with it */
+	DYING_RESET, /* by a reset that the pod may have refused: it goes on if the pod does */
+};
+
 enum tcp_state { TCP_SYN_SENT = 0, TCP_SYN_ACKED, TCP_ESTABLISHED };
 
 /* Where in its byte stream a direction is. The line states come first. */
@@ -122,7 +129,7 @@ struct conn {
 	__u8 role;	 /* enum role */
 	__u8 protocol;	 /* enum l7_protocol */
 	__u8 opaque;	 /* nothing more is parsed here */
-	__u8 dying;	 /* ended, but another CPU was busy: the sweep removes it */
+	__u8 dying;	 /* enum dying */
 	__u32 isn;	 /* of the SYN that opened it */
 	__u64 again_ns;	 /* monotonic: when a SYN came for a connection that is established */
 	__u32 again_isn; /* its number */

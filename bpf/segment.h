@@ -31,6 +31,59 @@ static __always_inline int gap_is_blind(const struct step *s, __u32 gap)
 	return s->conn->opaque || (s->half->state >= HALF_BODY && s->half->remain >= gap);
 }
 
+/*
+ * Whether a segment to the pod begins so far ahead that no receiver takes it: anybody who guesses
+ * its ends can send such. What passes here is all that the pod can get: if it did get what is
+ * before, by another way, its acknowledgement tells. What comes from the pod is its own word.
+ */
+static __always_inline int is_out_of_reach(const struct conn *conn, __u32 dir, __u32 seq)
+{
+	__u32 next = *(const volatile __u32 *)&conn->half[DIRECTION_RX].next;
+
+	return dir == DIRECTION_RX && conn->state == TCP_ESTABLISHED &&
+	       (__s32)(seq - next) > HOLD_REACH;
+}
+
+static __always_inline void body_count(struct conn *conn, __u32 dir, __u64 n)
+{
+	__u8 kind = dir == requests_direction(conn) ? COUNTER_HTTP_REQUEST_BODY
+						    : COUNTER_HTTP_RESPONSE_BODY;
+
+	role_count(conn, kind, 0, n);
+}
+
+/* The pod has acknowledged much that never passed here. */
+__noinline int pod_has(struct conn *conn, __u32 acknowledged)
+{
+	struct step s = {.conn = conn, .cur = cursor()};
+	struct half *h;
+	__u32 gap;
+
+	if (!conn || !s.cur)
+		return 0;
+	h = &conn->half[DIRECTION_RX];
+	/* Who owns it now may come to it; if not, the next acknowledgement tells. */
+	if (half_try(h))
+		return 0;
+	gap = acknowledged - h->next;
+	if (conn->check == key_check(&s.cur->packet.key) && (__s32)gap > HOLD_REACH) {
+		h->hole_from = h->next;
+		h->hole_to = acknowledged;
+		h->next = acknowledged;
+		if (conn->opaque) {
+			/* Nobody reads. */
+		} else if (h->state >= HALF_BODY && h->remain > gap) {
+			h->remain -= gap;
+			if (h->state != HALF_TUNNEL && h->state != HALF_SKIP)
+				body_count(conn, DIRECTION_RX, gap);
+		} else {
+			give_up(&s, STAT_GAP_SEQUENCE);
+		}
+	}
+	half_release(h);
+	return 0;
+}
+
 /* Bytes that will not be seen here in order. */
 static __always_inline void skip_gap(struct step *s, __u32 gap)
 {
@@ -123,6 +176,8 @@ static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u3
 	__u32 next = *(volatile __u32 *)&h->next;
 	int kept;
 
+	if (is_out_of_reach(s->conn, dir, seq))
+		return;
 	if (!fin && (__s32)(next - (seq + payload)) >= 0) {
 		if (seq - h->hole_from >= h->hole_to - h->hole_from)
 			count_again(s, dir);
@@ -150,7 +205,7 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 		hand_over(s, dir, seq, at, payload, fin);
 		return 0;
 	}
-	if (s->conn->check != key_check(&p->key))
+	if (s->conn->check != key_check(&p->key) || is_out_of_reach(s->conn, dir, seq))
 		goto out;
 	c->body = 0;
 	c->gap = 0;
@@ -230,6 +285,12 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 		tcp_result(conn, TCP_RESULT_ESTABLISHED);
 	if (dir == DIRECTION_RX && t.ack)
 		rtt_end(conn, bpf_ntohl(t.ack_seq));
+	if (dir == DIRECTION_TX) {
+		if (conn->dying == DYING_RESET)
+			conn->dying = DYING_NOT;
+		if (t.ack && is_out_of_reach(conn, DIRECTION_RX, bpf_ntohl(t.ack_seq)))
+			pod_has(conn, bpf_ntohl(t.ack_seq));
+	}
 	if (conn->opaque == OPAQUE_GAP && t.ack) {
 		set_bytes(c, 0, at, p->end);
 		look_for_start(skb, conn, dir, seq, bpf_ntohl(t.ack_seq));
@@ -334,16 +395,13 @@ __noinline int segment_end(struct conn *conn, __u32 dir)
 	struct cursor *c = cursor();
 	struct held *slot;
 	struct half *h;
-	__u8 kind;
 	__u32 index;
 
 	if (!conn || !c)
 		return 0;
 	h = &conn->half[dir & 1];
-	kind = (dir & 1) == requests_direction(conn) ? COUNTER_HTTP_REQUEST_BODY
-						     : COUNTER_HTTP_RESPONSE_BODY;
 	if (c->body)
-		role_count(conn, kind, 0, c->body);
+		body_count(conn, dir & 1, c->body);
 	if (c->search.found) {
 		index = c->search.found - 1;
 		c->search.found = 0;

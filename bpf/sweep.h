@@ -70,6 +70,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 							  : IDLE_TIMEOUT_S;
 
 	enum pod_state pod;
+	int reset;
 
 	if (slice <= 0)
 		return slice < 0;
@@ -87,9 +88,16 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		conn_remove(key, conn);
 		return 0;
 	}
+	reset = conn->dying == DYING_RESET;
 	if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
-	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, sweeping.now);
+	else if (reset)
+		tcp_result(conn, TCP_RESULT_RESET);
+	conn_unanswered(conn,
+			!reset			    ? HTTP_ERROR_NO_RESPONSE
+			: conn->role == ROLE_CLIENT ? HTTP_ERROR_RESET
+						    : HTTP_ERROR_CANCELLED,
+			sweeping.now);
 	conn_remove(key, conn);
 	return 0;
 }

@@ -129,7 +129,7 @@ static __always_inline void conn_remove(const struct conn_key *key, struct conn 
 static __always_inline void conn_leave(const struct conn_key *key, struct conn *conn)
 {
 	if (conn->check == key_check(key))
-		conn->dying = 1;
+		conn->dying = DYING_BUSY;
 }
 
 static __always_inline void tcp_result(struct conn *conn, __u8 result)
@@ -141,11 +141,21 @@ static __always_inline void tcp_reset(const struct conn_key *key, struct conn *c
 				      __u32 seq)
 {
 	int by_server = dir != requests_direction(conn);
-	__u32 ahead = seq - conn->half[dir & 1].next + RESET_WINDOW;
+	__u32 off = seq - conn->half[dir & 1].next;
 
 	/* RFC 5961, 3: out of the window it ends nothing. The refusal of a SYN has number 0. */
-	if (conn->state != TCP_SYN_SENT && ahead > 2 * RESET_WINDOW)
+	if (conn->state != TCP_SYN_SENT && off + RESET_WINDOW > 2 * RESET_WINDOW)
 		return;
+	/*
+	 * In it, only the next byte's number ends it at once (a FIN has one too); any other is
+	 * answered, or it is right by what the pod has and what did not come in order here.
+	 */
+	if (conn->state == TCP_ESTABLISHED && dir == DIRECTION_RX && off &&
+	    !(conn->half[DIRECTION_RX].fin && off == -1U)) {
+		if (!conn->dying)
+			conn->dying = DYING_RESET;
+		return;
+	}
 	if (conn_take(conn, key_check(key)))
 		return conn_leave(key, conn);
 	tcp_result(conn, conn->state != TCP_ESTABLISHED && by_server ? TCP_RESULT_REFUSED

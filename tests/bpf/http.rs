@@ -36,6 +36,7 @@ fn errors(kernel: &Kernel, error: HttpError) -> u64 {
 }
 
 const GET: u8 = 1;
+const POST: u8 = 3;
 const V1_1: u8 = 2;
 
 #[test]
@@ -157,11 +158,69 @@ fn a_jump_beyond_any_window_is_told_and_ends_the_parsing() {
     let kernel = Kernel::new();
     let mut stream = open(&kernel, 40000);
     stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
-    let far = stream.next(Side::Client).wrapping_add(1 << 22);
-    stream.segment(Side::Client, far, ACK, b"GET / HTTP/1.1\r\n\r\n");
-    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
+    stream.advance(Side::Client, 1 << 22);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    // The pod has it all, by its own word.
     stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
     assert_eq!(requests(&kernel), []);
+    // What leaves the pod is its own word.
+    let mut stream = Stream::open(&kernel, Role::ROLE_CLIENT, v4(2, 40_000), v4(9, 80));
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.advance(Side::Client, 1 << 22);
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 2);
+}
+
+/// By a way that is not seen: its length was known, so that nothing is missed.
+#[test]
+fn much_of_a_body_may_come_unseen() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 40000);
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n";
+    stream.send(Side::Client, head);
+    stream.advance(Side::Client, 9_999_000);
+    stream.send_flags(Side::Server, ACK);
+    stream.send(Side::Client, &[b'x'; 1000]);
+    stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(requests(&kernel), [(GET, V1_1, 204, 1), (POST, V1_1, 204, 1)]);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUEST_BODY), 10_000_000);
+    assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 0);
+}
+
+/// Whoever knows or guesses a connection's ends can send such to a pod, which drops it.
+#[test]
+fn a_segment_out_of_the_window_that_the_pod_does_not_acknowledge_hides_nothing() {
+    let kernel = Kernel::new();
+    let upload = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n";
+    for (at, port) in (40_000..40_031).enumerate() {
+        let mut stream = open(&kernel, port);
+        let forge = |stream: &Stream<'_>| {
+            let far = stream.next(Side::Client).wrapping_add(1 << at.max(22));
+            for flags in [ACK, ACK | FIN] {
+                stream.segment(Side::Client, far, flags, b"GET / HTTP/1.1\r\n\r\n");
+            }
+            // The pod's answer to that.
+            stream.send_flags(Side::Server, ACK);
+        };
+        for _ in 0..3 {
+            forge(&stream);
+            stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+            forge(&stream);
+            stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        stream.send(Side::Client, upload);
+        forge(&stream);
+        stream.send(Side::Client, b"some");
+        stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+        stream.reset(Side::Client);
+    }
+    assert_eq!(requests(&kernel), [(GET, V1_1, 204, 93), (POST, V1_1, 204, 31)]);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUEST_BODY), 31 * 4);
+    let stats = kernel.snapshot().stats;
+    assert!(stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().all(|&n| n == 0), "{stats:?}");
 }
 
 #[test]

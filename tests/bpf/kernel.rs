@@ -155,6 +155,19 @@ impl Kernel {
         conns.update(&key, &conn, MapFlags::EXIST).unwrap();
     }
 
+    /// As if nothing had passed for two minutes.
+    pub fn age_connections(&self) {
+        let path = pin::dir(&self.bpf_dir()).join("conns");
+        let conns = MapHandle::from_pinned_path(path).unwrap();
+        for key in conns.keys() {
+            let mut conn = conns.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            let seen = offset_of!(Conn, seen_ns);
+            let before = u64::from_ne_bytes(conn[seen..seen + 8].try_into().unwrap());
+            conn[seen..seen + 8].copy_from_slice(&(before - 120_000_000_000).to_ne_bytes());
+            conns.update(&key, &conn, MapFlags::EXIST).unwrap();
+        }
+    }
+
     /// As if all that is held had been waiting since the machine was started.
     pub fn age_held(&self) {
         let held = MapHandle::from_pinned_path(pin::dir(&self.bpf_dir()).join("held")).unwrap();

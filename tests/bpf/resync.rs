@@ -130,10 +130,12 @@ impl<'k> Run<'k> {
         self.stream.send(Side::Server, &self.talk.response);
     }
 
-    /// Much that `side` says is never seen here.
+    /// Much that `side` says is never seen here, and arrives.
     fn lose(&mut self, side: Side) {
         self.stream.advance(side, LOST);
         self.stream.send(side, b"\xf7 the end of what nobody saw");
+        let other = if side == Side::Client { Side::Server } else { Side::Client };
+        self.stream.send_flags(other, ACK);
     }
 }
 

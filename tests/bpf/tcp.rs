@@ -104,6 +104,51 @@ fn a_reset_from_nowhere_ends_nothing() {
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0);
 }
 
+/// RFC 5961, 3: what is not the very next byte's number is answered, and ends nothing.
+#[test]
+fn a_reset_that_the_pod_answers_ends_nothing() {
+    let kernel = Kernel::new();
+    for (role, port) in [(SERVER, 40_000), (CLIENT, 40_001)] {
+        let (near, far) = if role == SERVER { (80, port) } else { (port, 80) };
+        let (pod, peer) = (v4(2, near), v4(9, far));
+        let (mut stream, other, own) = if role == SERVER {
+            (Stream::open(&kernel, role, peer, pod), Side::Client, Side::Server)
+        } else {
+            (Stream::open(&kernel, role, pod, peer), Side::Server, Side::Client)
+        };
+        for off in [1, 1000, 1 << 20, u32::MAX, u32::MAX - 1000] {
+            stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+            stream.segment(other, stream.next(other).wrapping_add(off), RST, &[]);
+            stream.send_flags(own, ACK);
+            stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        assert_eq!(connections(&kernel, role, TcpResult::TCP_RESULT_RESET), 0);
+        assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0);
+    }
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 10);
+    kernel.age_connections();
+    kernel.maps.sweep(GRACE).unwrap();
+    let counts = kernel.counts();
+    assert_eq!(counts.of(CounterKind::COUNTER_TCP_CLOSED), 0, "{counts:?}");
+}
+
+/// One that nobody answers was one, though a number was off: the sweep ends that.
+#[test]
+fn a_reset_out_of_order_that_nothing_follows_ends_the_connection() {
+    let kernel = Kernel::new();
+    let mut stream = Stream::open(&kernel, SERVER, v4(9, 40000), v4(2, 80));
+    stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    stream.segment(Side::Client, stream.next(Side::Client).wrapping_add(9), RST, &[]);
+    kernel.maps.sweep(GRACE).unwrap();
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_RESET), 0);
+    kernel.age_connections();
+    kernel.maps.sweep(GRACE).unwrap();
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_RESET), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 1);
+    assert_eq!(kernel.snapshot().maps.iter().find(|m| m.name == "conns").unwrap().entries, 0);
+}
+
 #[test]
 fn a_pod_that_ended_has_its_connections_ended_by_the_sweep() {
     let kernel = Kernel::new();
