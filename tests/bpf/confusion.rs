@@ -4,7 +4,7 @@
 use weir::telemetry::wire::{CounterKind, L7Protocol, Role};
 
 use crate::{
-    dns_tcp_cases,
+    captures, dns_tcp_cases,
     exchange::Exchange,
     frame::v4,
     http2_cases, kafka_cases,
@@ -24,31 +24,16 @@ fn foreign(name: &'static str, turns: &[(Side, &[u8])]) -> Exchange {
     Exchange::of(name, turns, UNKNOWN)
 }
 
+/// By their own programs, and by hand.
 fn foreigners() -> Vec<Exchange> {
+    let mut all = captures::exchanges();
+    all.extend(by_hand());
+    all
+}
+
+fn by_hand() -> Vec<Exchange> {
     use Side::{Client, Server};
     vec![
-        foreign(
-            "SSH",
-            &[
-                (Server, b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"),
-                (Client, b"SSH-2.0-OpenSSH_9.6\r\n\0\0\x05\xdc\x04\x14"),
-            ],
-        ),
-        foreign(
-            "SSH, the client first",
-            &[
-                (Client, b"SSH-2.0-OpenSSH_9.6\r\n\0\0\x05\xdc\x04\x14"),
-                (Server, b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"),
-            ],
-        ),
-        foreign(
-            "MQTT",
-            &[(Client, b"\x10\x12\0\x04MQTT\x04\x02\0\x3c\0\x06client"), (Server, b"\x20\x02\0\0")],
-        ),
-        foreign(
-            "AMQP",
-            &[(Client, b"AMQP\0\0\x09\x01"), (Server, b"\x01\0\0\0\0\x01\xc0\0\x0a\0\x0a\0\x09")],
-        ),
         foreign("SMTP", &[(Server, b"220 mail ESMTP\r\n"), (Client, b"EHLO a\r\n")]),
         foreign("POP3", &[(Server, b"+OK ready\r\n"), (Client, b"CAPA\r\n")]),
         foreign(
@@ -177,17 +162,17 @@ fn natives() -> Vec<Exchange> {
 }
 
 /// What the connections of some conversations were taken for, and the requests counted in them.
-struct Listener {
+pub struct Listener {
     kernel: Kernel,
     port: u16,
 }
 
 impl Listener {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { kernel: Kernel::new(), port: 1024 }
     }
 
-    fn hear(&mut self, server_port: u16, turns: &[(Side, Vec<u8>)]) -> Counts {
+    pub fn hear(&mut self, server_port: u16, turns: &[(Side, Vec<u8>)]) -> Counts {
         let before = self.kernel.counts();
         self.port += 1;
         let ends = (v4(9, self.port), v4(2, server_port));

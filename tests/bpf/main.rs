@@ -1,6 +1,7 @@
 //! The BPF programs through `BPF_PROG_TEST_RUN`: crafted frames in, pinned maps out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
 
+mod captures;
 mod confusion;
 mod dns;
 mod dns_tcp_cases;
