@@ -90,10 +90,12 @@ fn run() -> Result<()> {
     ];
     let (plain, busy) = (&arguments[..4], &arguments[..]);
 
+    let restarted = restarts(&node, plain, rounds)?;
     let agent = start(&node, plain);
     thread::sleep(APART * 2);
     let idle = resident(&agent)?;
     let mut report = String::from("| scrape | median ms | worst ms | kB |\n|---|---|---|---|\n");
+    report.push_str(&restarted);
     for (name, path, accept) in FORMS {
         report.push_str(&scrapes(name, path, accept, rounds)?);
     }
@@ -135,6 +137,25 @@ fn fill(pod: &Pod) {
     pod.observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1, &spread);
 }
 
+/// A line of the table: from the start of an agent, its predecessor killed, to its first page with all pods.
+fn restarts(node: &Node, arguments: &[&str], rounds: usize) -> Result<String> {
+    let mut took = Vec::with_capacity(rounds);
+    let mut bytes = 0;
+    for _ in 0..rounds.max(1) {
+        let begun = Instant::now();
+        let agent = start(node, arguments);
+        let page = String::from_utf8(scrape("/metrics", "text/plain")?)?;
+        took.push(begun.elapsed());
+        bytes = page.len();
+        let pods = page.lines().filter(|line| line.starts_with("weir_attach_status{")).count();
+        if pods != PODS {
+            return Err(format!("{pods} pods on the first page").into());
+        }
+        drop(agent);
+    }
+    Ok(line("the first after a restart", took, bytes))
+}
+
 /// A line of the table: `rounds` scrapes of one form.
 fn scrapes(name: &str, path: &str, accept: &str, rounds: usize) -> Result<String> {
     let mut took = Vec::with_capacity(rounds);
@@ -145,10 +166,14 @@ fn scrapes(name: &str, path: &str, accept: &str, rounds: usize) -> Result<String
         bytes = scrape(path, accept)?.len();
         took.push(begun.elapsed());
     }
+    Ok(line(name, took, bytes))
+}
+
+fn line(name: &str, mut took: Vec<Duration>, bytes: usize) -> String {
     took.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
-    Ok(format!("| {name} | {:.1} | {:.1} | {} |\n", ms(median), ms(worst), bytes / 1_000))
+    format!("| {name} | {:.1} | {:.1} | {} |\n", ms(median), ms(worst), bytes / 1_000)
 }
 
 fn scrape(path: &str, accept: &str) -> Result<Vec<u8>> {

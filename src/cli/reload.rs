@@ -1,8 +1,17 @@
 //! `weir reload`: this binary's programs in the place of those that run.
 
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::OFlag;
+
 use super::{Output, Places, print};
 use crate::{
-    error::{Context, Kind, Result},
+    error::{Context, Error, Kind, Result},
     telemetry::reload::{self, Reloaded},
 };
 
@@ -14,6 +23,9 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     places: Places,
+    /// Where the verifier's log is kept if the kernel refuses the programs
+    #[arg(long, value_name = "FILE", default_value = "/run/weir-verifier.log")]
+    verifier_log: PathBuf,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -22,11 +34,35 @@ pub struct Args {
 /// Reloads and reports.
 pub fn run(args: &Args) -> Result<()> {
     eprintln!("weir: loading the programs");
-    let done = reload::reload(&args.places.bpf_dir)?;
+    let done =
+        reload::reload(&args.places.bpf_dir).map_err(|err| with_log(err, &args.verifier_log))?;
     print(&match args.output {
         Output::Text => text(&done),
         Output::Json => json(&done)?,
     })
+}
+
+/// The error, and where the verifier's log is, if there is one: the last lines alone seldom show the way
+/// that the verifier took.
+fn with_log(err: Error, file: &Path) -> Error {
+    let log = reload::verifier_log();
+    if log.is_empty() {
+        return err;
+    }
+    match keep(&log, file) {
+        Ok(()) => err.details(format_args!("the verifier's log is in {}", file.display())),
+        Err(also) => {
+            err.details(format_args!("can't keep the verifier's log in {}: {also}", file.display()))
+        }
+    }
+}
+
+/// For root alone, and never through a link: anybody may have put one into a directory such as /tmp.
+fn keep(log: &str, file: &Path) -> io::Result<()> {
+    let mut options = fs::File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
+    options.open(file)?.write_all(log.as_bytes())
 }
 
 fn text(done: &Reloaded) -> String {

@@ -101,8 +101,8 @@ pub fn clear(dir: &Path) -> Result<()> {
 /// What libbpf printed while it loaded, the verifier's log within: the end says why.
 static PRINTED: Mutex<String> = Mutex::new(String::new());
 
-/// As much as is kept of it; a log has megabytes.
-const PRINTED_MAX: usize = 4096;
+/// As much as is kept of it, from its end: a verifier that gives up has said some hundred kilobytes.
+const PRINTED_MAX: usize = 1 << 20;
 
 fn keep(_: PrintLevel, text: String) {
     if let Ok(mut printed) = PRINTED.lock() {
@@ -115,11 +115,15 @@ fn keep(_: PrintLevel, text: String) {
     }
 }
 
+/// What the kernel said of the programs that it refused last, in this process; empty if it refused none.
+pub fn words() -> String {
+    PRINTED.lock().map(|printed| printed.clone()).unwrap_or_default()
+}
+
 fn refused(err: libbpf_rs::Error) -> Error {
     let msg =
         "the kernel refused the BPF programs (CAP_BPF and CAP_NET_ADMIN, Linux 5.17 or newer?)";
-    let printed = PRINTED.lock().map(|printed| printed.clone()).unwrap_or_default();
-    Error::new(Kind::Telemetry, msg).details(err).details(verdict(&printed))
+    Error::new(Kind::Telemetry, msg).details(err).details(verdict(&words()))
 }
 
 /// The lines of a verifier's log that say why, or the last ones of any other.

@@ -41,6 +41,12 @@ pub struct Reloaded {
     pub from: Vec<String>,
 }
 
+/// The verifier's log of programs that [`reload`] could not load, from its end, 1 MiB at most; empty where
+/// the kernel refused none.
+pub fn verifier_log() -> String {
+    load::words()
+}
+
 /// The programs that are hooked to pods, by where.
 const HOOKED: [(&str, Direction, Filter); 4] = [
     ("weir_from_pod", Direction::DIRECTION_TX, Filter::Count),

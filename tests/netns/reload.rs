@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -160,12 +161,25 @@ fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
     let weir = env!("CARGO_BIN_EXE_weir");
     // Root without what loading takes: the kernel refuses the first program.
     let drop = "setpriv --bounding-set=-bpf,-sys_admin,-perfmon";
-    let words = format!("{drop} {weir} reload --bpf-dir {}", dir.display());
+    let log = pair.counted.host.state_dir().with_file_name("verifier.log");
+    let places = format!("--bpf-dir {} --verifier-log {}", dir.display(), log.display());
+    let words = format!("{drop} {weir} reload {places}");
     let output = pair.counted.host.node.command(&words);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("the kernel refused the BPF programs"), "{said}");
     assert!(said.contains("Operation not permitted"), "{said}");
+    assert_eq!(filters(), before);
+    // Without the right to what the verifier allows root alone: its log names the instruction.
+    let words = format!("setpriv --bounding-set=-sys_admin,-perfmon {weir} reload {places}");
+    let output = pair.counted.host.node.command(&words);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("the verifier's log is in {}", log.display())), "{said}");
+    let kept = fs::read_to_string(&log).unwrap();
+    assert!(kept.contains("BEGIN PROG LOAD LOG") && kept.contains("processed "), "{kept}");
+    assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::remove_file(&log).unwrap();
     assert_eq!(filters(), before);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
