@@ -21,6 +21,8 @@ use crate::{
 /// stderr says which, and how many. Where nothing is missing, nothing is changed, and never a table but
 /// `inet weir`.
 ///
+/// IPAM plugins that have to be told of an end have 60 s in all; what is left to the next run is said.
+///
 /// Exits 1 if something could not be dropped or mended.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -42,7 +44,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let cni_path = args.cni_path.or_else(|| env::var_os("CNI_PATH"));
     let Places { state_dir, bpf_dir } = args.places;
     let cni_path = cni_path.unwrap_or_else(|| CNI_PATH.into());
-    let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path });
+    let plugins = reconcile::PLUGINS;
+    let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path, plugins });
     print(&match args.output {
         Output::Json => json(&report.dropped)?,
         Output::Text => text(&report.dropped),

@@ -44,7 +44,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     dropped.extend(remove(bin_dir, BINARY, Thing::Executable)?);
     let Places { state_dir, bpf_dir } = args.places;
     let cni_path = env::var_os("CNI_PATH").unwrap_or_else(|| CNI_PATH.into());
-    let places = reconcile::Places { state_dir, bpf_dir, cni_path };
+    let plugins = reconcile::PLUGINS;
+    let places = reconcile::Places { state_dir, bpf_dir, cni_path, plugins };
     let Report { dropped: also, left, failures, .. } = purge::run(&places, args.purge);
     dropped.extend(also);
     print(&match args.output {

@@ -22,10 +22,11 @@ use crate::{
     state,
 };
 
-/// How long all calls of IPAM plugins may take together: CRI-O gives its GC half a minute.
+/// When the time of all IPAM plugins is over, from the beginning of the call on: what is waited for locks goes
+/// off it, so that whatever holds the call up, it ends. CRI-O gives its GC half a minute.
 pub const PLUGINS: Duration = Duration::from_secs(12);
 
-/// How long to wait for those who hold records, all together. The plugins' time runs meanwhile.
+/// How long to wait for those who hold records, all together; off [`PLUGINS`].
 const HELD: Duration = Duration::from_secs(5);
 
 /// Takes away every attachment of the network that is not valid any more, then leases of nobody;

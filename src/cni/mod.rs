@@ -47,9 +47,9 @@ pub use config::{BPF_DIR, STATE_DIR};
 use config::Config;
 use request::{Command, Request};
 
-/// How long all calls of IPAM plugins in one call may take together: the first, which gets half, as long as
-/// it would have alone, and an ADD that is refused by a plugin that hangs still ends in a roll-back before
-/// the kubelet's two minutes are over.
+/// When the time of all IPAM plugins in one call is over, from its beginning on, waiting for locks included.
+/// The first gets half of what is left, so about as long as it would have alone, and an ADD that is refused by a
+/// plugin that hangs still ends in a roll-back before the kubelet's two minutes are over.
 const PLUGINS: Duration = Duration::from_secs(60);
 
 /// A checked call, and what an IPAM plugin gets of it.
@@ -58,8 +58,8 @@ pub(crate) struct Call {
     request: Request,
     config: Config,
     stdin: Vec<u8>,
-    /// When the time of all IPAM plugins together is over; none where no runtime waits.
-    plugins_until: Option<Instant>,
+    /// When the time of all IPAM plugins together is over.
+    plugins_until: Instant,
 }
 
 impl Call {
@@ -70,8 +70,7 @@ impl Call {
     /// As [`Delegate::find`]; [`Kind::TryAgain`]: the time is over.
     fn delegate<'a>(&'a self, plugin: &'a str, config: &'a [u8]) -> Result<Delegate<'a>> {
         let found = Delegate::find(plugin, &self.request.path, config)?;
-        let Some(until) = self.plugins_until else { return Ok(found) };
-        match share(until.saturating_duration_since(Instant::now())) {
+        match share(self.plugins_until.saturating_duration_since(Instant::now())) {
             Some(share) => Ok(found.within(share)),
             None => {
                 let msg = format!(
@@ -123,7 +122,7 @@ fn serve(input: Result<(Vec<u8>, Value)>, asked: Option<&str>) -> Result<()> {
     let (stdin, json) = input?;
     let (config, misplaced) = Config::parse_apart(json)?;
     let plugins = if request.command == Command::Gc { gc::PLUGINS } else { PLUGINS };
-    let plugins_until = Some(Instant::now() + plugins);
+    let plugins_until = Instant::now() + plugins;
     let call = Call { request, config, stdin, plugins_until };
     if let Command::Del(attachment) = &call.request.command {
         return del::run(&call, attachment, misplaced).map_err(|err| reply::of_del(&err));

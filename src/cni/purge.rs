@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    reclaim,
-    reconcile::{self, Places, Report, Thing},
+    Call, reclaim,
+    reconcile::{self, Places, Report, Thing, Work},
     teardown::{self, Search},
 };
 use crate::{
@@ -65,6 +65,7 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
 fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<()> {
     let boot_id = state::boot_id()?;
     let until = Instant::now() + PATIENCE;
+    let mut work = Work::begin(places);
     for (attachment, _) in record::list(&places.state_dir)? {
         let Some(claim) = record::claim(&places.state_dir, &attachment, until)? else {
             report.failures.push(teardown::held(&attachment));
@@ -74,16 +75,21 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
             Entry::Record(record)
                 if all || record.plumbing.is_none() || reclaim::is_dead(record, &boot_id) =>
             {
-                let gone = teardown::recorded(&places.call(&record.network), &attachment, record);
-                report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
+                let end = |call: &Call| teardown::recorded(call, &attachment, record);
+                let gone = work.end(record, end);
+                if gone != Ok(None) {
+                    let gone = gone.map(drop);
+                    report.drop(Thing::Attachment, &attachment, Some(&record.network), gone);
+                }
             }
             Entry::Unreadable(_) if all || reclaim::is_bare(&attachment)? => {
-                let gone = teardown::unrecorded(&places.call(""), &attachment, Search::Everything);
+                let gone = teardown::unrecorded(&work.call(""), &attachment, Search::Everything);
                 report.drop(Thing::Attachment, &attachment, None, gone);
             }
             _ => {}
         }
     }
+    work.tell(report);
     Ok(())
 }
 

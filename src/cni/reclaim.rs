@@ -92,22 +92,29 @@ pub fn is_bare(attachment: &Attachment) -> Result<bool> {
     Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
 }
 
-/// Whether an ADD that meets a full range would find addresses that nobody alive has. Changes nothing.
+/// Whether an ADD that meets a full range would find addresses that nobody alive has. Changes nothing, and
+/// reads each owner's record once, up to the first that is dead.
 ///
 /// # Errors
 /// [`Kind::Io`], and those of asking the kernel.
 pub fn would_help(call: &Call) -> Result<bool> {
-    let state_dir = &call.config.state_dir;
-    for owner in (Pool { state_dir, network: &call.config.name }).owners()? {
-        let recorded = match &owner {
-            Some(owner) => !matches!(record::find(state_dir, owner)?, Entry::Absent),
-            None => false,
+    let (state_dir, network) = (&call.config.state_dir, &call.config.name);
+    let owners = Pool { state_dir, network }.owners()?;
+    if owners.contains(&None) {
+        return Ok(true);
+    }
+    let boot_id = state::boot_id()?;
+    for (owner, entry) in record::each(state_dir, owners.into_iter().flatten())? {
+        let dead = match entry {
+            Entry::Absent => true,
+            Entry::Record(record) => record.network == *network && is_dead(&record, &boot_id),
+            Entry::Unreadable(_) => is_bare(&owner)? && !record::is_held(state_dir, &owner)?,
         };
-        if !recorded {
+        if dead {
             return Ok(true);
         }
     }
-    Ok(!dead(call)?.is_empty() || !bare(call)?.is_empty())
+    Ok(false)
 }
 
 /// Takes away what is left of an earlier attachment of these ids, if that is dead; says whether there was

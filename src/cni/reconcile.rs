@@ -6,7 +6,12 @@
 //! records are read afterwards, is nobody's. Only the masquerade of a subnet belongs to all pods of a
 //! network at once; to end it, ADDs are kept from beginning for a moment.
 
-use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -20,7 +25,7 @@ use super::{
 };
 use crate::{
     attachment::Attachment,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
     net::{
         Mark,
@@ -36,6 +41,8 @@ use crate::{
 
 /// How long to wait for ADDs under way before the masquerade is left as it is.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long IPAM plugins may take where no runtime waits: one that hangs gets as long as it ever does.
+pub const PLUGINS: Duration = Duration::from_secs(60);
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -46,6 +53,8 @@ pub struct Places {
     pub bpf_dir: PathBuf,
     /// Directories in which an IPAM plugin is found that has to be told of an end.
     pub cni_path: OsString,
+    /// How long all that are told may take together, from the beginning on.
+    pub plugins: Duration,
 }
 
 /// What kind of thing was dropped.
@@ -166,13 +175,14 @@ fn drop_dead(
     records: Vec<(Attachment, Entry)>,
 ) -> Result<(Vec<Record>, BTreeSet<Attachment>)> {
     let boot_id = state::boot_id()?;
+    let mut work = Work::begin(places);
     let mut living = Vec::new();
     let recorded = records.iter().map(|(attachment, _)| attachment.clone()).collect();
     for (attachment, entry) in records {
         match entry {
             Entry::Record(record) if reclaim::is_dead(&record, &boot_id) => {
-                let gone = reclaim::end_dead(&places.call(&record.network), &attachment);
-                match report.note(gone) {
+                let end = |call: &Call| reclaim::end_dead(call, &attachment);
+                match report.note(work.end(&record, end)).flatten() {
                     Some(true) => {
                         report.drop(Thing::Attachment, &attachment, Some(&record.network), Ok(()));
                     }
@@ -182,7 +192,7 @@ fn drop_dead(
                 }
             }
             Entry::Record(record) => living.push(*record),
-            Entry::Unreadable(why) => match reclaim::end_dead(&places.call(""), &attachment) {
+            Entry::Unreadable(why) => match reclaim::end_dead(&work.call(""), &attachment) {
                 Ok(true) => report.drop(Thing::Attachment, &attachment, None, Ok(())),
                 Ok(false) => {
                     let what = "its interface is there, or another call works on it";
@@ -193,6 +203,7 @@ fn drop_dead(
             Entry::Absent => {}
         }
     }
+    work.tell(report);
     Ok((living, recorded))
 }
 
@@ -314,18 +325,61 @@ fn drop_masquerade(places: &Places, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-impl Places {
+/// The ending of attachments for no runtime, in the time that IPAM plugins have for all of them.
+pub(super) struct Work<'a> {
+    places: &'a Places,
+    plugins_until: Instant,
+    /// Those that a plugin has to be told of, when the time was over.
+    late: usize,
+}
+
+impl<'a> Work<'a> {
+    /// The time runs from now on.
+    pub(super) fn begin(places: &'a Places) -> Self {
+        Self { places, plugins_until: Instant::now() + places.plugins, late: 0 }
+    }
+
     /// A call of our own, for what takes an attachment away for a runtime's.
     pub(super) fn call(&self, network: &str) -> Call {
-        let request =
-            Request { command: Command::Gc, args: String::new(), path: self.cni_path.clone() };
+        let path = self.places.cni_path.clone();
+        let request = Request { command: Command::Gc, args: String::new(), path };
         let config = Config {
             version: Version::NEWEST,
             name: network.to_owned(),
-            state_dir: self.state_dir.clone(),
-            bpf_dir: self.bpf_dir.clone(),
+            state_dir: self.places.state_dir.clone(),
+            bpf_dir: self.places.bpf_dir.clone(),
             json: json!({}),
         };
-        Call { request, config, stdin: b"{}".to_vec(), plugins_until: None }
+        Call { request, config, stdin: b"{}".to_vec(), plugins_until: self.plugins_until }
+    }
+
+    /// Ends an attachment by a call; `None` where only its IPAM plugin is still to be told, for which there
+    /// was no time left.
+    pub(super) fn end<T>(
+        &mut self,
+        record: &Record,
+        end: impl FnOnce(&Call) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let delegated =
+            record.plumbing.as_ref().is_some_and(|plumbing| plumbing.delegate.is_some());
+        let over = delegated && Instant::now() >= self.plugins_until;
+        match end(&self.call(&record.network)) {
+            Err(err) if over && err.kind() == Kind::TryAgain => {
+                self.late += 1;
+                Ok(None)
+            }
+            ended => ended.map(Some),
+        }
+    }
+
+    /// Says how many are left.
+    pub(super) fn tell(self, report: &mut Report) {
+        if self.late > 0 {
+            let (late, took) = (self.late, self.places.plugins);
+            let msg = format!(
+                "attachments left to the next run, since IPAM plugins took all of their {took:?}: {late}"
+            );
+            report.failures.push(Error::new(Kind::TryAgain, msg));
+        }
     }
 }

@@ -178,6 +178,21 @@ pub fn some(state_dir: &Path, most: usize, turn: usize) -> Result<Vec<(Attachmen
     Ok(entries.collect())
 }
 
+/// What the journal has of each of these attachments, read when its turn comes.
+///
+/// # Errors
+/// As [`find`].
+pub fn each(
+    state_dir: &Path,
+    attachments: impl IntoIterator<Item = Attachment>,
+) -> Result<impl Iterator<Item = (Attachment, Entry)>> {
+    let dir = state::open(state_dir, &[ATTACHMENTS])?;
+    Ok(attachments.into_iter().map(move |attachment| {
+        let entry = dir.as_ref().map_or(Entry::Absent, |dir| read(dir, &attachment));
+        (attachment, entry)
+    }))
+}
+
 fn names(dir: &Dir) -> Result<Vec<Attachment>> {
     let names = dir.names()?;
     Ok(names.iter().filter_map(|name| Attachment::from_file_name(name)).collect())

@@ -26,7 +26,7 @@ use crate::{
 
 pub use claim::{Claim, claim};
 pub use journal::{
-    Begun, Entry, changed, directory, find, is_held, list, pause_adds, remove, some, sweep,
+    Begun, Entry, changed, directory, each, find, is_held, list, pause_adds, remove, some, sweep,
 };
 
 /// The format that this binary writes; another one is unreadable to it.

@@ -6,6 +6,10 @@ use std::{
 };
 
 use serde_json::json;
+use weir::cni::{
+    purge,
+    reconcile::{self, Places, Report, Thing},
+};
 
 use crate::{
     delegated::{scratch, script},
@@ -171,4 +175,64 @@ fn one_that_hangs_ends_add_in_bounds_and_its_record_leads_del_to_it() {
     ));
     fs::remove_dir_all(&dir).unwrap();
     host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
+fn one_that_hangs_holds_no_reconciliation_and_no_uninstallation_up_for_each_of_the_dead() {
+    const PODS: usize = 6;
+    let host = Host::new("hung-dead");
+    let dir = scratch(&host, "plugins");
+    let path = script(
+        &host,
+        "hang",
+        "cat > /dev/null; cd $(dirname $0); echo $CNI_COMMAND >> calls\n\
+         [ $CNI_COMMAND != DEL ] || [ -e well ] || exec sleep 100\n\
+         [ $CNI_COMMAND != ADD ] || echo \"{\\\"ips\\\":[{\\\"address\\\":\\\"10.77.0.${CNI_CONTAINERID#c}/24\\\"}]}\"",
+    );
+    // Half of what is left each time, and a second at least: 2 s, 1 s and 1 s.
+    let places = Places {
+        state_dir: host.state_dir(),
+        bpf_dir: host.state_dir().with_file_name("bpf"),
+        cni_path: path.clone().into(),
+        plugins: Duration::from_secs(4),
+    };
+    let ends = |report: &Report| {
+        report.dropped.iter().filter(|dropped| dropped.what == Thing::Attachment).count()
+    };
+    for uninstall in [false, true] {
+        let run = || match uninstall {
+            true => host.node.run(|| purge::run(&places, true)),
+            false => host.node.run(|| reconcile::run(&places)),
+        };
+        let pods: Vec<_> = (2..2 + PODS).map(|n| host.container(&format!("c{n}"))).collect();
+        for pod in &pods {
+            let add = host.call("ADD", Some(pod)).key("ipam", json!({"type": "hang"}));
+            add.variable("CNI_PATH", path.to_str().unwrap()).succeed();
+        }
+        if !uninstall {
+            pods.into_iter().for_each(|pod| host.end(pod));
+        }
+        fs::write(dir.join("calls"), "").unwrap();
+        let began = Instant::now();
+        let report = run();
+        let took = began.elapsed();
+        assert!((4..8).contains(&took.as_secs()), "{took:?}");
+        let said: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[..3].iter().all(|said| said.contains("did not finish")), "{said:?}");
+        assert_eq!(
+            said[3],
+            "attachments left to the next run, since IPAM plugins took all of their 4s: 3"
+        );
+        assert_eq!(ends(&report), 0);
+        // Nothing else waits for the plugin.
+        assert!(!host.node.links().iter().any(|link| link.starts_with("weir")));
+        assert_eq!(fs::read_to_string(dir.join("calls")).unwrap(), "DEL\n".repeat(3));
+
+        fs::write(dir.join("well"), "").unwrap();
+        let report = run();
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+        assert_eq!(ends(&report), PODS);
+        fs::remove_file(dir.join("well")).unwrap();
+    }
 }

@@ -1,6 +1,6 @@
 //! STATUS: whether an ADD could be served, cheaply and behind no lock.
 
-use std::{fs, time::Instant};
+use std::{fs, os::unix::fs::symlink, time::Instant};
 
 use serde_json::json;
 
@@ -142,6 +142,40 @@ fn it_opens_as_few_files_for_many_records_as_for_some_and_takes_no_lock_alone() 
     (100..500).for_each(copy);
     assert!(some > one && some <= one + 64, "{one}, {some}");
     assert_eq!(opened(), some);
+}
+
+#[test]
+fn of_a_full_range_each_record_is_read_once_up_to_the_first_of_the_dead() {
+    const PODS: usize = 61;
+    let host = Host::new("full-frugal");
+    let ipam = json!({"subnet": "10.88.0.0/26", "rangeStart": "10.88.0.2"});
+    let a = host.container("a00");
+    host.call("ADD", Some(&a)).key("ipam", ipam.clone()).succeed();
+    let (record, leases) = (host.record(&a), host.state_dir().join("leases/podnet"));
+    let text = fs::read_to_string(&record).unwrap();
+    let file = |n: usize| record.with_file_name(format!("a{n:02}@eth0"));
+    for n in 1..PODS {
+        let one = text.replace(r#""containerId":"a00""#, &format!(r#""containerId":"a{n:02}""#));
+        fs::write(file(n), one).unwrap();
+        let lease = leases.join(format!("10.88.0.{}", 2 + n));
+        symlink(format!("../../attachments/a{n:02}@eth0"), lease).unwrap();
+    }
+    let log = host.state_dir().with_file_name("calls");
+    let read = |code: i32| {
+        let words = ["strace", "-f", "-qq", "-e", "trace=openat", "-o"];
+        let words = words.map(str::to_owned).into_iter().chain([log.display().to_string()]);
+        let status = host.call("STATUS", None).key("ipam", ipam.clone());
+        assert_eq!(status.under(words.collect()).answer().code, Some(code));
+        fs::read_to_string(&log).unwrap().lines().filter(|call| call.contains("@eth0")).count()
+    };
+    assert_eq!(read(1), PODS, "all live");
+    let dead = fs::read_to_string(file(7)).unwrap().replace(r#""bootId":""#, r#""bootId":"x"#);
+    fs::write(file(7), dead).unwrap();
+    assert_eq!(read(0), 8);
+    fs::remove_file(file(3)).unwrap();
+    assert_eq!(read(0), 4);
+    symlink("nobody", leases.join("10.88.0.1")).unwrap();
+    assert_eq!(read(0), 0);
 }
 
 #[test]
