@@ -92,7 +92,7 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options)
     let told = told_to_stop()?;
     let mut listeners = Vec::with_capacity(listen.len());
     for address in listen {
-        listeners.push(server::bind(address).await?);
+        listeners.push(server::bind(address)?);
     }
     let _place = pin::agent_place(&bpf_dir)?;
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.

@@ -22,7 +22,7 @@ use http_body_util::Either;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -35,6 +35,10 @@ use crate::error::{Context, Kind, Result};
 
 /// Connections at a time, per address: a few scrapers, and room for the slow.
 const CONNECTIONS: usize = 128;
+
+/// Connections that wait to be accepted. One more costs its client a second, for its SYN is dropped: with
+/// 128, what most listeners have, a crowd of clients that only connect would keep scrapers waiting.
+const BACKLOG: u32 = 1024;
 
 /// For the request line and all headers to be there.
 const HEAD: Duration = Duration::from_secs(5);
@@ -55,13 +59,20 @@ const PARTING: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// `Kind::Io` naming the address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.context(Kind::Io, || {
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listener = listen(address).context(Kind::Io, || {
         format!("can't listen on {address}; choose another address with --listen")
     })?;
     let address = listener.local_addr().unwrap_or(address);
     log::say(format_args!("agent: listening on http://{address}/metrics"));
     Ok(listener)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` is done, then gives answers that are under way a moment.

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::{
     fill::Pod,
     http::{connect, get, read, send},
@@ -120,16 +122,22 @@ fn a_head_that_does_not_end_is_given_up() {
 }
 
 #[test]
-fn a_thousand_idle_connections_keep_no_one_out() {
+fn ten_thousand_idle_connections_keep_no_one_out() {
+    const IDLE: u64 = 10_000;
     let node = Node::new("idle");
     let agent = node.agent();
-    let idle: Vec<_> = (0..1_000).map(|_| connect(Agent::address())).collect();
+    // All of them are this process's, too.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let enough = IDLE + 2_000;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(enough), hard.max(enough)).unwrap();
+    let idle: Vec<_> = (0..IDLE).map(|_| connect(Agent::address())).collect();
     let begun = Instant::now();
     for _ in 0..20 {
         assert_eq!(get("/metrics").status, 200);
     }
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(descriptors(&agent) < 200, "{} file descriptors", descriptors(&agent));
+    assert!(resident_kib(&agent) < 40 * 1024, "{} KiB", resident_kib(&agent));
     drop(idle);
 }
 
