@@ -82,6 +82,6 @@ fn end_held(call: &Call, attachment: &Attachment) -> Result<()> {
         }
         // Gone just now.
         Entry::Absent => teardown::strays(call, attachment, Search::BehindTheLink).map(drop),
-        _ => Err(teardown::held(attachment)),
+        _ => Err(teardown::held(&call.config.state_dir, attachment)),
     }
 }

@@ -75,7 +75,7 @@ fn end(
     ends: impl Fn(&Attachment, &Entry) -> bool,
 ) -> Result<()> {
     let claim = record::claim(&call.config.state_dir, attachment, until)?;
-    let claim = claim.ok_or_else(|| teardown::held(attachment))?;
+    let claim = claim.ok_or_else(|| teardown::held(&call.config.state_dir, attachment))?;
     match &claim.entry {
         entry if !ends(attachment, entry) => Ok(()),
         Entry::Record(record) => {

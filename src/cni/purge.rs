@@ -68,7 +68,7 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
     let mut work = Work::begin(places);
     for (attachment, _) in record::list(&places.state_dir)? {
         let Some(claim) = record::claim(&places.state_dir, &attachment, until)? else {
-            report.failures.push(teardown::held(&attachment));
+            report.failures.push(teardown::held(&places.state_dir, &attachment));
             continue;
         };
         match &claim.entry {

@@ -121,16 +121,18 @@ pub fn would_help(call: &Call) -> Result<bool> {
 /// such. A container that is started again has the ids that it had.
 ///
 /// # Errors
-/// As [`teardown::recorded`].
+/// As [`teardown::recorded`]; [`Kind::TryAgain`]: somebody works on it all the time.
 pub fn finish_dead(call: &Call, attachment: &Attachment) -> Result<bool> {
     let until = Instant::now() + teardown::PATIENCE;
-    let claim = record::claim(&call.config.state_dir, attachment, until)?;
-    match claim.as_ref().map(|claim| &claim.entry) {
-        Some(Entry::Record(record)) if is_dead(record, &state::boot_id()?) => {
+    let state_dir = &call.config.state_dir;
+    let claim = record::claim(state_dir, attachment, until)?;
+    let claim = claim.ok_or_else(|| teardown::held(state_dir, attachment))?;
+    match &claim.entry {
+        Entry::Record(record) if is_dead(record, &state::boot_id()?) => {
             teardown::recorded(call, attachment, record).map(|()| true)
         }
         // Somebody else did.
-        Some(Entry::Absent) => Ok(true),
+        Entry::Absent => Ok(true),
         _ => Ok(false),
     }
 }

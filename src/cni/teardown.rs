@@ -5,14 +5,14 @@
 //! so that no successor meets a stale route; the record only when all is gone, so that what failed can be tried again. Failures are
 //! gathered: for some runtimes the first DEL is the only one.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
     net::{self, Mark, link},
-    record::{self, Delegated, Record},
+    record::{self, Delegated, Holder, Record},
     state, telemetry,
 };
 
@@ -24,13 +24,19 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long who can do without it waits: a reader holds a record for a moment.
 pub const MOMENT: Duration = Duration::from_millis(20);
 
-/// That somebody held the attachment's record all the time.
-pub fn held(attachment: &Attachment) -> Error {
+/// That somebody held the attachment's record all the time, and who.
+pub fn held(state_dir: &Path, attachment: &Attachment) -> Error {
     let msg = format!(
         "{attachment} is being added, by its ADD or by an IPAM plugin that outlives it, or taken away by \
          another call; call again when that has ended"
     );
-    Error::new(Kind::TryAgain, msg)
+    let held = Error::new(Kind::TryAgain, msg);
+    let holders = record::holders(state_dir, attachment);
+    if holders.is_empty() {
+        return held;
+    }
+    let all: Vec<_> = holders.iter().map(Holder::to_string).collect();
+    held.details(format!("process {} holds its record; if it is stuck, end it", all.join(", ")))
 }
 
 /// What went wrong so far, while the work went on.

@@ -2,6 +2,7 @@
 //! that CHECK compares with, whichever configuration a later call comes with.
 
 mod claim;
+mod holder;
 mod journal;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use claim::{Claim, claim};
+pub use holder::{Holder, holders};
 pub use journal::{
     Begun, Entry, changed, directory, each, find, is_held, list, pause_adds, remove, some, sweep,
 };

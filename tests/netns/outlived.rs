@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 use weir::cni::{
     purge,
     reconcile::{self, Places, Report, Thing},
@@ -133,6 +137,41 @@ fn del_is_no_success_while_a_plugin_is_still_to_lease() {
     assert!(host.record(&a).exists() && !lease.exists());
     call("DEL").succeed();
     assert!(!host.record(&a).exists() && !lease.exists());
+}
+
+#[test]
+fn what_a_plugin_left_running_is_named_to_who_waits_for_it() {
+    let host = Host::new("daemon");
+    let a = host.container("a");
+    let before = host.footprint();
+    let dir = scratch(&host, "plugins");
+    // Its daemon inherits all that is open; its ADD is killed.
+    let path = script(
+        &host,
+        "forks",
+        "exec > /dev/null 2>&1; cat > /dev/null; cd $(dirname $0)\n\
+         [ $CNI_COMMAND = ADD ] || exit 0\n\
+         sleep 300 & echo $! > daemon.new; mv daemon.new daemon; sleep 2",
+    );
+    let call = |verb: &str| {
+        let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "forks"}));
+        call.variable("CNI_PATH", path.to_str().unwrap())
+    };
+    let killed = ["timeout", "-s", "KILL", "1"].map(str::to_owned).to_vec();
+    assert_eq!(call("ADD").under(killed).answer().code, None);
+    let daemon = fs::read_to_string(dir.join("daemon")).unwrap().trim().to_owned();
+    for verb in ["DEL", "ADD"] {
+        let answer = call(verb).answer();
+        let error: Value = serde_json::from_str(&answer.stdout).unwrap();
+        assert_eq!(error["code"], 11, "{verb}: {error}");
+        let details = error["details"].as_str().unwrap();
+        let named = format!("process {daemon} (sleep) holds its record; if it is stuck, end it");
+        assert!(details.contains(&named), "{verb}: {details}");
+    }
+    kill(Pid::from_raw(daemon.parse().unwrap()), Signal::SIGKILL).unwrap();
+    call("DEL").succeed();
+    fs::remove_dir_all(&dir).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
 }
 
 #[test]
