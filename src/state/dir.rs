@@ -281,15 +281,18 @@ impl Dir {
 
     /// Those of them that are directories: what else lies there is not ours.
     pub fn directories(&self) -> Result<Vec<String>> {
-        let is_directory = |name: &str| {
-            let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            found.is_ok_and(|stat| {
-                SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
-            })
-        };
-        let mut names = self.names()?;
-        names.retain(|name| is_directory(name));
-        Ok(names)
+        let mut directories = Vec::new();
+        for name in self.names()? {
+            match fstatat(&self.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+                    directories.extend((kind == SFlag::S_IFDIR).then_some(name));
+                }
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(self.failed("look at", &name, errno)),
+            }
+        }
+        Ok(directories)
     }
 
     /// The names whose temporary files were last written that long ago, or longer.

@@ -3,10 +3,11 @@
 //! The maps know the pod before the first packet can pass, so no packet goes uncounted.
 
 use std::{
-    fs,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
@@ -153,10 +154,24 @@ impl Target<'_> {
 }
 
 /// Hooks both programs by links of the pod's.
-pub(super) fn attach_tcx(bpf_dir: &Path, pins: &Pins, index: i32, pod: u32) -> std::io::Result<()> {
+///
+/// A link whose pin was removed, or whose process was killed before it had one, is taken off by a worker of
+/// the kernel's some time later. Until then the same program is refused, on an interface that stays: so was
+/// an ADD behind another plugin, straight after a DEL on a busy machine.
+pub(super) fn attach_tcx(bpf_dir: &Path, pins: &Pins, index: i32, pod: u32) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let until = Instant::now() + Duration::from_secs(2);
     pins.programs.iter().try_for_each(|(direction, program)| {
         let pin = pin::link(bpf_dir, pod, *direction);
-        sys::tcx_attach(program.as_fd(), index, *direction, &pin)
+        loop {
+            let attached = sys::tcx_attach(program.as_fd(), index, *direction, &pin);
+            let refused =
+                attached.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::AlreadyExists);
+            if !refused || pin.exists() || Instant::now() >= until {
+                return attached;
+            }
+            thread::sleep(PAUSE);
+        }
     })
 }
 

@@ -220,8 +220,11 @@ impl Struck {
         }
         assert_eq!(*code, Some(1), "{said}");
         let error: Value = serde_json::from_str(stdout).expect(&said);
-        assert!(error["code"].as_u64().is_some_and(|code| code > 0 && code != 999), "{said}");
-        assert!(error["msg"].as_str().is_some_and(|msg| msg.len() > 10), "{said}");
+        // Another IPAM plugin, which is struck too, has its own codes and words.
+        let others = error["details"].as_str().is_some_and(|of| of.starts_with("from IPAM plugin"));
+        let code = error["code"].as_u64();
+        assert!(code.is_some_and(|code| code > 0 && (others || code != 999)), "{said}");
+        assert!(error["msg"].as_str().is_some_and(|msg| others || msg.len() > 10), "{said}");
         false
     }
 }

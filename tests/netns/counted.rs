@@ -1,11 +1,17 @@
 //! Telemetry inside the verbs: hooked by ADD, compared by CHECK, taken off by DEL; first or chained.
 
-use std::{fs, path::PathBuf, thread};
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use weir::telemetry::{
     reader::{Maps, Snapshot},
+    sys,
     wire::Direction,
 };
 
@@ -175,6 +181,44 @@ fn a_chained_pod_is_hooked_at_the_others_link_which_stays() {
     // The other plugin's link went first.
     host.node.succeed("ip link del vethx");
     chained("DEL").succeed();
+}
+
+#[test]
+fn a_chained_pod_is_hooked_also_where_its_predecessors_links_are_not_off_yet() {
+    let counted = Counted::new("late-links");
+    let host = &counted.host;
+    let a = host.container("a");
+    let netns = a.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    let result = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+    });
+    let chained =
+        |verb: &str| counted.call(verb, Some(&a), "tcx").key("prevResult", result.clone());
+    chained("ADD").succeed();
+    // Whoever has a link open keeps it on: here we, else the worker of the kernel's that takes it off.
+    let links = counted.pins().into_iter().filter(|pin| pin.parent().unwrap().ends_with("links"));
+    let open: Vec<_> = links.map(|pin| sys::open_link(&pin).unwrap().unwrap()).collect();
+    assert_eq!(open.len(), 2);
+    chained("DEL").succeed();
+    let taken_off = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(400));
+        drop(open);
+    });
+    let begun = Instant::now();
+    chained("ADD").succeed();
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    taken_off.join().unwrap();
+    chained("CHECK").succeed();
+
+    // Links that stay are somebody's: then it says so, in bounds, and leaves nothing.
+    let links = counted.pins().into_iter().filter(|pin| pin.parent().unwrap().ends_with("links"));
+    let open: Vec<_> = links.map(|pin| sys::open_link(&pin).unwrap().unwrap()).collect();
+    chained("DEL").succeed();
+    let refusal = chained("ADD").refused_without_a_trace(104);
+    assert!(refusal.contains("links"), "{refusal}");
+    drop(open);
 }
 
 #[test]
