@@ -9,6 +9,7 @@
 //! Everything happens in namespaces of this process. Costs come from `BPF_PROG_TEST_RUN` with a warm
 //! cache; throughput is compared between a counted and an uncounted pair of pods, in turns.
 
+mod floor;
 #[path = "../../tests/bpf/frame.rs"]
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs)]
 mod frame;
@@ -43,6 +44,7 @@ fn run() -> Result<()> {
     };
     node::enter()?;
     let mut report = runs::report()?;
+    report.push_str(&floor::report()?);
     if seconds > 0 {
         report.push_str(&reload::report()?);
         report.push_str(&requests::report(Duration::from_secs(seconds))?);
