@@ -14,16 +14,15 @@ use weir::telemetry::sys::{Skb, test_run};
 use crate::{
     Result,
     frame::{ACK, tcp, v4},
+    runs::{SINGLE, WARM, median},
 };
 
-const WARM: u32 = 1_000_000;
-
 const PROGRAMS: [(&str, &str); 5] = [
-    ("floor_nothing", "floor: a program that does nothing"),
-    ("floor_pod", "floor: the pod's bytes"),
-    ("floor_conn", "floor: and the connection looked up"),
-    ("floor_request", "floor: and 460 bytes copied, one clock read"),
-    ("floor_response", "floor: or 120 bytes, a counter and a histogram"),
+    ("floor_nothing", "a program that does nothing"),
+    ("floor_pod", "the pod's bytes"),
+    ("floor_conn", "and the connection looked up"),
+    ("floor_request", "and 460 bytes copied, one clock read"),
+    ("floor_response", "or 120 bytes, a counter and a histogram"),
 ];
 
 /// Measures and prints.
@@ -35,12 +34,14 @@ pub fn report() -> Result<String> {
     fs::remove_dir_all(&dir)?;
     let object = loaded?;
     let frame = tcp(v4(9, 40000), v4(2, 80), 1, ACK, &[b'x'; 460]);
-    let mut text = String::new();
+    let mut text = format!("{:<48} {:>9} {:>9}\n", "what look-ups alone cost", "warm", "single");
     for (name, what) in PROGRAMS {
         let program = object.progs().find(|program| program.name() == name);
         let program = program.ok_or_else(|| format!("no program {name}"))?;
-        let took = test_run(program.as_fd(), &frame, Skb::default(), WARM)?;
-        writeln!(text, "{what:<48} {:>6} ns", took.as_nanos())?;
+        let warm = test_run(program.as_fd(), &frame, Skb::default(), WARM)?;
+        let single = |_| Ok(test_run(program.as_fd(), &frame, Skb::default(), 1)?);
+        let single = (0..SINGLE).map(single).collect::<Result<_>>().map(median)?;
+        writeln!(text, "{what:<48} {:>6} ns {:>6} ns", warm.as_nanos(), single.as_nanos())?;
     }
     text.push('\n');
     Ok(text)

@@ -14,8 +14,8 @@ use crate::{
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
 const LOOPBACK: u32 = 1;
-const WARM: u32 = 1_000_000;
-const SINGLE: u32 = 20_000;
+pub const WARM: u32 = 1_000_000;
+pub const SINGLE: u32 = 20_000;
 
 /// The connection that all frames belong to.
 struct Path80 {
@@ -77,6 +77,7 @@ pub fn report() -> Result<String> {
     let untracked = warm(&tcp(v4(9, 4), path.server, 1, ACK, b""))?;
     let (request, response) = exchanges(&path)?;
     let single_ack = single_acks(&path)?;
+    let body = bodies(&path)?;
 
     let mut text = String::new();
     writeln!(
@@ -89,6 +90,7 @@ pub fn report() -> Result<String> {
         ("pure ACK, single runs (median)", single_ack),
         ("460-byte request, single runs (median)", request),
         ("small response that completes it, likewise", response),
+        ("segment of a body, likewise", body),
     ] {
         writeln!(text, "{kind:<48} {:>6} ns", took.as_nanos())?;
     }
@@ -96,9 +98,11 @@ pub fn report() -> Result<String> {
     writeln!(
         text,
         "\nA single run has two clock reads inside, which the warm ACK has not: less these, the\n\
-         request costs {} ns and the response {} ns.\n",
+         request costs {} ns, the response {} ns and a body's segment {} ns: of a body nothing is read,\n\
+         so that its length is no matter.\n",
         net(request),
-        net(response)
+        net(response),
+        net(body)
     )?;
     Ok(text)
 }
@@ -119,6 +123,21 @@ fn exchanges(path: &Path80) -> Result<(Duration, Duration)> {
     Ok((median(requests), median(responses)))
 }
 
+/// An upload behind all exchanges, as long as they are many.
+fn bodies(path: &Path80) -> Result<Duration> {
+    let mut at = 1 + SINGLE * u32::try_from(request_460().len())?;
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n";
+    test_run(path.enter.as_fd(), &path.request(at, ACK, head), Skb::default(), 1)?;
+    at += u32::try_from(head.len())?;
+    let mut took = Vec::new();
+    for _ in 0..SINGLE {
+        let frame = path.request(at, ACK, &[b'x'; 1448]);
+        took.push(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?);
+        at += 1448;
+    }
+    Ok(median(took))
+}
+
 fn single_acks(path: &Path80) -> Result<Duration> {
     let frame = path.request(1, ACK, b"");
     let run = |_| Ok(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?);
@@ -126,7 +145,7 @@ fn single_acks(path: &Path80) -> Result<Duration> {
 }
 
 /// Interrupts strike some runs, and would move a mean.
-fn median(mut took: Vec<Duration>) -> Duration {
+pub fn median(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took[took.len() / 2]
 }
