@@ -7,15 +7,17 @@ use std::{
     env,
     ffi::OsStr,
     io::{self, Read, Write},
-    os::unix::process::CommandExt,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
@@ -30,7 +32,7 @@ use crate::{
 /// Less than any runtime gives us, so that a hanging delegate still ends in an error and a roll-back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// An answer is some hundred bytes.
-const MAX_OUTPUT: u64 = 1 << 20;
+const MAX_OUTPUT: usize = 1 << 20;
 
 /// An IPAM plugin that was found, and the configuration to call it with.
 #[derive(Debug)]
@@ -117,22 +119,19 @@ impl<'a> Delegate<'a> {
             command.env("CNI_IFNAME", attachment.ifname());
         }
         // In a group of its own, what it starts can be ended with it.
-        let child = spawn(command.process_group(0)).context(Kind::Io, failed)?;
-        let group = i32::try_from(child.id()).map(Pid::from_raw);
-        let config = self.config.to_vec();
-        let (answer, answered) = mpsc::channel();
-        let conversation = move || answer.send(converse(child, config));
-        thread::Builder::new().spawn(conversation).context(Kind::Io, failed)?;
-
-        let Ok(answer) = answered.recv_timeout(self.patience) else {
-            if let Ok(group) = group {
-                // The group may have ended just now, which is as good.
-                let _ = killpg(group, Signal::SIGKILL);
-            }
+        let mut child = spawn(command.process_group(0)).context(Kind::Io, failed)?;
+        let until = Instant::now() + self.patience;
+        let answer = converse(&mut child, self.config, until);
+        if !matches!(answer, Ok(Some(_)))
+            && let Ok(group) = i32::try_from(child.id()).map(Pid::from_raw)
+        {
+            // The group may have ended just now, which is as good.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        let Some((status, output)) = answer.context(Kind::Io, failed)? else {
             let msg = format!("IPAM plugin {} did not finish in {:?}", self.plugin, self.patience);
             return Err(Error::new(Kind::TryAgain, msg));
         };
-        let (status, output) = answer.context(Kind::Io, failed)?;
         if status.success() {
             return Ok(output);
         }
@@ -183,24 +182,84 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Gives the child its configuration, and waits for its answer and its end.
-fn converse(mut child: Child, config: Vec<u8>) -> io::Result<(ExitStatus, Vec<u8>)> {
-    // A thread of its own: a child that writes before it reads would block us both.
-    let stdin = child.stdin.take();
-    thread::spawn(move || {
-        // A child may well answer without reading to the end.
-        stdin.map(|mut stdin| stdin.write_all(&config))
-    });
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_OUTPUT).read_to_end(&mut output)?;
+/// Gives the child its configuration, and waits for its answer and its end; `None` if that is not so in time.
+///
+/// All of it in this thread: a child that writes before it reads must not block us, but another thread takes
+/// memory at its start, and where that is missing the standard library knows nothing better than to abort.
+fn converse(
+    child: &mut Child,
+    config: &[u8],
+    until: Instant,
+) -> io::Result<Option<(ExitStatus, Vec<u8>)>> {
+    const PAUSE: Duration = Duration::from_millis(1);
+    let (mut stdin, mut stdout) = (child.stdin.take(), child.stdout.take());
+    for fd in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)] {
+        fd.map(|fd| fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))).transpose()?;
     }
-    Ok((child.wait()?, output))
+    let (mut rest, mut output) = (config, Vec::new());
+    loop {
+        if stdin.as_mut().is_some_and(|stdin| !write_some(stdin, &mut rest)) {
+            stdin = None;
+        }
+        if let Some(pipe) = &mut stdout
+            && !read_some(pipe, &mut output)?
+        {
+            stdout = None;
+        }
+        // Whoever holds its stdout open goes on for it.
+        if stdout.is_none()
+            && let Some(status) = child.try_wait()?
+        {
+            return Ok(Some((status, output)));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let mut fds = Vec::with_capacity(2);
+        fds.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        // Its end is no event of a pipe.
+        let wait = if stdout.is_some() { left } else { left.min(PAUSE) };
+        match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Writes as much as the pipe takes; whether there is any left. A child may well answer without reading to
+/// the end.
+fn write_some(pipe: &mut impl Write, rest: &mut &[u8]) -> bool {
+    while !rest.is_empty() {
+        match pipe.write(rest) {
+            Ok(written) if written > 0 => *rest = &rest[written..],
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return true,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Reads as much as the pipe has; whether more may come, which after [`MAX_OUTPUT`] is of no interest.
+fn read_some(pipe: &mut impl Read, output: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    while output.len() < MAX_OUTPUT {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(read) => output.extend(&buffer[..read]),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -240,6 +299,17 @@ mod tests {
         let lease = plugins.add().unwrap();
         assert_eq!(lease.addresses[0].address.to_string(), "10.0.0.7/24");
         assert_eq!(lease.dns.nameservers, ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn one_that_writes_much_before_it_reads_much_gets_all_and_is_heard() {
+        let script = "head -c 300000 /dev/zero | tr '\\0' ' '; wc -c > $(dirname $0)/read; \
+                      echo '{\"ips\":[{\"address\":\"10.0.0.2/24\"}]}'";
+        let plugins = Plugins::new("much", script);
+        let config = vec![b' '; 400_000];
+        let lease = plugins.with(&config, |delegate| delegate.add()).unwrap();
+        assert_eq!(lease.addresses.len(), 1);
+        assert_eq!(fs::read_to_string(plugins.0.join("read")).unwrap().trim(), "400000");
     }
 
     #[test]
