@@ -1,7 +1,7 @@
 //! After `nft flush ruleset`, which a firewall's reload may be: host ports and masquerade of the living come
 //! back by `weir reconcile`, and nothing else changes.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -191,29 +191,50 @@ fn a_port_that_another_got_meanwhile_is_said_and_the_others_come_back() {
     assert!(tcp(&host.node, "127.0.0.1", 8080).unwrap().starts_with('a'));
 }
 
-/// A DEL beside a reconciliation that is slow at every message to the kernel, at another moment of it each
-/// time.
+/// A DEL beside a reconciliation that is slow at every message to the kernel, after another number of messages
+/// each time: by the clock, a busy machine would have it come too early, or too late, each time.
 #[test]
 fn a_del_meanwhile_leaves_nothing_behind() {
+    const MOMENTS: usize = 16;
     let host = Host::new("flushed-del");
     let stays = host.container("stays");
     masqueraded(&host, &stays, json!([])).succeed();
-    let slow = "strace -qq -o /dev/null -e trace=sendto,sendmsg \
-                -e inject=sendto,sendmsg:delay_enter=20000";
-    let mut mended = 0;
-    for moment in 0..16_u32 {
-        let pod = host.container(&format!("c{moment}"));
-        masqueraded(&host, &pod, both("8080")).succeed();
+    let messages = host.state_dir().with_file_name("messages");
+    let slow = format!(
+        "strace -qq -o {} -e trace=sendto,sendmsg -e inject=sendto,sendmsg:delay_enter=20000 {}",
+        messages.display(),
+        words(&host)
+    );
+    let sent = || fs::read_to_string(&messages).unwrap_or_default().lines().count();
+    // Whether it mended the pod, with another command meanwhile.
+    let reconciled = |pod: &Container, meanwhile: &dyn Fn(&dyn Fn() -> bool)| {
+        masqueraded(&host, pod, both("8080")).succeed();
         host.node.succeed("nft flush ruleset");
-        thread::scope(|scope| {
-            let reconciled = scope.spawn(|| host.node.command(&format!("{slow} {}", words(&host))));
-            thread::sleep(Duration::from_millis(40 * u64::from(moment)));
-            host.del(&pod);
-            let output = reconciled.join().unwrap();
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.success(), "{said}");
-            mended += u32::from(said.contains("host ports"));
+        let _ = fs::remove_file(&messages);
+        let output = thread::scope(|scope| {
+            let reconciling = scope.spawn(|| host.node.command(&slow));
+            meanwhile(&|| reconciling.is_finished());
+            reconciling.join().unwrap()
         });
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said.contains("host ports")
+    };
+    let unhindered = host.container("unhindered");
+    assert!(reconciled(&unhindered, &|_| ()));
+    let all = sent();
+    assert!(all >= MOMENTS, "{all}");
+    host.del(&unhindered);
+
+    let mut mended = 0;
+    for moment in 0..MOMENTS {
+        let pod = host.container(&format!("c{moment}"));
+        mended += u32::from(reconciled(&pod, &|ended| {
+            while sent() < all * moment / MOMENTS && !ended() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            host.del(&pod);
+        }));
         assert!(!host.record(&pod).exists());
         let left = host.node.succeed("nft list ruleset");
         assert!(!left.contains("8080") && !left.contains("10.88.0.3 ."), "{moment}: {left}");

@@ -1,7 +1,9 @@
 //! An IPAM plugin that takes its time, while others end what it works for.
 
 use std::{
-    fs, thread,
+    fs,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +22,16 @@ use crate::{
     plugin::{Container, Host},
 };
 
+/// The words under which a call is killed once this file is there, however long a busy machine takes to that.
+fn killed_at(event: &Path) -> Vec<String> {
+    let text = format!(
+        "exec 3<&0; \"$@\" <&3 3<&- & until [ -e {} ] || ! kill -0 $!; do sleep 0.01; done 2> /dev/null\n\
+         kill -KILL $!; kill -KILL $$",
+        event.display()
+    );
+    ["sh", "-c", &text, "sh"].map(str::to_owned).to_vec()
+}
+
 #[test]
 fn what_one_leases_after_its_add_was_killed_is_released() {
     let host = Host::new("outlived");
@@ -31,7 +43,7 @@ fn what_one_leases_after_its_add_was_killed_is_released() {
     let text = format!(
         "exec 2> /dev/null; cat > /dev/null\n\
          [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
-         touch {began}; sleep 1.5; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+         touch {began}; sleep 2; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
         began = began.display(),
         lease = lease.display(),
     );
@@ -42,8 +54,7 @@ fn what_one_leases_after_its_add_was_killed_is_released() {
         call.variable("CNI_PATH", path.to_str().unwrap())
     };
     for end in ["DEL", "GC", "ADD"] {
-        let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
-        assert_eq!(call("ADD").under(killed).answer().code, None);
+        assert_eq!(call("ADD").under(killed_at(&began)).answer().code, None);
         assert!(began.exists() && !lease.exists(), "{end}");
         fs::remove_file(&began).unwrap();
         let call = call(end);
@@ -118,11 +129,15 @@ fn a_successor_of_the_dead_outlives_who_takes_the_dead_away() {
 fn del_is_no_success_while_a_plugin_is_still_to_lease() {
     let host = Host::new("leasing");
     let a = host.container("a");
-    let lease = scratch(&host, "plugins").join("lease");
+    let dir = scratch(&host, "plugins");
+    let [began, hold, lease] = ["began", "hold", "lease"].map(|name| dir.join(name));
     let text = format!(
         "exec 2> /dev/null; cat > /dev/null\n\
          [ $CNI_COMMAND = ADD ] || {{ rm -f {lease}; exit 0; }}\n\
-         sleep 13; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+         touch {began}; while [ -e {hold} ]; do sleep 0.1; done\n\
+         sleep 1; touch {lease}; echo '{{\"ips\":[{{\"address\":\"10.77.0.2/24\"}}]}}'",
+        began = began.display(),
+        hold = hold.display(),
         lease = lease.display(),
     );
     let path = script(&host, "slower", &text);
@@ -130,11 +145,12 @@ fn del_is_no_success_while_a_plugin_is_still_to_lease() {
         let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "slower"}));
         call.variable("CNI_PATH", path.to_str().unwrap())
     };
-    let killed = ["timeout", "-s", "KILL", "0.5"].map(str::to_owned).to_vec();
-    assert_eq!(call("ADD").under(killed).answer().code, None);
+    fs::write(&hold, "").unwrap();
+    assert_eq!(call("ADD").under(killed_at(&began)).answer().code, None);
     let message = call("DEL").refused(11);
     assert!(message.contains("outlives"), "{message}");
     assert!(host.record(&a).exists() && !lease.exists());
+    fs::remove_file(&hold).unwrap();
     call("DEL").succeed();
     assert!(!host.record(&a).exists() && !lease.exists());
 }
@@ -157,9 +173,9 @@ fn what_a_plugin_left_running_is_named_to_who_waits_for_it() {
         let call = host.call(verb, Some(&a)).key("ipam", json!({"type": "forks"}));
         call.variable("CNI_PATH", path.to_str().unwrap())
     };
-    let killed = ["timeout", "-s", "KILL", "1"].map(str::to_owned).to_vec();
-    assert_eq!(call("ADD").under(killed).answer().code, None);
-    let daemon = fs::read_to_string(dir.join("daemon")).unwrap().trim().to_owned();
+    let daemon = dir.join("daemon");
+    assert_eq!(call("ADD").under(killed_at(&daemon)).answer().code, None);
+    let daemon = fs::read_to_string(daemon).unwrap().trim().to_owned();
     for verb in ["DEL", "ADD"] {
         let answer = call(verb).answer();
         let error: Value = serde_json::from_str(&answer.stdout).unwrap();
