@@ -13,6 +13,7 @@ mod floor;
 #[path = "../../tests/bpf/frame.rs"]
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs)]
 mod frame;
+mod millicores;
 #[path = "../plugin/node.rs"]
 mod node;
 mod reload;

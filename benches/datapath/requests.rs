@@ -20,7 +20,7 @@ use weir::telemetry::{
 };
 
 use crate::{
-    Result,
+    Result, millicores,
     node::{self, Pod},
 };
 
@@ -29,17 +29,17 @@ const TURNS: usize = 3;
 const RELOADED: u64 = 1_000_000;
 const MOST_TURNS: usize = 100;
 const RELOAD_PAUSE: Duration = Duration::from_millis(200);
-const BPF_DIR: &str = "/sys/fs/bpf/weir";
+pub const BPF_DIR: &str = "/sys/fs/bpf/weir";
 
 /// How wrk uses connections.
 const MODES: [(&str, &[&str]); 2] =
     [("keep-alive", &[]), ("connection per request", &["-H", "Connection: close"])];
 
 /// An nginx in one pod and a place for wrk in another.
-struct Pair {
+pub struct Pair {
     server: Pod,
-    client: Pod,
-    address: String,
+    pub client: Pod,
+    pub address: String,
     nginx: Child,
     /// How often nginx was asked for its status.
     asked: AtomicU64,
@@ -229,6 +229,7 @@ pub fn report(time: Duration) -> Result<String> {
             with / without
         )?;
     }
+    text.push_str(&millicores::report(&seen, time)?);
     text.push_str(&reloaded(&seen, time)?);
     let stats = Maps::open(Path::new(BPF_DIR))?.snapshot()?.stats;
     writeln!(text, "self-statistics (gaps first): {stats:?}")?;

@@ -250,11 +250,14 @@ pub(super) fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>>
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     libbpf_rs::set_print(None);
     let differs = |what: String| Error::new(Kind::Difference, what);
+    let index = signed(ifindex)?;
+    if registry::is_anothers(bpf_dir, attached.pod)? {
+        return by_another(bpf_dir, index, attached);
+    }
     // A reload pins first and swaps then: between the two every filter would look like a stranger's.
     let Some((_shared, pins)) = hold(bpf_dir)? else {
         return Err(differs(format!("no programs are pinned in {}", bpf_dir.display())));
     };
-    let index = signed(ifindex)?;
     for (direction, program) in &pins.programs {
         let present = match attached.mode {
             Mode::Clsact => clsact::query(index, *direction, clsact::Filter::Count)
@@ -265,17 +268,37 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
             Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, *direction), ifindex)?,
         };
         if !present {
-            return Err(differs(format!(
-                "the {} of direction {} on interface {ifindex} is missing",
-                if attached.mode == Mode::Clsact { "tc filter" } else { "tcx link" },
-                if *direction == Direction::DIRECTION_TX { "tx" } else { "rx" },
-            )));
+            return Err(unhooked(ifindex, attached, *direction));
         }
     }
     if owner(&pins, ifindex)? != Some(attached.pod) {
         return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
     }
     Ok(())
+}
+
+/// A pod of another version's is right if it is hooked: with which programs is that version's to know.
+fn by_another(bpf_dir: &Path, index: i32, attached: &Attached) -> Result<()> {
+    let ifindex = index.unsigned_abs();
+    for (direction, _) in PROGRAMS {
+        let present = match attached.mode {
+            Mode::Clsact => clsact::query(index, direction, clsact::Filter::Count)
+                .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
+                .is_some(),
+            Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, direction), ifindex)?,
+        };
+        if !present {
+            return Err(unhooked(ifindex, attached, direction));
+        }
+    }
+    Ok(())
+}
+
+fn unhooked(ifindex: u32, attached: &Attached, direction: Direction) -> Error {
+    let hook = if attached.mode == Mode::Clsact { "tc filter" } else { "tcx link" };
+    let side = if direction == Direction::DIRECTION_TX { "tx" } else { "rx" };
+    let msg = format!("the {hook} of direction {side} on interface {ifindex} is missing");
+    Error::new(Kind::Difference, msg)
 }
 
 /// See [`super::find`].

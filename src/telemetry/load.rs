@@ -22,6 +22,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// The directory of a load under way. A bpffs takes no name with a dot in it.
 const TEMPORARY: &str = "loading";
 
+/// A layout that is being removed.
+const LEAVING: &str = "leaving";
+
 /// Makes sure that programs and maps of this schema are pinned under `bpf_dir`.
 ///
 /// # Errors
@@ -41,8 +44,8 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
 
 /// Removes what a loader left that died; says whether there was such. One that loads is left alone.
 pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
-    let temporary = bpf_dir.join(TEMPORARY);
-    if !temporary.is_dir() {
+    let left = [TEMPORARY, LEAVING].map(|name| bpf_dir.join(name));
+    if !left.iter().any(|left| left.is_dir()) {
         return Ok(false);
     }
     let dir = fs::File::open(bpf_dir)
@@ -50,12 +53,13 @@ pub fn clear_killed(bpf_dir: &Path) -> Result<bool> {
     if dir.try_lock().is_err() {
         return Ok(false);
     }
-    clear(&temporary).map(|()| true)
+    left.iter().try_for_each(|left| clear(left)).map(|()| true)
 }
 
 /// Removes what a loader left that died. Call holding the lock.
 pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
     lock::clear_gate(bpf_dir)?;
+    clear(&bpf_dir.join(LEAVING))?;
     clear(&bpf_dir.join(TEMPORARY))
 }
 
@@ -86,6 +90,20 @@ pub fn aside(bpf_dir: &Path, maps: Option<&Path>) -> Result<PathBuf> {
         Ok(()) => Ok(temporary),
         Err(err) => clear(&temporary).and(Err(err)),
     }
+}
+
+/// Removes a layout's pins: by one renaming first, so that nobody finds a part of them. Call holding the
+/// lock.
+pub fn remove(bpf_dir: &Path, dir: &Path) -> Result<()> {
+    let leaving = bpf_dir.join(LEAVING);
+    clear(&leaving)?;
+    match fs::rename(dir, &leaving) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        renamed => {
+            renamed.context(Kind::Telemetry, || format!("can't rename {}", dir.display()))?
+        }
+    }
+    clear(&leaving)
 }
 
 /// Removes a directory of pins, if it is there.
@@ -121,8 +139,7 @@ pub fn words() -> String {
 }
 
 fn refused(err: libbpf_rs::Error) -> Error {
-    let msg =
-        "the kernel refused the BPF programs (CAP_BPF and CAP_NET_ADMIN, Linux 5.17 or newer?)";
+    let msg = "the kernel refused the BPF programs (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, Linux 5.17 or newer?)";
     Error::new(Kind::Telemetry, msg).details(err).details(verdict(&words()))
 }
 

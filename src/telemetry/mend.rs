@@ -25,10 +25,11 @@ pub fn mend(
         Err(err) if err.kind() == Kind::Difference => {}
         Err(err) => return Err(err),
     }
-    if is_anothers(bpf_dir, attached.pod)? {
+    // It is a reload's to move it with its totals.
+    if registry::is_anothers(bpf_dir, attached.pod)? {
         return Ok(false);
     }
-    let (_shared, pins) = hook::ensure(bpf_dir)?;
+    let (shared, pins) = hook::ensure(bpf_dir)?;
     register(&pins, ifindex, identity, attached)?;
     let index = hook::signed(ifindex)?;
     let refused = |what| move || hook::refused(what, ifindex);
@@ -48,19 +49,9 @@ pub fn mend(
                 .context(Kind::Telemetry, refused("links"))?;
         }
     }
+    // To look at it again takes the lock anew, behind a reload that waits for it.
+    drop(shared);
     hook::verify(bpf_dir, ifindex, attached).map(|()| true)
-}
-
-/// Whether a pod is counted by the programs of another version, with whose maps its totals are: it is a
-/// reload's to move it with them.
-fn is_anothers(bpf_dir: &Path, pod: u32) -> Result<bool> {
-    let (mut known, mut elsewhere) = (false, false);
-    for registry in registry::all(bpf_dir)? {
-        if registry.entry(pod)?.is_some_and(|entry| entry.deleted_ns == 0) {
-            *if registry.current { &mut known } else { &mut elsewhere } = true;
-        }
-    }
-    Ok(elsewhere && !known)
 }
 
 /// Makes sure that both maps know the pod, under the id that its record has.

@@ -3,15 +3,21 @@
 //! Keys are carried as they are: the numbers of an enumeration in `wire.h` are never given to another
 //! meaning, new ones come at its end.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
+    path::Path,
+};
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 
 use super::{
-    reader, sys,
+    reader::{self, TALLIED},
+    sys,
     wire::{
-        CounterKey, Direction, Family, Histogram, HistogramKey, LimitKey, MergeEntry, MergeKind,
-        PodTraffic, RawAttachment, RawLimit, bytes_of, from_bytes, from_other,
+        CounterKey, CounterKind, Direction, Family, Histogram, HistogramKey, LimitKey, MergeEntry,
+        MergeKind, PodTraffic, RawAttachment, RawLimit, TcpResult, bytes_of, from_bytes,
+        from_other,
     },
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -51,7 +57,26 @@ pub fn fits(old: &Path, new: &Path) -> Result<()> {
             return Err(Error::new(Kind::Telemetry, msg));
         }
     }
-    Ok(())
+    ["attachments", "counters", "histograms", "limits"]
+        .into_iter()
+        .try_for_each(|name| has_room(old, new, name))
+}
+
+/// Whether both fit into the new map.
+fn has_room(old: &Path, new: &Path, name: &str) -> Result<()> {
+    let (from, to) = (map(old, name)?, map(new, name)?);
+    let mut keys: BTreeSet<Vec<u8>> = from.keys().collect();
+    keys.extend(to.keys());
+    let (needed, room) = (keys.len(), to.max_entries());
+    if u32::try_from(needed).is_ok_and(|needed| needed <= room) {
+        return Ok(());
+    }
+    let msg = format!(
+        "the totals in {} can't be carried over: the map {name} has {needed} entries, and this version's \
+         holds {room}; use a version whose map is larger, or let pods end and be forgotten first",
+        old.display()
+    );
+    Err(Error::new(Kind::Telemetry, msg))
 }
 
 /// Enters the pods of `old`, the ended ones for the rest of their time, with totals of 0.
@@ -102,33 +127,117 @@ fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Vec<PodTraffic>)>> {
     Ok(all)
 }
 
+/// A total of the old maps, as what weir_merge is given, and the way to take it out of them.
+struct Total {
+    entries: Vec<MergeEntry>,
+    map: &'static str,
+    key: Vec<u8>,
+}
+
 /// Adds all totals of `old`, where nobody counts any more, to those of `new`.
 ///
 /// # Errors
 /// [`Kind::Telemetry`].
-pub fn totals(old: &Path, new: &Path) -> Result<()> {
-    let mut entries = Vec::new();
-    for (key, n) in reader::dump::<CounterKey, u64>(&map(old, "counters")?)? {
+pub fn add_totals(old: &Path, new: &Path) -> Result<()> {
+    let entries: Vec<_> = all(old, new)?.into_iter().flat_map(|total| total.entries).collect();
+    add(new, &entries)
+}
+
+/// As [`add_totals`], and takes them out of `old` as it goes: should the process end meanwhile, who does
+/// it again adds no more than the last hundred entries twice.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub fn take_totals(old: &Path, new: &Path) -> Result<()> {
+    let mut totals = all(old, new)?.into_iter().peekable();
+    while totals.peek().is_some() {
+        let (mut entries, mut taken) = (Vec::new(), Vec::new());
+        while let Some(total) = totals
+            .next_if(|total| entries.is_empty() || entries.len() + total.entries.len() <= ENTRIES)
+        {
+            entries.extend_from_slice(&total.entries);
+            taken.push(total);
+        }
+        add(new, &entries)?;
+        taken.iter().try_for_each(|total| remove(old, total))?;
+    }
+    Ok(())
+}
+
+fn remove(old: &Path, total: &Total) -> Result<()> {
+    let map = map(old, total.map)?;
+    let failed = || format!("can't take a total out of the old map {}", total.map);
+    if total.map == "stats" {
+        let cpus = libbpf_rs::num_possible_cpus()
+            .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+        let none = vec![bytes_of(&0_u64).to_vec(); cpus];
+        return map
+            .update_percpu(&total.key, &none, MapFlags::ANY)
+            .context(Kind::Telemetry, failed);
+    }
+    map.delete(&total.key).context(Kind::Telemetry, failed)
+}
+
+fn all(old: &Path, new: &Path) -> Result<Vec<Total>> {
+    let mut totals = Vec::new();
+    let counters = reader::dump::<CounterKey, u64>(&map(old, "counters")?)?;
+    let mut open = open(&counters);
+    for (key, n) in counters {
         let fields = u32::from_le_bytes([key.kind, key.role, key.a, key.b]);
-        entries.push(entry(MergeKind::MERGE_COUNTER, key.pod, fields, key.c.into(), (n, 0)));
+        let mut entries =
+            vec![entry(MergeKind::MERGE_COUNTER, key.pod, fields, key.c.into(), (n, 0))];
+        if let Some(n) = is_established(&key).then(|| open.remove(&(key.pod, key.role))).flatten() {
+            let fields = u32::from_le_bytes([closed(), key.role, 0, 0]);
+            entries.push(entry(MergeKind::MERGE_COUNTER, key.pod, fields, 0, (n, 0)));
+        }
+        totals.push(Total { entries, map: "counters", key: bytes_of(&key).to_vec() });
     }
     for (key, histogram) in reader::dump::<HistogramKey, Histogram>(&map(old, "histograms")?)? {
-        histogram_entries(key, &histogram, &mut entries);
+        let entries = histogram_entries(key, &histogram);
+        totals.push(Total { entries, map: "histograms", key: bytes_of(&key).to_vec() });
     }
     for (ifindex, pod, values) in traffic(old)? {
-        for value in values {
-            traffic_entries(ifindex, pod, &value, &mut entries);
-        }
+        let entries =
+            values.iter().flat_map(|value| traffic_entries(ifindex, pod, value)).collect();
+        totals.push(Total { entries, map: "pods", key: bytes_of(&ifindex).to_vec() });
     }
     let stats = map(old, "stats")?;
     for stat in 0..stats.max_entries().min(map(new, "stats")?.max_entries()) {
+        // Of a tally what was made is gone with the old maps.
+        let made = TALLIED.iter().find(|(_, _, removed)| removed.0 == stat);
+        let of = made.map_or(stat, |(_, made, _)| made.0);
         let found = stats
-            .lookup_percpu(bytes_of(&stat), MapFlags::ANY)
+            .lookup_percpu(bytes_of(&of), MapFlags::ANY)
             .context(Kind::Telemetry, || "can't read the map stats".into())?;
         let n = found.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum();
-        entries.push(entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0)));
+        let entries = vec![entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0))];
+        totals.push(Total { entries, map: "stats", key: bytes_of(&stat).to_vec() });
     }
-    add(new, &entries)
+    Ok(totals)
+}
+
+/// Connections that are open, by pod and role. Their entries are not carried over, so nobody will see
+/// them close: they have closed with the old maps, or would be active for as long as the pod lives.
+fn open(counters: &[(CounterKey, u64)]) -> BTreeMap<(u32, u8), u64> {
+    let mut open: BTreeMap<_, u64> = BTreeMap::new();
+    for (key, n) in counters.iter().filter(|(key, _)| is_established(key)) {
+        *open.entry((key.pod, key.role)).or_default() += n;
+    }
+    for (key, n) in counters.iter().filter(|(key, _)| key.kind == closed()) {
+        if let Some(open) = open.get_mut(&(key.pod, key.role)) {
+            *open = open.saturating_sub(*n);
+        }
+    }
+    open
+}
+
+fn is_established(key: &CounterKey) -> bool {
+    u32::from(key.kind) == CounterKind::COUNTER_TCP_CONNECTIONS.0
+        && u32::from(key.a) == TcpResult::TCP_RESULT_ESTABLISHED.0
+}
+
+fn closed() -> u8 {
+    CounterKind::COUNTER_TCP_CLOSED.0.to_le_bytes()[0]
 }
 
 fn entry(kind: MergeKind, pod: u32, fields: u32, c: u32, (n, sum): (u64, u64)) -> MergeEntry {
@@ -136,8 +245,9 @@ fn entry(kind: MergeKind, pod: u32, fields: u32, c: u32, (n, sum): (u64, u64)) -
 }
 
 /// The sum goes with the first cell that has any.
-fn histogram_entries(key: HistogramKey, histogram: &Histogram, entries: &mut Vec<MergeEntry>) {
+fn histogram_entries(key: HistogramKey, histogram: &Histogram) -> Vec<MergeEntry> {
     let fields = u32::from_le_bytes([key.kind, key.role, key.a, 0]);
+    let mut entries = Vec::new();
     let mut sum = histogram.sum_ns;
     for (cell, &n) in (0..).zip(&histogram.cells) {
         if n > 0 {
@@ -145,9 +255,11 @@ fn histogram_entries(key: HistogramKey, histogram: &Histogram, entries: &mut Vec
             sum = 0;
         }
     }
+    entries
 }
 
-fn traffic_entries(ifindex: u32, pod: u32, value: &PodTraffic, entries: &mut Vec<MergeEntry>) {
+fn traffic_entries(ifindex: u32, pod: u32, value: &PodTraffic) -> Vec<MergeEntry> {
+    let mut entries = Vec::new();
     for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
         for family in [Family::FAMILY_IPV4, Family::FAMILY_IPV6] {
             let net = value.net[direction.0 as usize][family.0 as usize];
@@ -158,6 +270,7 @@ fn traffic_entries(ifindex: u32, pod: u32, value: &PodTraffic, entries: &mut Vec
             }
         }
     }
+    entries
 }
 
 fn add(new: &Path, entries: &[MergeEntry]) -> Result<()> {

@@ -81,7 +81,7 @@ pub struct Snapshot {
 const AHEAD: Duration = Duration::from_secs(60);
 
 /// The maps that are too large to be read for their size alone, and what tallies their elements.
-const TALLIED: [(&str, Stat, Stat); 5] = [
+pub(super) const TALLIED: [(&str, Stat, Stat); 5] = [
     ("conns", Stat::STAT_CONNS_CREATED, Stat::STAT_CONNS_REMOVED),
     ("dns_pending", Stat::STAT_DNS_CREATED, Stat::STAT_DNS_REMOVED),
     ("inflight_spill", Stat::STAT_SPILL_CREATED, Stat::STAT_SPILL_REMOVED),

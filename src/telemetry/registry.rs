@@ -12,7 +12,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use super::{
     hook::{nanoseconds, now},
     lock, pin, reader,
-    wire::{RawAttachment, bytes_of, from_other},
+    wire::{LimitKey, RawAttachment, RawLimit, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
 
@@ -33,12 +33,19 @@ pub(super) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.context(Kind::Telemetry, failed)?.path();
+        let entry = entry.context(Kind::Telemetry, failed)?;
+        // What only has such a name is none, and nothing else of it is looked at.
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         if name.len() == pin::SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
             found.push(path);
         }
     }
+    // Whoever locks several does it in this order.
+    found.sort();
     Ok(found)
 }
 
@@ -53,6 +60,43 @@ pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
 fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {
     let all = reader::dump::<u32, RawAttachment>(map)?;
     Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
+}
+
+/// Whether a living pod is counted by the programs of another version, with whose maps its totals are.
+///
+/// # Errors
+/// As [`all`].
+pub(super) fn is_anothers(bpf_dir: &Path, pod: u32) -> Result<bool> {
+    // Nearly always there is but one.
+    let current = pin::dir(bpf_dir);
+    if layouts(bpf_dir)?.iter().all(|dir| *dir == current) {
+        return Ok(false);
+    }
+    let (mut known, mut elsewhere) = (false, false);
+    for registry in all(bpf_dir)? {
+        if registry.entry(pod)?.is_some_and(|entry| entry.deleted_ns == 0) {
+            *if registry.current { &mut known } else { &mut elsewhere } = true;
+        }
+    }
+    Ok(elsewhere && !known)
+}
+
+/// Whether an interface is limited by the programs of another version, and by none of this one's.
+///
+/// # Errors
+/// [`Kind::Telemetry`] naming the pin.
+pub(super) fn limits_elsewhere(bpf_dir: &Path, ifindex: u32) -> Result<bool> {
+    let current = pin::dir(bpf_dir);
+    let (mut here, mut elsewhere) = (false, false);
+    for dir in layouts(bpf_dir)? {
+        // One that a reload removes meanwhile has been carried over.
+        let Ok(map) = MapHandle::from_pinned_path(dir.join("limits")) else { continue };
+        let limits = reader::dump::<LimitKey, RawLimit>(&map)?;
+        if limits.iter().any(|(key, _)| key.ifindex == ifindex) {
+            *if dir == current { &mut here } else { &mut elsewhere } = true;
+        }
+    }
+    Ok(elsewhere && !here)
 }
 
 /// Every layout's.

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libbpf_rs::Program;
+use libbpf_rs::{MapHandle, Program};
 use nix::errno::Errno;
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     registry::{layouts, living},
     swap::{self, Swap},
     sys,
-    wire::{Direction, RawAttachment},
+    wire::{Direction, LimitKey, RawAttachment, RawLimit},
 };
 use crate::error::{Context, Error, Kind, Result};
 
@@ -77,21 +77,31 @@ pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
         load::clear(&new)?;
         swapped?;
         for dir in old {
-            carry(bpf_dir, &dir, &current, &mut done)?;
+            let _alone = lock::alone(&dir)?;
+            if !carried(&current, &dir).is_dir() {
+                move_pods(bpf_dir, &dir, &current, &mut done)?;
+                merge::take_totals(&dir, &current)?;
+            }
+            forget(bpf_dir, &current, &dir)?;
         }
         return Ok(done);
     }
     let new = load::aside(bpf_dir, None)?;
     done.load = begun.elapsed();
-    let carried = old.iter().try_for_each(|dir| carry(bpf_dir, dir, &new, &mut done));
-    if let Err(err) = carried {
-        return load::clear(&new).and(Err(err));
-    }
+    // Held until nobody finds the old ones any more: who ends a pod meanwhile would mark it there alone.
+    let held = old.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>();
+    let moved = held.and_then(|held| {
+        // All of them, before the first pod is moved.
+        old.iter().try_for_each(|dir| merge::fits(dir, &new))?;
+        old.iter().try_for_each(|dir| move_whole(bpf_dir, dir, &new, &mut done)).map(|()| held)
+    });
+    let _held = match moved {
+        Ok(held) => held,
+        Err(err) => return load::clear(&new).and(Err(err)),
+    };
     fs::rename(&new, &current)
         .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
-    for dir in old {
-        load::clear(&dir)?;
-    }
+    old.iter().try_for_each(|dir| forget(bpf_dir, &current, dir))?;
     Ok(done)
 }
 
@@ -116,25 +126,49 @@ fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded
         fs::rename(&from, current.join(name))
             .context(Kind::Telemetry, || format!("can't rename {}", from.display()))?;
     }
-    swap(bpf_dir, &programs, &pods, done)
+    swap(bpf_dir, &programs, &pods, &limited(current)?, done)
 }
 
-/// Moves the pods of another layout, and their totals, to the maps in `new`.
-fn carry(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
-    let _alone = lock::alone(old)?;
+/// Moves the pods of another layout, and their totals, to maps that nobody finds yet. The directory that
+/// says so appears with the maps: should this process end before the old ones are removed, the next reload
+/// doesn't add their totals again.
+fn move_whole(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
+    move_pods(bpf_dir, old, new, done)?;
+    merge::add_totals(old, new)?;
+    let sign = carried(new, old);
+    fs::create_dir(&sign).context(Kind::Telemetry, || format!("can't make {}", sign.display()))
+}
+
+/// What says, within a layout's directory, that the totals of another are in its maps.
+fn carried(new: &Path, old: &Path) -> PathBuf {
+    new.join(format!("carried-{}", old.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Removes a layout whose totals are carried over, and the sign that they are.
+fn forget(bpf_dir: &Path, new: &Path, old: &Path) -> Result<()> {
+    load::remove(bpf_dir, old)?;
+    load::clear(&carried(new, old))
+}
+
+/// Moves the pods of another layout to the maps in `new`. Its totals are final then.
+fn move_pods(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
     merge::fits(old, new)?;
     let programs = programs(new)?;
     merge::register(old, new)?;
-    swap(bpf_dir, &programs, &living(old)?, done)?;
+    let (pods, limited) = (living(old)?, limited(old)?);
+    if let Err(err) = swap(bpf_dir, &programs, &pods, &limited, done) {
+        // Some are swapped by now, to maps that may go with this error: nobody would know them there.
+        let back = self::programs(old)
+            .and_then(|programs| swap(bpf_dir, &programs, &pods, &limited, done));
+        return Err(back.err().into_iter().fold(err, |err, also| err.details(also)));
+    }
     if sys::wait_for_runs().is_err() {
         // A kernel with nohz_full has no such barrier; no run takes so long.
         std::thread::sleep(Duration::from_millis(200));
     }
-    merge::totals(old, new)?;
     let name = old.file_name().unwrap_or_default();
     done.from.push(name.to_string_lossy().into_owned());
-    // What was carried must not be carried twice, whatever happens next.
-    load::clear(old)
+    Ok(())
 }
 
 fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
@@ -146,25 +180,42 @@ fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
     Ok([a?, b?, c?, d?])
 }
 
-/// Swaps every hook of every pod; one whose interface is gone meanwhile has none. Links are opened
+/// What is limited by the programs of a layout, whether it is counted or not.
+fn limited(dir: &Path) -> Result<Vec<LimitKey>> {
+    let path = dir.join("limits");
+    let map = MapHandle::from_pinned_path(&path)
+        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
+    let all = reader::dump::<LimitKey, RawLimit>(&map)?;
+    Ok(all.into_iter().map(|(key, _)| key).collect())
+}
+
+/// Swaps every hook of every pod, and every limit; one whose interface is gone meanwhile has none. Links are opened
 /// before the first swap, filters swapped many at a time.
 fn swap(
     bpf_dir: &Path,
     programs: &[OwnedFd; 4],
     pods: &[(u32, RawAttachment)],
+    limited: &[LimitKey],
     done: &mut Reloaded,
 ) -> Result<()> {
     let (mut filters, mut links) = (Vec::new(), Vec::new());
-    for (pod, raw) in pods {
-        for (&(name, direction, filter), program) in HOOKED.iter().zip(programs) {
-            let program = program.as_fd();
-            if reader::mode(raw) == Mode::Tcx && filter == Filter::Count {
+    for (&(name, direction, filter), program) in HOOKED.iter().zip(programs) {
+        let program = program.as_fd();
+        if filter != Filter::Count {
+            let theirs = limited.iter().filter(|key| key.direction == direction.0);
+            for ifindex in theirs.filter_map(|key| i32::try_from(key.ifindex).ok()) {
+                filters.push((None, Swap { program, name, ifindex, direction, filter }));
+            }
+            continue;
+        }
+        for (pod, raw) in pods {
+            if reader::mode(raw) == Mode::Tcx {
                 let pin = pin::link(bpf_dir, *pod, direction);
                 let link = sys::open_link(&pin)
                     .context(Kind::Telemetry, || format!("can't open {}", pin.display()))?;
                 links.extend(link.map(|link| (*pod, raw.ifindex, link, program)));
             } else if let Ok(ifindex) = i32::try_from(raw.ifindex) {
-                filters.push((*pod, Swap { program, name, ifindex, direction, filter }));
+                filters.push((Some(*pod), Swap { program, name, ifindex, direction, filter }));
             }
         }
     }
@@ -187,7 +238,8 @@ fn swap(
         let ifindex = requests.get(position).map_or(0, |swap| swap.ifindex.unsigned_abs());
         refused(ifindex, &err)
     })?;
-    swapped.extend(filters.iter().zip(there).filter(|(_, there)| *there).map(|((pod, _), _)| *pod));
+    let there = filters.iter().zip(there).filter(|(_, there)| *there);
+    swapped.extend(there.filter_map(|((pod, _), _)| *pod));
     done.swap += begun.elapsed();
     done.pods += swapped.len();
     Ok(())

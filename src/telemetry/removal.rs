@@ -50,7 +50,7 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
                 }
             }
         }
-        load::clear(&dir)?;
+        load::remove(bpf_dir, &dir)?;
         removed.pins = true;
     }
     for pod in pin::linked(bpf_dir)? {

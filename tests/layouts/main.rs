@@ -11,6 +11,7 @@
 
 #[path = "../netns/exchanges.rs"]
 mod exchanges;
+mod killed;
 #[path = "../netns/node.rs"]
 #[allow(dead_code, reason = "the language has words that this test doesn't need")]
 mod node;

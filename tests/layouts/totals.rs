@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use libbpf_rs::{MapCore, MapHandle};
 use serde_json::json;
 use weir::telemetry::{
     pin,
     reader::{Maps, Snapshot},
-    wire::{CounterKind, Role},
+    wire::{CounterKey, CounterKind, Role, TcpResult},
 };
 
 use crate::{
@@ -82,6 +83,24 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// All are closed by now, those too that were open in a swap and that nobody has seen close.
+    fn assert_no_connection_is_left_over(&self) {
+        let snapshot = self.snapshot();
+        let count = |kind: CounterKind, a: u32| -> u64 {
+            let of = |key: &CounterKey| u32::from(key.kind) == kind.0 && u32::from(key.a) == a;
+            snapshot.counters.iter().filter(|(key, _)| of(key)).map(|(_, n)| n).sum()
+        };
+        let established = TcpResult::TCP_RESULT_ESTABLISHED.0;
+        let established = count(CounterKind::COUNTER_TCP_CONNECTIONS, established);
+        assert_eq!(established, count(CounterKind::COUNTER_TCP_CLOSED, 0));
+        let conns = snapshot.maps.iter().find(|map| map.name == "conns").unwrap();
+        let pinned = pin::dir(&self.node.bpf_dir()).join("conns");
+        let there = MapHandle::from_pinned_path(pinned).unwrap().keys().count();
+        assert_eq!(conns.entries, u64::try_from(there).unwrap());
+    }
+}
+
 /// Requests of GET by HTTP/1.1 with 200, by role.
 fn requests(snapshot: &Snapshot) -> [u64; 2] {
     [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
@@ -133,6 +152,7 @@ fn totals_survive(attach: &'static str) {
         over.store(true, Ordering::Relaxed);
     });
     pair.assert_bytes_are_the_links();
+    pair.assert_no_connection_is_left_over();
 }
 
 #[test]
