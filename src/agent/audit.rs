@@ -26,7 +26,7 @@ pub struct Audit {
 impl Audit {
     /// Asks about the next ones in turn, and marks all that are known to be without their hook.
     ///
-    /// `verify` is [`telemetry::verify`](crate::telemetry::verify) of an interface's attachment.
+    /// `verify` is [`telemetry::verify_at_once`](crate::telemetry::verify_at_once) of an interface's attachment.
     pub fn run(&mut self, members: &mut [Member], verify: impl Fn(u32, &Attached) -> Result<()>) {
         let mut hooked: Vec<_> = members.iter().filter_map(Member::hooked).collect();
         hooked.sort_by_key(|(_, attached)| attached.pod);
@@ -38,6 +38,8 @@ impl Audit {
             match verify(*ifindex, attached) {
                 Ok(()) => self.detached.remove(&attached.pod),
                 Err(err) if err.kind() == Kind::Difference => self.detached.insert(attached.pod),
+                // A reload has it: these are asked about next time.
+                Err(err) if err.kind() == Kind::TryAgain => break,
                 // The kernel could not be asked, which proves nothing.
                 Err(_) => continue,
             };

@@ -355,7 +355,7 @@ impl Worker {
         };
         let (own, mut members) = self.join(own, snapshot.as_ref());
         self.audit.run(&mut members, |ifindex, attached| {
-            telemetry::verify(&self.bpf_dir, ifindex, attached)
+            telemetry::verify_at_once(&self.bpf_dir, ifindex, attached)
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let snapshot = snapshot.unwrap_or_default();

@@ -69,12 +69,15 @@ impl Counting {
     /// Makes a failure to count an uncounted pod, unless counting is required.
     ///
     /// # Errors
-    /// The failure, if counting is required, or if it is none of telemetry or the kernel: a wrong
-    /// namespace, or a record that can't be written, is not a matter of counting alone.
+    /// The failure, if counting is required, or if it is none of telemetry, of its locks or of the kernel: a
+    /// wrong namespace, or a record that can't be written, is not a matter of counting alone.
     pub fn tolerate<T>(&self, attempt: Result<T>) -> Result<Option<T>> {
         match attempt {
             Ok(done) => Ok(Some(done)),
-            Err(err) if !self.required && matches!(err.kind(), Kind::Telemetry | Kind::Kernel) => {
+            Err(err)
+                if !self.required
+                    && matches!(err.kind(), Kind::Telemetry | Kind::TryAgain | Kind::Kernel) =>
+            {
                 eprintln!("weir: the pod goes uncounted: {err}");
                 Ok(None)
             }

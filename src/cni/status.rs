@@ -83,9 +83,13 @@ fn note_detached(call: &Call) -> Result<()> {
         _ => None,
     });
     for (attachment, index, attached, bpf_dir) in hooked {
-        let found = telemetry::verify(&bpf_dir, index, &attached);
-        if found.is_err_and(|err| err.kind() == Kind::Difference) {
-            eprintln!("weir: {attachment} is not counted any more; mend it: weir reconcile");
+        match telemetry::verify_at_once(&bpf_dir, index, &attached) {
+            Err(err) if err.kind() == Kind::Difference => {
+                eprintln!("weir: {attachment} is not counted any more; mend it: weir reconcile");
+            }
+            // Somebody loads or swaps programs; whether anything is wrong is the next STATUS's to say.
+            Err(err) if err.kind() == Kind::TryAgain => break,
+            _ => {}
         }
     }
     Ok(())

@@ -51,18 +51,18 @@ fn unpinned(bpf_dir: &Path) -> Error {
 }
 
 /// The pins, and the lock by which no reload swaps them meanwhile.
-fn hold(bpf_dir: &Path) -> Result<Option<(fs::File, Pins)>> {
-    let Some(shared) = lock::share(&pin::dir(bpf_dir))? else { return Ok(None) };
+fn hold(bpf_dir: &Path, patience: Duration) -> Result<Option<(fs::File, Pins)>> {
+    let Some(shared) = lock::share(&pin::dir(bpf_dir), patience)? else { return Ok(None) };
     Ok(Pins::open(bpf_dir)?.map(|pins| (shared, pins)))
 }
 
 /// As [`hold`], after loading what is not there.
 pub(super) fn ensure(bpf_dir: &Path) -> Result<(fs::File, Pins)> {
-    if let Some(held) = hold(bpf_dir)? {
+    if let Some(held) = hold(bpf_dir, lock::WAIT)? {
         return Ok(held);
     }
     load::ensure(bpf_dir)?;
-    hold(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))
+    hold(bpf_dir, lock::WAIT)?.ok_or_else(|| unpinned(bpf_dir))
 }
 
 /// See [`super::intend`].
@@ -211,7 +211,7 @@ pub fn detach(
     stays: Option<u32>,
 ) -> Result<()> {
     libbpf_rs::set_print(None);
-    let known = registry::all(bpf_dir);
+    let known = registry::all(bpf_dir, lock::WAIT);
     let entries: Vec<_> = known.iter().flatten().map(|known| known.entry(attached.pod)).collect();
     // A call that was killed may have journaled an id that was another pod's already.
     let ours = |entry: &RawAttachment| entry.container_id == field(container_id);
@@ -236,7 +236,7 @@ pub fn detach(
 pub fn end(bpf_dir: &Path, attached: &Attached, stays: Option<u32>) -> Result<()> {
     libbpf_rs::set_print(None);
     unhook(bpf_dir, stays, attached)?;
-    registry::all(bpf_dir)?.iter().try_for_each(|known| known.mark_ended(attached.pod))
+    registry::all(bpf_dir, lock::WAIT)?.iter().try_for_each(|known| known.mark_ended(attached.pod))
 }
 
 /// The entry of an id in the map `attachments`.
@@ -247,15 +247,15 @@ pub(super) fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>>
 }
 
 /// See [`super::verify`].
-pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
+pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached, patience: Duration) -> Result<()> {
     libbpf_rs::set_print(None);
     let differs = |what: String| Error::new(Kind::Difference, what);
     let index = signed(ifindex)?;
-    if registry::is_anothers(bpf_dir, attached.pod)? {
+    if registry::is_anothers(bpf_dir, attached.pod, patience)? {
         return by_another(bpf_dir, index, attached);
     }
     // A reload pins first and swaps then: between the two every filter would look like a stranger's.
-    let Some((_shared, pins)) = hold(bpf_dir)? else {
+    let Some((_shared, pins)) = hold(bpf_dir, patience)? else {
         return Err(differs(format!("no programs are pinned in {}", bpf_dir.display())));
     };
     for (direction, program) in &pins.programs {
@@ -307,7 +307,7 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
     // Compared as the map has them, where a long id is cut.
     let (container_id, ifname) = (field(container_id), field(ifname));
     let mut theirs = Vec::new();
-    for known in registry::all(bpf_dir)? {
+    for known in registry::all(bpf_dir, lock::WAIT)? {
         let living = known.living()?.into_iter();
         let living = living
             .filter(|(_, raw)| raw.container_id == container_id && raw.ifname == ifname)

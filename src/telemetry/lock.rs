@@ -7,13 +7,21 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
-const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(10);
+
+/// For who would rather not know than wait.
+pub const AT_ONCE: Duration = Duration::ZERO;
+
+/// How long a process waits in all: one that looks at many pods would wait for each of them behind a
+/// process that was stopped with a lock in its hands.
+const IN_ALL: Duration = Duration::from_secs(20);
 
 /// Locked by who waits to swap programs. Without it pods that are hooked one over the other, without
 /// an end, would never let him: a flock is given to whoever may share it, however long others wait.
@@ -24,24 +32,25 @@ const GATE: &str = "waiting";
 /// # Errors
 /// [`Kind::TryAgain`]: another process has it for ten seconds.
 pub fn loading(bpf_dir: &Path) -> Result<fs::File> {
-    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock)
+    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock, WAIT)
 }
 
 /// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
-/// `None`: there is no such directory. Whoever holds one already must not ask for another.
+/// `None`: there is no such directory. Whoever holds one already must not ask for another. Waits no longer
+/// than `patience`.
 ///
 /// # Errors
 /// As [`loading`].
-pub fn share(dir: &Path) -> Result<Option<fs::File>> {
-    dir.parent().map_or(Ok(()), give_way)?;
-    share_behind_the_gate(dir)
+pub fn share(dir: &Path, patience: Duration) -> Result<Option<fs::File>> {
+    dir.parent().map_or(Ok(()), |bpf_dir| give_way(bpf_dir, patience))?;
+    share_behind_the_gate(dir, patience)
 }
 
 /// As [`share`], for who gave way already.
-pub fn share_behind_the_gate(dir: &Path) -> Result<Option<fs::File>> {
+pub fn share_behind_the_gate(dir: &Path, patience: Duration) -> Result<Option<fs::File>> {
     match fs::File::open(dir) {
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
-        opened => wait(opened, dir, fs::File::try_lock_shared).map(Some),
+        opened => wait(opened, dir, fs::File::try_lock_shared, patience).map(Some),
     }
 }
 
@@ -49,12 +58,12 @@ pub fn share_behind_the_gate(dir: &Path) -> Result<Option<fs::File>> {
 ///
 /// # Errors
 /// As [`loading`].
-pub fn give_way(bpf_dir: &Path) -> Result<()> {
+pub fn give_way(bpf_dir: &Path, patience: Duration) -> Result<()> {
     let gate = bpf_dir.join(GATE);
     match fs::File::open(&gate) {
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
         // One that was killed there left it open.
-        opened => wait(opened, &gate, fs::File::try_lock_shared).map(|_| ()),
+        opened => wait(opened, &gate, fs::File::try_lock_shared, patience).map(|_| ()),
     }
 }
 
@@ -64,7 +73,7 @@ pub fn give_way(bpf_dir: &Path) -> Result<()> {
 /// As [`loading`].
 pub fn alone(dir: &Path) -> Result<fs::File> {
     let _gate = dir.parent().map(Gate::close).transpose()?;
-    wait(fs::File::open(dir), dir, fs::File::try_lock)
+    wait(fs::File::open(dir), dir, fs::File::try_lock, WAIT)
 }
 
 /// Removes a gate that somebody left who was killed. Call holding the lock of those who load.
@@ -95,7 +104,7 @@ impl Gate {
             _ => {}
         }
         let gate = Self(path);
-        let locked = wait(fs::File::open(&gate.0), &gate.0, fs::File::try_lock)?;
+        let locked = wait(fs::File::open(&gate.0), &gate.0, fs::File::try_lock, WAIT)?;
         Ok((gate, locked))
     }
 }
@@ -109,23 +118,35 @@ impl Drop for Gate {
 
 type Lock = fn(&fs::File) -> std::result::Result<(), TryLockError>;
 
-fn wait(opened: io::Result<fs::File>, path: &Path, lock: Lock) -> Result<fs::File> {
+fn wait(
+    opened: io::Result<fs::File>,
+    path: &Path,
+    lock: Lock,
+    patience: Duration,
+) -> Result<fs::File> {
+    static WAITED: Mutex<Duration> = Mutex::new(Duration::ZERO);
     let file = opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    let deadline = Instant::now() + WAIT;
-    loop {
+    let left = WAITED.lock().map_or(IN_ALL, |waited| IN_ALL.saturating_sub(*waited));
+    let (begun, patience) = (Instant::now(), patience.min(left));
+    let locked = loop {
         match lock(&file) {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {}
+            Ok(()) => break Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => {}
             Err(err) => {
                 let shown = path.display();
                 let msg = format!(
-                    "{shown} is locked by a process that loads or swaps programs, or hooks a pod"
+                    "{shown} is locked by a process that loads or swaps programs, or hooks a pod; \
+                     `fuser -v {shown}` names it"
                 );
-                return Err(Error::new(Kind::TryAgain, msg).details(err));
+                break Err(Error::new(Kind::TryAgain, msg).details(err));
             }
         }
         std::thread::sleep(Duration::from_millis(2));
+    };
+    if let Ok(mut waited) = WAITED.lock() {
+        *waited += begun.elapsed();
     }
+    locked
 }
 
 #[cfg(test)]
@@ -147,7 +168,7 @@ mod tests {
         let (over, taken) = (AtomicBool::new(false), AtomicU32::new(0));
         let hooks = || {
             while !over.load(Ordering::Relaxed) {
-                let shared = share(&dir).unwrap();
+                let shared = share(&dir, WAIT).unwrap();
                 let turn = taken.fetch_add(1, Ordering::SeqCst) + 1;
                 let begun = Instant::now();
                 while taken.load(Ordering::SeqCst) == turn
@@ -169,7 +190,7 @@ mod tests {
         assert!(!bpf_dir.join(GATE).exists());
         // One who was killed while he waited.
         fs::create_dir(bpf_dir.join(GATE)).unwrap();
-        assert!(share(&dir).unwrap().is_some());
+        assert!(share(&dir, WAIT).unwrap().is_some());
         assert!(alone(&dir).is_ok());
         fs::remove_dir_all(&bpf_dir).unwrap();
     }

@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::{
     Attached, Identity, Mode, clsact,
     hook::{self, Pins},
-    pin, registry, sys,
+    lock, pin, registry, sys,
     wire::{bytes_of, field},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -20,13 +20,13 @@ pub fn mend(
     identity: &Identity,
     attached: &Attached,
 ) -> Result<bool> {
-    match hook::verify(bpf_dir, ifindex, attached) {
+    match hook::verify(bpf_dir, ifindex, attached, lock::WAIT) {
         Ok(()) => return Ok(false),
         Err(err) if err.kind() == Kind::Difference => {}
         Err(err) => return Err(err),
     }
     // It is a reload's to move it with its totals.
-    if registry::is_anothers(bpf_dir, attached.pod)? {
+    if registry::is_anothers(bpf_dir, attached.pod, lock::WAIT)? {
         return Ok(false);
     }
     let (shared, pins) = hook::ensure(bpf_dir)?;
@@ -51,7 +51,7 @@ pub fn mend(
     }
     // To look at it again takes the lock anew, behind a reload that waits for it.
     drop(shared);
-    hook::verify(bpf_dir, ifindex, attached).map(|()| true)
+    hook::verify(bpf_dir, ifindex, attached, lock::WAIT).map(|()| true)
 }
 
 /// Makes sure that both maps know the pod, under the id that its record has.

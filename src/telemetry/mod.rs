@@ -131,7 +131,15 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
 /// # Errors
 /// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    hook::verify(bpf_dir, ifindex, attached)
+    hook::verify(bpf_dir, ifindex, attached, lock::WAIT)
+}
+
+/// As [`verify`], and waits for nobody.
+///
+/// # Errors
+/// As [`verify`]; [`Kind::TryAgain`](crate::error::Kind::TryAgain) while programs are swapped.
+pub fn verify_at_once(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
+    hook::verify(bpf_dir, ifindex, attached, lock::AT_ONCE)
 }
 
 /// Puts back what [`verify`] misses: hooks that somebody took off, or, where the maps were lost, the pod

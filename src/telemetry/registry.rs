@@ -5,6 +5,7 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -66,14 +67,14 @@ fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {
 ///
 /// # Errors
 /// As [`all`].
-pub(super) fn is_anothers(bpf_dir: &Path, pod: u32) -> Result<bool> {
+pub(super) fn is_anothers(bpf_dir: &Path, pod: u32, patience: Duration) -> Result<bool> {
     // Nearly always there is but one.
     let current = pin::dir(bpf_dir);
     if layouts(bpf_dir)?.iter().all(|dir| *dir == current) {
         return Ok(false);
     }
     let (mut known, mut elsewhere) = (false, false);
-    for registry in all(bpf_dir)? {
+    for registry in all(bpf_dir, patience)? {
         if registry.entry(pod)?.is_some_and(|entry| entry.deleted_ns == 0) {
             *if registry.current { &mut known } else { &mut elsewhere } = true;
         }
@@ -103,12 +104,14 @@ pub(super) fn limits_elsewhere(bpf_dir: &Path, ifindex: u32) -> Result<bool> {
 ///
 /// # Errors
 /// [`Kind::Telemetry`] naming the pin; [`Kind::TryAgain`]: a reload has swapped programs for ten seconds.
-pub(super) fn all(bpf_dir: &Path) -> Result<Vec<Registry>> {
+pub(super) fn all(bpf_dir: &Path, patience: Duration) -> Result<Vec<Registry>> {
     'again: loop {
-        lock::give_way(bpf_dir)?;
+        lock::give_way(bpf_dir, patience)?;
         let mut all = Vec::new();
         for dir in layouts(bpf_dir)? {
-            let Some(shared) = lock::share_behind_the_gate(&dir)? else { continue 'again };
+            let Some(shared) = lock::share_behind_the_gate(&dir, patience)? else {
+                continue 'again;
+            };
             // A reload that was waited for has carried it over, to one that wasn't there before.
             if !dir.is_dir() {
                 continue 'again;

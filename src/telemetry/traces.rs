@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Attached, Mode, hook, limit, load, pin, reader, registry,
+    Attached, Mode, hook, limit, load, lock, pin, reader, registry,
     wire::{RawAttachment, field},
 };
 use crate::{attachment::Attachment, error::Result};
@@ -50,7 +50,7 @@ impl Trace {
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry); that nothing was ever loaded is no error.
 pub fn list(bpf_dir: &Path) -> Result<Vec<Trace>> {
     let mut traces = BTreeMap::new();
-    for known in registry::all(bpf_dir)? {
+    for known in registry::all(bpf_dir, lock::WAIT)? {
         for (pod, entry) in known.living()? {
             let attached = Attached { pod, mode: reader::mode(&entry) };
             traces.insert(pod, Trace { attached, entry: Some(entry) });

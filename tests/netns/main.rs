@@ -25,6 +25,7 @@ mod example_lists;
 mod exchanges;
 mod flushed;
 mod gc;
+mod held_pins;
 mod install;
 mod libcni;
 mod net_apply;

@@ -1,0 +1,39 @@
+//! A reload that stands still with the lock of the pins in its hands: nobody goes without a network for
+//! it, and STATUS waits for nothing.
+
+use std::{fs, time::Instant};
+
+use serde_json::json;
+use weir::telemetry::pin;
+
+use crate::counted::Counted;
+
+#[test]
+fn pods_start_and_the_node_stays_ready_while_a_reload_stands_still() {
+    let counted = Counted::new("held-pins");
+    let [a, b] = ["a", "b"].map(|id| counted.host.container(id));
+    counted.call("ADD", Some(&a), "clsact").succeed();
+    let bpf_dir = counted.bpffs.join("weir");
+    let gate = bpf_dir.join("waiting");
+    fs::create_dir(&gate).unwrap();
+    for held in [pin::dir(&bpf_dir), gate.clone()] {
+        let lock = fs::File::open(&held).unwrap();
+        lock.lock().unwrap();
+        let begun = Instant::now();
+        counted.call("STATUS", None, "clsact").within(5).succeed();
+        eprintln!("STATUS in {:?} while {} is held", begun.elapsed(), held.display());
+        drop(lock);
+    }
+    // Where the pod may go uncounted it does, after the ten seconds that a load may take.
+    let lock = fs::File::open(&gate).unwrap();
+    lock.lock().unwrap();
+    let add = counted.call("ADD", Some(&b), "clsact").key("telemetry", json!({"required": false}));
+    let answer = add.within(60).answer();
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert!(answer.stderr.contains("the pod goes uncounted"), "{answer:?}");
+    assert_eq!(counted.host.node.links().len(), 3);
+    drop(lock);
+    counted.call("DEL", Some(&b), "clsact").succeed();
+    counted.call("DEL", Some(&a), "clsact").succeed();
+    assert_eq!(counted.host.node.links(), ["lo"]);
+}
