@@ -328,6 +328,7 @@ impl Worker {
 
     fn read(&mut self) -> Cached {
         let taken = Instant::now();
+        let still = telemetry::hold_still(&self.bpf_dir);
         let snapshot = match self.maps.as_ref().map(Maps::snapshot) {
             Some(Ok(snapshot)) => Some(snapshot),
             Some(Err(err)) => {
@@ -336,6 +337,7 @@ impl Worker {
             }
             None => None,
         };
+        drop(still);
         let of_pods = snapshot.as_ref().map(|snapshot| &snapshot.pods);
         // One that came after the reading has a higher id than all that are in it.
         let gone = |id: u32| {

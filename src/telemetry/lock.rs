@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Kind, Result};
 /// How long an ADD waits for another that is loading: a verifier under emulation needs seconds.
 pub const WAIT: Duration = Duration::from_secs(10);
 
+/// For who reads totals: longer than it takes to carry those of all pods of a node over.
+pub const A_MOMENT: Duration = Duration::from_millis(500);
+
 /// For who would rather not know than wait.
 pub const AT_ONCE: Duration = Duration::ZERO;
 
@@ -128,6 +131,7 @@ fn wait(
     let file = opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
     let left = WAITED.lock().map_or(IN_ALL, |waited| IN_ALL.saturating_sub(*waited));
     let (begun, patience) = (Instant::now(), patience.min(left));
+    let mut waited = false;
     let locked = loop {
         match lock(&file) {
             Ok(()) => break Ok(file),
@@ -141,10 +145,11 @@ fn wait(
                 break Err(Error::new(Kind::TryAgain, msg).details(err));
             }
         }
+        waited = true;
         std::thread::sleep(Duration::from_millis(2));
     };
-    if let Ok(mut waited) = WAITED.lock() {
-        *waited += begun.elapsed();
+    if let (true, Ok(mut in_all)) = (waited, WAITED.lock()) {
+        *in_all += begun.elapsed();
     }
     locked
 }

@@ -134,6 +134,13 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     hook::verify(bpf_dir, ifindex, attached, lock::WAIT)
 }
 
+/// Held while the totals are read, so that no reload carries others over meanwhile: between the two a pod
+/// would be there without its totals. `None` where a reload takes half a second and more, or there are no
+/// maps: what is read then may be half of it.
+pub fn hold_still(bpf_dir: &Path) -> Option<std::fs::File> {
+    lock::share_behind_the_gate(&pin::dir(bpf_dir), lock::A_MOMENT).ok().flatten()
+}
+
 /// As [`verify`], and waits for nobody.
 ///
 /// # Errors

@@ -76,8 +76,12 @@ pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
         let swapped = swap_in_place(bpf_dir, &current, &new, &mut done);
         load::clear(&new)?;
         swapped?;
+        // Whoever reads these maps waits as well: for them a pod has all its totals, or is not there yet.
+        let mut all = old.clone();
+        all.push(current.clone());
+        all.sort();
+        let _held = all.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>()?;
         for dir in old {
-            let _alone = lock::alone(&dir)?;
             if !carried(&current, &dir).is_dir() {
                 move_pods(bpf_dir, &dir, &current, &mut done)?;
                 merge::take_totals(&dir, &current)?;

@@ -32,11 +32,11 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(label: &str, attach: &'static str) -> Self {
+    fn new(label: &str, attach: &'static str, version: Version) -> Self {
         let node = Upgraded::new(label, attach);
         let [server, client] = ["server", "client"].map(|id| node.host.container(id));
-        let reply = node.call(Version::This, "ADD", &server).succeed();
-        node.call(Version::This, "ADD", &client).succeed();
+        let reply = node.call(version, "ADD", &server).succeed();
+        node.call(version, "ADD", &client).succeed();
         let address: IpAddr = ips(&reply)[0].parse().unwrap();
         let link = reply["interfaces"][0]["name"].as_str().unwrap().to_owned();
         Self { node, server, client, address: (address, 8080).into(), link }
@@ -115,7 +115,7 @@ fn requests(snapshot: &Snapshot) -> [u64; 2] {
 }
 
 fn totals_survive(attach: &'static str) {
-    let pair = Pair::new(&format!("layouts-{attach}"), attach);
+    let pair = Pair::new(&format!("layouts-{attach}"), attach, Version::This);
     // Before the clock of the first reload runs.
     Version::Other.weir();
     let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -181,4 +181,48 @@ fn watch(pair: &Pair, over: &AtomicBool) -> u64 {
         scrapes += 1;
     }
     scrapes
+}
+
+/// The maps are there already, and read all the time, when the pods of the other version come to them.
+#[test]
+fn a_scrape_sees_a_pod_with_all_its_totals_or_not_at_all() {
+    let pair = Pair::new("layouts-scrape", "clsact", Version::Other);
+    let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
+    let bpf_dir = pair.node.bpf_dir();
+    let (never, first) = (AtomicBool::new(false), 500);
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        serve(&pair.server.space, pair.address, scope, &over);
+        assert_eq!(ask(&pair.client.space, pair.address, &never, first), first);
+        let other = pair.node.host.container("other");
+        pair.node.call(Version::This, "ADD", &other).succeed();
+        let _busy = Over(&busy);
+        let watcher = scope.spawn(|| {
+            let (mut last, mut seen) = (0, 0);
+            while !busy.load(Ordering::Relaxed) {
+                let still = weir::telemetry::hold_still(&bpf_dir);
+                let snapshot = Maps::open(&bpf_dir).unwrap().snapshot().unwrap();
+                drop(still);
+                if snapshot.pods.values().any(|pod| pod.container_id == "server") {
+                    let [served, _] = requests(&snapshot);
+                    assert!(served >= first.max(last), "{served} of {first}, {last} before");
+                    (last, seen) = (served, seen + 1);
+                }
+            }
+            seen
+        });
+        assert_eq!(pair.node.says(Version::This, "reload")["pods"], 3);
+        thread::sleep(Duration::from_millis(100));
+        busy.store(true, Ordering::Relaxed);
+        assert!(watcher.join().unwrap() > 0);
+        over.store(true, Ordering::Relaxed);
+    });
+    pair.settled_at(first);
+}
+
+impl Pair {
+    fn settled_at(&self, asked: u64) {
+        assert_eq!(self.requests(), [asked, asked]);
+        self.assert_bytes_are_the_links();
+    }
 }
