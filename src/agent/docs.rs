@@ -63,11 +63,17 @@ waits for an answer is counted as `malformed`, of databases as `unknown`. Then, 
 
 - `http1`, `redis`, `postgresql`, `mysql`: the connection is read again from the next segment of the client's that begins
   as only a request does, when both sides have all that the other said and the server has said something since the gap.
+  Of HTTP/1 that is a request line with a known method and a header behind it in the same segment; of MySQL one of the
+  commands to query, prepare, execute, choose a database, ping or reset, alone in its segment.
 - `http2`, `kafka`, and DNS over TCP: nothing more of the connection is counted, since what follows can't be told without
   what was missed (HPACK's table, the ids that wait, the place of the next length). The next connection is.
 - `tls`: a handshake with a gap in the server's answer is not counted; behind that nothing is read anyway.
 
 A hole within bytes that are passed over and whose number is known, such as a body's, is no gap.
+
+What the pod itself would drop is no gap either: a segment to it far out of its window is passed over until the pod
+acknowledges what is there, and a reset to it that has not the next byte's number ends the connection only when the pod has
+said nothing for a minute after.
 
 ## What a request to a database is
 

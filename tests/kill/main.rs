@@ -2,7 +2,8 @@
 //! the next DEL, GC, reconciliation, or ADD that needs the address, and whoever reads stdout is told.
 //!
 //! `strace` strikes one system call of a call at a time: all of them by `WEIR_TORTURE=1` (`make torture-kill`),
-//! else a sample, another one in each run. `WEIR_SEED`, which is printed, draws the same ones again.
+//! else a sample, the same in each run. `WEIR_SEED`, which is printed, draws another; the weekly run of the
+//! workflow strikes all.
 
 #![allow(
     clippy::unwrap_used,
