@@ -137,7 +137,7 @@ fn told_to_stop() -> Result<impl Future<Output = ()>> {
         handler(SignalKind::interrupt())?,
         handler(SignalKind::hangup())?,
     );
-    let by_hand = io::stderr().is_terminal();
+    let by_hand = io::stdin().is_terminal() || io::stderr().is_terminal();
     Ok(async move {
         loop {
             tokio::select! {

@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
-
 use super::{Output, Places, print};
 use crate::{
     error::{Context, Error, Kind, Result},
@@ -57,11 +55,15 @@ fn with_log(err: Error, file: &Path) -> Error {
     }
 }
 
-/// For root alone, and never through a link: anybody may have put one into a directory such as /tmp.
+/// In a file of its own, for root alone: anybody may have put a link in its place, into a directory such as
+/// /tmp.
 fn keep(log: &str, file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+        _ => {}
+    }
     let mut options = fs::File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
+    options.write(true).create_new(true).mode(0o600);
     options.open(file)?.write_all(log.as_bytes())
 }
 

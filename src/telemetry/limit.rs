@@ -97,21 +97,29 @@ pub fn mend(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<bool>
     }
 }
 
-/// Forgets the limits of an interface that is gone, and its filters with it.
+/// Forgets the limits of an interface that is gone, and its filters with it, in the maps of every layout: a
+/// reload would carry them over.
 ///
 /// # Errors
 /// [`Kind::Telemetry`]; that there is nothing to forget is no error.
 pub fn forget(bpf_dir: &Path, ifindex: u32) -> Result<()> {
     libbpf_rs::set_print(None);
-    let Some(limits) = limits(bpf_dir)? else { return Ok(()) };
-    for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
-        match limits.delete(bytes_of(&key(ifindex, direction))) {
-            Err(err) if err.kind() != ErrorKind::NotFound => {
-                return Err(err).context(Kind::Telemetry, || {
-                    format!("can't take interface {ifindex} out of the map limits")
-                });
+    for dir in registry::layouts(bpf_dir)? {
+        let limits = match MapHandle::from_pinned_path(dir.join("limits")) {
+            Err(err) if err.kind() == ErrorKind::NotFound => continue,
+            opened => opened.context(Kind::Telemetry, || {
+                format!("can't open the pinned map {}", dir.join("limits").display())
+            })?,
+        };
+        for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
+            match limits.delete(bytes_of(&key(ifindex, direction))) {
+                Err(err) if err.kind() != ErrorKind::NotFound => {
+                    return Err(err).context(Kind::Telemetry, || {
+                        format!("can't take interface {ifindex} out of the map limits")
+                    });
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
     Ok(())

@@ -158,6 +158,9 @@ fn is_scratch(name: &std::ffi::OsStr) -> bool {
 /// Loads and pins below `dir`: programs and maps, or, to go on with the maps that are pinned in
 /// `maps`, the programs alone.
 fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
+    if let Ok(mut printed) = PRINTED.lock() {
+        printed.clear();
+    }
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut storage = MaybeUninit::uninit();
     let mut open = WeirSkelBuilder::default()
@@ -175,7 +178,12 @@ fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
                 .context(Kind::Telemetry, || format!("can't go on with {}", path.display()))?;
         }
     }
-    let mut skel = open.load().map_err(refused)?;
+    let loaded = open.load();
+    if let (Ok(_), Ok(mut printed)) = (&loaded, PRINTED.lock()) {
+        // Warnings of what was tried on the way are nothing that anybody asks for.
+        printed.clear();
+    }
+    let mut skel = loaded.map_err(refused)?;
     let failed = |path: &Path| format!("can't pin {}", path.display());
     for mut map in skel.object_mut().maps_mut().filter(|map| !is_scratch(map.name())) {
         if maps.is_none() {

@@ -3,6 +3,7 @@
 
 use std::net::UdpSocket;
 
+use libbpf_rs::{MapCore, MapHandle};
 use serde_json::json;
 use weir::telemetry::{reader::Maps, wire::Direction};
 
@@ -51,6 +52,38 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
         node.call(Version::This, "DEL", &c).succeed();
         node.host.footprint().assert_is(&before, "after the DELs");
     }
+}
+
+/// Also of a pod that nobody counts: its limit moves with the programs, and goes with the pod.
+#[test]
+fn limits_go_over_and_go_with_their_pods() {
+    let node = Upgraded::new("upgrade-limits", "clsact");
+    let [a, b] = ["a", "b"].map(|id| node.host.container(id));
+    let limits = json!({"bandwidth": {
+        "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000,
+    }});
+    let call = |version: Version, verb: &str, pod: &Container, counted: bool| {
+        let call = node.call(version, verb, pod).key("runtimeConfig", limits.clone());
+        call.key("telemetry", json!({"enabled": counted, "required": counted}))
+    };
+    let there = || {
+        let [layout] = node.layouts().try_into().unwrap();
+        let limits = MapHandle::from_pinned_path(node.bpf_dir().join(layout).join("limits"));
+        limits.unwrap().keys().count()
+    };
+    call(Version::This, "ADD", &a, true).succeed();
+    let result = call(Version::This, "ADD", &b, false).succeed();
+    assert_eq!(there(), 4);
+    let check = |version: Version| {
+        call(version, "CHECK", &b, false).key("prevResult", result.clone()).succeed();
+    };
+    check(Version::Other);
+    call(Version::Other, "DEL", &a, true).succeed();
+    node.says(Version::Other, "reload");
+    assert_eq!(there(), 2);
+    check(Version::Other);
+    call(Version::Other, "DEL", &b, false).succeed();
+    assert_eq!(there(), 0);
 }
 
 /// A pod whose record is lost is found in the maps of the version that started it.
