@@ -1,9 +1,8 @@
 //! Living attachments get back what something else took from them: hooks and limits that another tool took
 //! off, host ports and masquerade that went with a `nft flush ruleset`.
 //!
-//! All of it is made again from the record alone. A DEL beside us must not leave behind what we put back. It
-//! ends a hook with the link; elements of the table it takes away first, so they are put back only while we
-//! hold the record, which a DEL waits for.
+//! All of it is made again from the record alone. A DEL beside us must not leave behind what we put back, so
+//! it is put back only while we hold the record, which a DEL waits for.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     attachment::Attachment,
     error::{Kind, Result},
-    net::{conntrack, link, nft},
+    net::{conntrack, nft},
     record::{self, Claim, Entry, Plumbing, Record},
     spec::Address,
     telemetry::{self, limit},
@@ -114,50 +113,38 @@ fn hold(places: &Places, attachment: &Attachment, seen: &Record) -> Result<Optio
 fn hooks(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
     for record in living.iter().filter(|record| !record.under_way) {
         let Some(index) = record.host_ifindex else { continue };
-        if !teardown::still_there(record) {
+        // To compare holds nobody up.
+        if !teardown::still_there(record) || is_whole(record, index) {
             continue;
         }
         let attachment = record.attachment()?;
-        let counted = mend(report, record, || mend_count(&attachment, record, index));
-        let limited = mend(report, record, || mend_limit(record, index));
-        if [counted, limited] == [Mended::Whole; 2] {
-            continue;
-        }
-        // Its DEL may have come between, and taken off what was not there yet.
-        if matches!(record::find(&places.state_dir, &attachment)?, Entry::Absent) {
-            unmend(report, &attachment, record, index)?;
-            continue;
-        }
+        let Some(_held) = hold(places, &attachment, record)? else { continue };
+        let counted = mend_count(&attachment, record, index);
+        let limited = mend_limit(record, index);
         for (mended, what) in [(counted, Mend::Counted), (limited, Mend::Limited)] {
-            if mended == Mended::Again {
-                report.mended.push((attachment.clone(), what));
+            match mended {
+                // The interface went meanwhile, without a DEL.
+                Err(_) if !teardown::still_there(record) => {}
+                mended => {
+                    if report.note(mended) == Some(true) {
+                        report.mended.push((attachment.clone(), what));
+                    }
+                }
             }
         }
     }
     Ok(())
 }
 
-/// What came of mending something of a pod's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mended {
-    /// Nothing was missing, or it could not be put back, which the report says.
-    Whole,
-    /// It was put back.
-    Again,
-    /// The interface went meanwhile.
-    Gone,
-}
-
-/// `mend` says whether something was missing.
-fn mend(report: &mut Report, record: &Record, mend: impl FnOnce() -> Result<bool>) -> Mended {
-    match mend() {
-        Ok(true) => Mended::Again,
-        Err(_) if !teardown::still_there(record) => Mended::Gone,
-        mended => {
-            report.note(mended);
-            Mended::Whole
-        }
-    }
+/// Whether hooks and limits are as they were left. That it can't be told is for who mends them to say.
+fn is_whole(record: &Record, index: u32) -> bool {
+    let counted = record
+        .telemetry
+        .is_none_or(|attached| telemetry::verify(&record.bpf_dir, index, &attached).is_ok());
+    counted
+        && record.plumbing.as_ref().filter(|plumbing| plumbing.guarded).is_none_or(|plumbing| {
+            limit::verify(&record.bpf_dir, index, &plumbing.bandwidth).is_ok()
+        })
 }
 
 fn mend_count(attachment: &Attachment, record: &Record, index: u32) -> Result<bool> {
@@ -174,17 +161,4 @@ fn mend_limit(record: &Record, index: u32) -> Result<bool> {
         }
         _ => Ok(false),
     }
-}
-
-/// Takes away what was put back for an attachment that is gone.
-fn unmend(report: &mut Report, attachment: &Attachment, record: &Record, index: u32) -> Result<()> {
-    let stays = link::by_index(&mut link::socket()?, index)?.map(|link| link.index);
-    if let Some(attached) = &record.telemetry {
-        let id = attachment.container_id();
-        report.note(telemetry::detach(&record.bpf_dir, id, attached, stays));
-    }
-    if stays.is_none() {
-        report.note(limit::forget(&record.bpf_dir, index));
-    }
-    Ok(())
 }

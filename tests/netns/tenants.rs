@@ -4,8 +4,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
+use libbpf_rs::MapCore;
 use serde_json::{Value, json};
 use weir::telemetry::{self, Choice, Identity, pin, reader::Maps, wire::Direction};
 
@@ -236,6 +239,68 @@ fn a_pod_whose_limit_others_took_off_is_held_to_it_again() {
         assert!(!said.contains("again"), "{said}");
         call("DEL").succeed();
     }
+}
+
+/// A DEL beside a reconciliation that is slow at every call of bpf(2), after another number of them each time.
+#[test]
+fn a_del_while_hooks_are_put_back_leaves_nothing_behind() {
+    const MOMENTS: usize = 12;
+    let counted = Counted::new("hooks-del");
+    let (host, weir) = (&counted.host, counted.bpffs.join("weir"));
+    let rate = json!({"ingressRate": 50_000_000, "ingressBurst": 1_000_000});
+    let calls = host.state_dir().with_file_name("calls");
+    let slow = format!(
+        "strace -qq -o {} -e trace=bpf -e inject=bpf:delay_enter=20000 {} reconcile --state-dir {} --bpf-dir {}",
+        calls.display(),
+        env!("CARGO_BIN_EXE_weir"),
+        host.state_dir().display(),
+        weir.display()
+    );
+    let made = || fs::read_to_string(&calls).unwrap_or_default().lines().count();
+    let call = |verb: &str, pod: &Container| {
+        let call = counted.call(verb, Some(pod), "clsact");
+        call.key("runtimeConfig", json!({"bandwidth": rate}))
+    };
+    // Whether it mended the pod, with a DEL after so many calls.
+    let reconciled = |id: &str, after: Option<usize>| {
+        let pod = host.container(id);
+        let reply = call("ADD", &pod).succeed();
+        let link = reply["interfaces"][0]["name"].as_str().unwrap();
+        host.node.succeed(&format!("tc qdisc del dev {link} clsact"));
+        // Attach adds to the map what is missing, too.
+        let limits = pin::map(&weir, "limits").unwrap().unwrap();
+        limits.keys().for_each(|key| limits.delete(&key).unwrap());
+        let _ = fs::remove_file(&calls);
+        let output = thread::scope(|scope| {
+            let reconciling = scope.spawn(|| host.node.command(&slow));
+            if let Some(after) = after {
+                while made() < after && !reconciling.is_finished() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                call("DEL", &pod).succeed();
+            }
+            reconciling.join().unwrap()
+        });
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        if after.is_none() {
+            call("DEL", &pod).succeed();
+        }
+        assert_eq!(limits.keys().count(), 0, "{after:?}: {said}");
+        let living = Maps::open(&weir).unwrap().snapshot().unwrap().pods.into_values();
+        assert_eq!(living.filter(|pod| pod.deleted.is_none()).count(), 0, "{after:?}: {said}");
+        [said.contains("counted again"), said.contains("limited again")]
+    };
+    assert_eq!(reconciled("unhindered", None), [true; 2]);
+    let all = made();
+    assert!(all >= MOMENTS, "{all}");
+    let mended = (0..MOMENTS).filter(|moment| {
+        let mended = reconciled(&format!("c{moment}"), Some(all * moment / MOMENTS));
+        assert_eq!(mended[0], mended[1], "{moment}: both or neither");
+        mended[0]
+    });
+    let mended = mended.count();
+    assert!((1..MOMENTS).contains(&mended), "DEL came too early or too late each time: {mended}");
 }
 
 #[test]
