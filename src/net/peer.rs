@@ -4,17 +4,16 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::fd::{AsRawFd, RawFd},
     os::unix::fs::MetadataExt,
+    path::Path,
 };
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     nsid::{NsidAttribute, NsidHeader, NsidMessage},
 };
-
-use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{
     link::{self, Link},
@@ -49,30 +48,62 @@ pub fn host_side(netns: &Netns, ifname: &str) -> Result<Option<Link>> {
 /// has somebody behind it. Of processes that end meanwhile nothing is told.
 ///
 /// # Errors
-/// [`Kind::Io`]: /proc can't be listed, or not all of it may be seen; [`Kind::Kernel`].
+/// [`Kind::Io`]: /proc can't be listed, or not all of it may be seen, or it shows no more than our own container's
+/// processes; [`Kind::Kernel`].
 pub fn inhabited(socket: &mut Netlink) -> Result<BTreeSet<i32>> {
     let (mut numbers, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let (mut known, mut hidden) = (BTreeSet::new(), Vec::new());
     let processes = fs::read_dir("/proc").context(Kind::Io, || "can't list /proc".into())?;
-    for process in processes.flatten() {
-        let file = match fs::File::open(process.path().join("ns/net")) {
+    for process in processes.flatten().map(|entry| entry.path()) {
+        let file = match fs::File::open(process.join("ns/net")) {
             Ok(file) => file,
-            // What denies more to who may see all others, as a security module does, denies it for good.
-            Err(err) if err.kind() == ErrorKind::PermissionDenied && !may_see_all() => {
-                let msg = "can't see in which namespaces processes are: that takes CAP_SYS_PTRACE";
-                return Err(Error::new(Kind::Io, msg).details(err));
+            Err(err) if err.kind() == ErrorKind::PermissionDenied => {
+                hidden.push((process, err));
+                continue;
             }
             Err(_) => continue,
         };
-        if file.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino()))) {
+        if let Ok(namespace) = file.metadata()
+            && seen.insert((namespace.dev(), namespace.ino()))
+        {
             numbers.extend(netns_number(socket, file.as_raw_fd())?);
+            known.extend(interfaces(&process).ok());
         }
+    }
+    for (process, err) in hidden {
+        // One in a namespace that is known adds nothing, nor does one that ended.
+        if interfaces(&process)
+            .map_or_else(|err| err.kind() == ErrorKind::NotFound, |file| known.contains(&file))
+        {
+            continue;
+        }
+        let pid = process.file_name().unwrap_or_default().display().to_string();
+        let msg = format!(
+            "can't see in which namespace process {pid} is: that takes CAP_SYS_PTRACE, and no security module \
+             that denies it"
+        );
+        return Err(Error::new(Kind::Io, msg).details(err));
+    }
+    // Ours is always among them: others show that we see into pods.
+    if seen.len() < 2 && !sees_all_processes() {
+        let msg = "no process outside of this container's network namespace is to be seen, so nobody knows who \
+                   lives in others: that takes the host's process ids (hostPID)";
+        return Err(Error::new(Kind::Io, msg));
     }
     Ok(numbers)
 }
 
-/// Whether we are one to whom the namespaces of all processes are shown.
-fn may_see_all() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
+/// The number of the file that lists the interfaces that a process has: it may be asked for of any process, and
+/// each network namespace has its own.
+fn interfaces(process: &Path) -> io::Result<u64> {
+    fs::metadata(process.join("net/dev")).map(|file| file.ino())
+}
+
+/// Whether all of the machine's processes have a number here.
+fn sees_all_processes() -> bool {
+    /// linux/proc_ns.h, `PROC_PID_INIT_INO`.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
 /// The number by which the socket's namespace knows another one; none if it doesn't.

@@ -104,6 +104,16 @@ fn a_lost_state_dir_costs_no_running_pod_its_network() {
     for container in [&a, &b] {
         fs::remove_file(host.record(container)).unwrap();
     }
+    // In a container that has process ids of its own nobody is to be seen, wherever they live.
+    let (weir, state) = (env!("CARGO_BIN_EXE_weir"), host.state_dir());
+    let places = format!("--state-dir {} --bpf-dir /nowhere/bpf", state.display());
+    let apart = format!("unshare --pid --fork --mount-proc {weir} reconcile {places}");
+    let output = host.node.command(&apart);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("hostPID"), "{said}");
+    assert_eq!(said.matches("may have processes behind it").count(), 2, "{said}");
+    assert_eq!(host.node.links(), links);
     let dropped = host.reconcile();
     process.kill().unwrap();
     process.wait().unwrap();
