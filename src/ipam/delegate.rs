@@ -117,6 +117,11 @@ impl<'a> Delegate<'a> {
         if let Some(attachment) = attachment {
             command.env("CNI_CONTAINERID", attachment.container_id());
             command.env("CNI_IFNAME", attachment.ifname());
+            if !is_calls_own(attachment) {
+                // Namespace and arguments that we were called with are not this one's. Its own may be gone, for
+                // which the specification leaves the namespace empty.
+                command.env("CNI_NETNS", "").env_remove("CNI_ARGS");
+            }
         }
         // In a group of its own, what it starts can be ended with it.
         let mut child = spawn(command.process_group(0)).context(Kind::Io, failed)?;
@@ -137,6 +142,13 @@ impl<'a> Delegate<'a> {
         }
         Err(refusal(self.plugin, status, &output))
     }
+}
+
+/// Whether it is the attachment that we were called for, and not one whose end an ADD, a GC or `weir reconcile`
+/// brings.
+fn is_calls_own(attachment: &Attachment) -> bool {
+    let is = |name: &str, value: &str| env::var_os(name).is_some_and(|own| own == value);
+    is("CNI_CONTAINERID", attachment.container_id()) && is("CNI_IFNAME", attachment.ifname())
 }
 
 /// What a plugin printed for an ADD that went well.

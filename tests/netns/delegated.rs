@@ -143,6 +143,50 @@ fn one_that_fails_is_told_to_delete() {
 }
 
 #[test]
+fn one_that_is_told_of_anothers_end_gets_nothing_of_the_call_that_ends_it() {
+    let host = Host::new("another-end");
+    let dir = scratch(&host, "plugins");
+    // It has one address, and says what it was called with.
+    let path = script(
+        &host,
+        "tells",
+        "cat > /dev/null; cd $(dirname $0)\n\
+         echo \"$CNI_COMMAND $CNI_CONTAINERID ${CNI_NETNS-unset} ${CNI_ARGS-unset}\" >> calls\n\
+         [ $CNI_COMMAND != DEL ] || rm -f full\n\
+         [ $CNI_COMMAND = ADD ] || exit 0\n\
+         [ ! -e full ] || { echo '{\"code\": 42, \"msg\": \"full\"}'; exit 1; }\n\
+         touch full; echo '{\"ips\":[{\"address\":\"10.77.0.2/24\"}]}'",
+    );
+    let call = |verb: &str, pod: Option<&Container>| {
+        let call = host.call(verb, pod).key("ipam", json!({"type": "tells"}));
+        call.variable("CNI_PATH", path.to_str().unwrap()).variable("CNI_ARGS", "IgnoreUnknown=1")
+    };
+    let told = || {
+        let told = fs::read_to_string(dir.join("calls")).unwrap();
+        fs::remove_file(dir.join("calls")).unwrap();
+        told
+    };
+    let (a, b) = (host.container("a"), host.container("b"));
+    let own = |verb: &str, pod: &Container| {
+        format!("{verb} {} {} IgnoreUnknown=1\n", pod.id, pod.space.path().display())
+    };
+    call("ADD", Some(&a)).succeed();
+    assert_eq!(told(), own("ADD", &a));
+    host.end(a);
+    call("ADD", Some(&b)).succeed();
+    let [add, del] = ["ADD", "DEL"].map(|verb| own(verb, &b));
+    assert_eq!(told(), format!("{add}DEL a  unset\n{del}{add}"));
+    call("DEL", Some(&b)).succeed();
+    assert_eq!(told(), own("DEL", &b));
+
+    call("ADD", Some(&b)).succeed();
+    told();
+    let gc = call("GC", None).key("cni.dev/valid-attachments", json!([]));
+    gc.variable("CNI_NETNS", "/of/the/call").succeed();
+    assert!(told().lines().any(|line| line == "DEL b  unset"));
+}
+
+#[test]
 fn one_that_hangs_holds_status_for_two_seconds() {
     let host = Host::new("hanging");
     let dir = scratch(&host, "plugins");
