@@ -42,8 +42,12 @@ pub fn run(call: &Call) -> Result<()> {
     match wanted.map(|wanted| wanted.ipam) {
         Some(Ipam::Pool { sets, when_full, .. }) => {
             has_addresses(call, &sets, when_full)?;
-            for overlap in claim::overlaps(&range::subnets(&sets))? {
-                eprintln!("weir: {overlap}");
+            // A note, whose failure is another: an ADD can be served all the same.
+            match claim::overlaps(&range::subnets(&sets)) {
+                Ok(overlaps) => overlaps.iter().for_each(|overlap| eprintln!("weir: {overlap}")),
+                Err(err) => eprintln!(
+                    "weir: can't tell whether the ranges overlap a network of the node: {err}"
+                ),
             }
         }
         Some(Ipam::Delegate(plugin)) => {
