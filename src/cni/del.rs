@@ -17,8 +17,8 @@ use crate::{
 ///
 /// A directory of the configuration that is none is an error only after all that can be found without it is
 /// gone (for some runtimes the first DEL is the only one), and only where it may lead to something of the
-/// attachment. A record leads to all of it, wherever it is; where there is none in the right `stateDir` there is
-/// nothing left. Without the right `stateDir` nobody knows, however often it was asked.
+/// attachment. A record leads to all of it, wherever it is; where there is none in the right `stateDir`, and no link,
+/// nothing tells of more. Without the right `stateDir` nobody knows, however often it was asked.
 pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result<()> {
     let until = Instant::now() + teardown::PATIENCE;
     let claim = record::claim(&call.config.state_dir, attachment, until);
@@ -54,7 +54,8 @@ pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result
     match (misplaced.into_result(), gone) {
         (Ok(()), gone) => gone,
         (Err(wrong), Ok(())) if all => {
-            eprintln!("weir: {wrong}; nothing of {attachment} is left all the same");
+            let why = "no record, and nothing that can be found without it";
+            eprintln!("weir: {wrong}; of {attachment} {why}, is left");
             Ok(())
         }
         (Err(wrong), Ok(())) => {

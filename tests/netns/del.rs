@@ -173,7 +173,8 @@ fn a_wrong_bpf_dir_is_an_error_of_del_only_where_it_may_lead_to_something() {
         assert_eq!((answer.code, &*answer.stdout), (Some(0), ""), "{when}: {}", answer.stderr);
         let said = r#"bpfDir is "bpf""#;
         assert!(answer.stderr.contains(said), "{when}: {}", answer.stderr);
-        assert!(answer.stderr.contains("nothing of container a interface eth0 is left"), "{when}");
+        let left = "of container a interface eth0 no record, and nothing that can be found without it, is left";
+        assert!(answer.stderr.contains(left), "{when}: {}", answer.stderr);
         assert_eq!((host.node.links().len(), counted.pins()), (2, pins.clone()), "{when}");
         assert_eq!((host.leases("podnet").len(), host.record(&a).exists()), (2, false), "{when}");
     };
