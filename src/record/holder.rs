@@ -2,7 +2,7 @@
 //!
 //! `/proc/locks` names who took a lock, which may have ended and left it to a process that it started. So what
 //! counts is who has the file open, by `/proc/<pid>/fd`, and `fdinfo` beside it tells those who hold its lock from
-//! those who read it.
+//! those who read it. No file of theirs is asked for anything: one of a file system that hangs would never answer.
 
 use std::{
     fmt, fs,
@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
     process,
 };
+
+use nix::sys::stat::{major, minor};
 
 use super::journal;
 use crate::{attachment::Attachment, state::ATTACHMENTS};
@@ -36,7 +38,7 @@ impl fmt::Display for Holder {
 pub fn holders(state_dir: &Path, attachment: &Attachment) -> Vec<Holder> {
     let file = journal::directory(state_dir).join(attachment.file_name());
     let Ok(record) = fs::metadata(file) else { return Vec::new() };
-    let record = Sought { dev: record.dev(), ino: record.ino() };
+    let record = Sought::new(record.dev(), record.ino());
     let processes = entries("/proc".as_ref()).filter_map(|entry| {
         let pid = entry.file_name()?.to_str()?.parse().ok()?;
         (pid != process::id() && record.is_held_by(&entry)).then(|| {
@@ -49,32 +51,55 @@ pub fn holders(state_dir: &Path, attachment: &Attachment) -> Vec<Holder> {
     processes.take(MAX).collect()
 }
 
-/// A record's file.
-struct Sought {
-    dev: u64,
-    ino: u64,
-}
+/// A record's file, as the kernel names it to those who ask for a lock's: `00:1b:4711`, major and minor number of
+/// its device in hexadecimal, and its inode.
+struct Sought(String);
 
 impl Sought {
+    fn new(dev: u64, ino: u64) -> Self {
+        Self(format!("{:02x}:{:02x}:{ino}", major(dev), minor(dev)))
+    }
+
     fn is_held_by(&self, process: &Path) -> bool {
-        entries(&process.join("fd")).any(|fd| self.is(&fd) && is_locked(process, &fd))
+        // The directory spares most files the second look. The name tells nothing: who made the file without one
+        // is shown a number.
+        let is_near = |fd: &PathBuf| {
+            let path = fs::read_link(fd);
+            path.is_ok_and(|path| path.parent().is_some_and(|dir| dir.ends_with(ATTACHMENTS)))
+        };
+        entries(&process.join("fd")).filter(is_near).any(|fd| {
+            let info = fd.file_name().map(|number| process.join("fdinfo").join(number));
+            let info = info.and_then(|info| fs::read_to_string(info).ok()).unwrap_or_default();
+            self.is_locked(&info)
+        })
     }
 
-    /// The directory first: to ask a file of who knows which file system for more may take for ever. The name
-    /// tells nothing: who made the file without one is shown a number.
-    fn is(&self, fd: &Path) -> bool {
-        let is_near = |path: PathBuf| path.parent().is_some_and(|dir| dir.ends_with(ATTACHMENTS));
-        fs::read_link(fd).is_ok_and(is_near)
-            && fs::metadata(fd).is_ok_and(|file| (file.dev(), file.ino()) == (self.dev, self.ino))
+    /// Whether that is the `fdinfo` of who holds its lock: proc_pid_fdinfo(5), `lock:`.
+    fn is_locked(&self, info: &str) -> bool {
+        let locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
+        locks.flat_map(str::split_whitespace).any(|word| word == self.0)
     }
-}
-
-fn is_locked(process: &Path, fd: &Path) -> bool {
-    let info = fd.file_name().map(|number| process.join("fdinfo").join(number));
-    let info = info.and_then(|info| fs::read_to_string(info).ok()).unwrap_or_default();
-    info.lines().any(|line| line.starts_with("lock:"))
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_known_by_device_and_inode() {
+        let of = |file: &str| {
+            format!("pos:\t0\nino:\t4711\nlock:\t1: FLOCK  ADVISORY  WRITE 359 {file} 0 EOF\n")
+        };
+        let sought = Sought::new(0xfe00, 4711);
+        assert!(sought.is_locked(&of("fe:00:4711")));
+        assert!(Sought::new(0x1b, 4711).is_locked(&of("00:1b:4711")));
+        for other in ["00:1b:4711", "fe:00:471", "fe:00:47110"] {
+            assert!(!sought.is_locked(&of(other)), "{other}");
+        }
+        assert!(!sought.is_locked("pos:\t0\nino:\t4711\n"));
+    }
 }
