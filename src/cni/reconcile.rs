@@ -214,13 +214,22 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
         let (network, attachment) = owner(link)?;
         (!recorded.contains(&attachment)).then_some((link, network, attachment))
     });
-    let strays: Vec<_> = strays.collect();
-    if strays.is_empty() {
+    let mut socket = link::socket()?;
+    // Its DEL may have come between the looks.
+    let mut is_there = |link: &Link| -> Result<bool> {
+        Ok(link::by_index(&mut socket, link.index)?.is_some_and(|now| now.alias == link.alias))
+    };
+    let mut there = Vec::new();
+    for stray in strays {
+        if is_there(stray.0)? {
+            there.push(stray);
+        }
+    }
+    if there.is_empty() {
         return Ok(());
     }
-    let mut socket = link::socket()?;
     let inhabited = report.note(peer::inhabited(&mut socket));
-    for (link, network, attachment) in strays {
+    for (link, network, attachment) in there {
         let why = match &inhabited {
             Some(numbers) if link.peer_netns.is_some_and(|number| numbers.contains(&number)) => {
                 Some("has no record, but processes run behind it")
@@ -233,7 +242,7 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
             report.left.push(format!("interface {name} of {attachment} {why}"));
             continue;
         }
-        // Its DEL may have come between the looks.
+        // Also between these.
         if link::by_index(&mut socket, link.index)?.is_some_and(|now| now.alias == link.alias) {
             report.drop(Thing::Link, &link.name, Some(&network), link::delete(&mut socket, link));
         }
