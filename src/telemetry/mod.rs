@@ -171,6 +171,15 @@ pub fn probe(bpf_dir: &Path) -> Result<()> {
     pin::probe(bpf_dir)
 }
 
+/// The layouts of other versions that are pinned, whose pods a [`reload`](reload::reload) would bring over.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry): the directory can't be listed.
+pub fn other_layouts(bpf_dir: &Path) -> Result<usize> {
+    let current = pin::dir(bpf_dir);
+    Ok(registry::layouts(bpf_dir)?.iter().filter(|dir| **dir != current).count())
+}
+
 /// Loads and pins programs and maps if no earlier call did; what the first [`attach`] does by itself.
 ///
 /// # Errors

@@ -7,10 +7,12 @@ use weir::telemetry::{
 };
 
 use crate::{
+    dns_tcp_cases,
     exchange::Exchange,
     frame::v4,
-    http1_cases, http2_cases,
+    http1_cases, http2_cases, kafka_cases,
     kernel::{Counts, Kernel},
+    mysql_cases, postgresql_cases, redis_cases,
     stream::{Side, Stream},
 };
 
@@ -36,12 +38,18 @@ fn without_tcp(mut counts: Counts) -> Counts {
 
 #[test]
 fn exchanges_go_on_in_the_new_programs_in_mid_message() {
-    let exchanges: Vec<_> = [http1_cases::exchanges(), http2_cases::exchanges()]
-        .into_iter()
-        .flatten()
-        .filter(|exchange| exchange.name != http2_cases::LEFT_OPEN)
-        .step_by(4)
-        .collect();
+    // A swap takes some tenths of a second: some of HTTP, and one of each of the others.
+    let http = [http1_cases::exchanges(), http2_cases::exchanges()].into_iter().flatten();
+    let http = http.filter(|exchange| exchange.name != http2_cases::LEFT_OPEN).step_by(4);
+    let others = [
+        dns_tcp_cases::exchanges(),
+        redis_cases::exchanges(),
+        postgresql_cases::exchanges(),
+        mysql_cases::exchanges(),
+        kafka_cases::exchanges(),
+    ];
+    let others = others.into_iter().map(|all| all.into_iter().next().unwrap());
+    let exchanges: Vec<_> = http.chain(others).collect();
     let kernel = Kernel::new();
     for (exchange, port) in exchanges.iter().zip(40000..) {
         let before = without_tcp(kernel.counts());

@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 
 use libbpf_rs::{MapCore, MapHandle};
-use serde_json::json;
+use serde_json::{Value, json};
 use weir::telemetry::{reader::Maps, wire::Direction};
 
 use crate::{
@@ -16,6 +16,16 @@ use crate::{
 fn state(words: &str) -> (String, String) {
     let (container, telemetry) = words.split_once(' ').unwrap();
     (container.to_owned(), telemetry.to_owned())
+}
+
+/// The mend that a version's doctor has for programs of another.
+fn doctor(node: &Upgraded, version: Version) -> Option<String> {
+    let (weir, bpf_dir) = (version.weir(), node.bpf_dir());
+    let words = format!("{} doctor -o json --bpf-dir {}", weir.display(), bpf_dir.display());
+    // Whatever else there is to say of a node without a runtime.
+    let said: Value = serde_json::from_slice(&node.host.node.command(&words).stdout).unwrap();
+    let line = said.as_array().unwrap().iter().find(|line| line["check"] == "version");
+    line.map(|line| line["mend"].as_str().unwrap().to_owned())
 }
 
 /// Each pod is ended by a version that did not start it, before and after the totals were carried over.
@@ -35,11 +45,16 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
         }
         node.call(Version::Other, "ADD", &c).succeed();
         assert_eq!(node.layouts().len(), 2);
+        assert_eq!(
+            doctor(&node, Version::Other).as_deref(),
+            Some("weir reload, and restart the agent")
+        );
         node.call(Version::Other, "DEL", &a).succeed();
         // Nothing is wrong with a pod whose programs are the other version's.
         assert_eq!(node.says(Version::Other, "reconcile"), json!([]));
         let done = node.says(Version::Other, "reload");
         assert_eq!((&done["pods"], node.layouts().len()), (&json!(2), 1), "{done}");
+        assert_eq!(doctor(&node, Version::Other), None);
         let mut was = ["a deleted", "b counted", "c counted", "z deleted"].map(state);
         assert_eq!(node.pods(Version::Other), was);
         // And back, by the executable of before.

@@ -77,6 +77,15 @@ pub fn jit(setting: Option<&str>) -> Finding {
     }
 }
 
+/// Judges the number of layouts of other versions that are pinned; nothing to say of none.
+pub fn layouts(others: usize) -> Option<Finding> {
+    let mend = "weir reload, and restart the agent";
+    (others > 0).then(|| {
+        let says = "pods are counted by the programs of another version of Weir";
+        Finding::warn("version", format!("{says}, with maps of another layout"), mend)
+    })
+}
+
 /// Weir's programs carry no relocations, so this is for information.
 pub fn btf(present: bool) -> Finding {
     let says = if present { "present (not needed)" } else { "absent (not needed)" };

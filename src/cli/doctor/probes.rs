@@ -60,6 +60,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
         state(&state_dir),
         conflist,
     ];
+    findings.extend(checks::layouts(telemetry::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
 }
