@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -308,7 +308,9 @@ impl Call<'_> {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(self.conf.to_string().as_bytes()).unwrap();
+        let written = child.stdin.take().unwrap().write_all(self.conf.to_string().as_bytes());
+        // Who is killed before it has read says so by its status.
+        assert!(written.is_ok() || written.is_err_and(|err| err.kind() == ErrorKind::BrokenPipe));
         let output = child.wait_with_output().unwrap();
         Answer {
             code: output.status.code(),
