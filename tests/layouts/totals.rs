@@ -12,11 +12,11 @@ use serde_json::json;
 use weir::telemetry::{
     pin,
     reader::{Maps, Snapshot},
-    wire::{CounterKey, CounterKind, Role, TcpResult},
+    wire::{CounterKey, CounterKind, TcpResult},
 };
 
 use crate::{
-    exchanges::{Over, ask, serve},
+    exchanges::{Over, ask, requests, serve},
     plugin::{Container, ips},
     short::{Connection, Reload, ask_on},
     version::{Upgraded, Version},
@@ -99,19 +99,6 @@ impl Pair {
         let there = MapHandle::from_pinned_path(pinned).unwrap().keys().count();
         assert_eq!(conns.entries, u64::try_from(there).unwrap());
     }
-}
-
-/// Requests of GET by HTTP/1.1 with 200, by role.
-fn requests(snapshot: &Snapshot) -> [u64; 2] {
-    [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
-        let of = |kind: u8, by: u8, status: u16| {
-            u32::from(kind) == CounterKind::COUNTER_HTTP_REQUESTS.0
-                && u32::from(by) == role.0
-                && status == 200
-        };
-        let all = snapshot.counters.iter();
-        all.filter(|(key, _)| of(key.kind, key.role, key.c)).map(|(_, n)| n).sum()
-    })
 }
 
 fn totals_survive(attach: &'static str) {

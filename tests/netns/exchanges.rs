@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 
+use weir::telemetry::{
+    reader::Snapshot,
+    wire::{CounterKind, Role},
+};
+
 use crate::node::Space;
 
 const REQUEST: &[u8] = b"GET /some/thing HTTP/1.1\r\nHost: pod\r\nAccept: */*\r\n\r\n";
@@ -69,5 +74,18 @@ pub fn ask(client: &Space, address: SocketAddr, over: &AtomicBool, many: u64) ->
             asked += 1;
         }
         asked
+    })
+}
+
+/// Requests of GET by HTTP/1.1 with 200, by role.
+pub fn requests(snapshot: &Snapshot) -> [u64; 2] {
+    [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
+        let of = |kind: u8, by: u8, status: u16| {
+            u32::from(kind) == CounterKind::COUNTER_HTTP_REQUESTS.0
+                && u32::from(by) == role.0
+                && status == 200
+        };
+        let all = snapshot.counters.iter();
+        all.filter(|(key, _)| of(key.kind, key.role, key.c)).map(|(_, n)| n).sum()
     })
 }

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use weir::telemetry::{
     pin,
     reader::{Maps, Snapshot},
-    wire::{CounterKind, Role, Stat},
+    wire::Stat,
 };
 
 use crate::{
     counted::Counted,
-    exchanges::{CONNECTIONS, Over, ask, serve},
+    exchanges::{CONNECTIONS, Over, ask, requests, serve},
     plugin::{Container, ips},
 };
 
@@ -62,19 +62,6 @@ impl Pair {
     fn requests(&self) -> [u64; 2] {
         requests(&self.snapshot())
     }
-}
-
-/// Requests of GET by HTTP/1.1 with 200, by role.
-fn requests(snapshot: &Snapshot) -> [u64; 2] {
-    [Role::ROLE_SERVER, Role::ROLE_CLIENT].map(|role| {
-        let of = |kind: u8, by: u8, status: u16| {
-            u32::from(kind) == CounterKind::COUNTER_HTTP_REQUESTS.0
-                && u32::from(by) == role.0
-                && status == 200
-        };
-        let all = snapshot.counters.iter();
-        all.filter(|(key, _)| of(key.kind, key.role, key.c)).map(|(_, n)| n).sum()
-    })
 }
 
 fn counted_is_served(attach: &str) {
