@@ -48,7 +48,17 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
         report.left.push(format!("the network of {left} attachments: {what}"));
         return Ok(());
     }
-    if report.note(nft::remove()) == Some(true) {
+    // Their records are elsewhere, and the table may be what they live by.
+    let links = link::all(&mut link::socket()?)?;
+    let unknown = links.iter().filter(|link| reconcile::owner(link).is_some()).count();
+    if unknown > 0 {
+        let dir = places.state_dir.display();
+        let mend = "if the configuration has another stateDir, give it by --state-dir";
+        let what = "nftables table inet weir stays";
+        report
+            .left
+            .push(format!("interfaces that no record in {dir} knows, {unknown}: {what}; {mend}"));
+    } else if report.note(nft::remove()) == Some(true) {
         report.drop(Thing::Table, "inet weir", None, Ok(()));
     }
     let state_dir = &places.state_dir;

@@ -209,6 +209,12 @@ fn uninstalled_nothing_is_left_but_the_network_of_those_that_run() {
     crate::node::talk(&host.node, &a.space, address);
     assert!(host.node.succeed("nft list table inet weir").contains("10.88.0.0/24"));
     assert_eq!(site.uninstall(""), [""; 0]);
+    // Also where their records are not where they are looked for.
+    let elsewhere = host.state_dir().with_file_name("elsewhere");
+    fs::rename(host.state_dir(), &elsewhere).unwrap();
+    assert_eq!(site.uninstall(""), [""; 0]);
+    assert!(host.node.succeed("nft list table inet weir").contains("10.88.0.0/24"));
+    fs::rename(&elsewhere, host.state_dir()).unwrap();
     // A version that comes back knows them.
     host.del(&b);
     assert_eq!(site.uninstall("--purge"), ["attachment", "state", "table"]);
