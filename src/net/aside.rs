@@ -1,12 +1,16 @@
 //! A process of our own for one system call that keeps its caller, while this one goes on and may end.
 //!
 //! A thread would not do: a process ends with its last thread, and who started it waits for that.
+//!
+//! A lock on a file ends with the last process that has it open. The kernel may keep ours for long, so that it
+//! has none of the caller's open: whoever comes next would wait for it, and in vain.
 #![allow(unsafe_code)]
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    path::Path,
 };
 
 use nix::{
@@ -23,10 +27,10 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Starts `act`. It may use what this process has open, and must not print.
+    /// Starts `act`. Of what this process has open it may use the sockets, and must not print.
     ///
-    /// The process is in a session of its own and holds neither stdin nor stdout nor stderr: nobody who
-    /// waits for their end waits for it, and no terminal's signal meets it.
+    /// The process is in a session of its own and has nothing open but the sockets: nobody who waits for the
+    /// end of stdout, or for a lock, or for a namespace to go, waits for it, and no terminal's signal meets it.
     ///
     /// # Errors
     /// The kernel's: too many processes, no memory.
@@ -38,11 +42,8 @@ impl Aside {
         match unsafe { fork() }? {
             ForkResult::Parent { .. } => Ok(Self { end: end.into() }),
             ForkResult::Child => {
-                drop(end);
+                close_all_but_sockets(say.as_raw_fd());
                 let _ = setsid();
-                for stdio in 0..=2 {
-                    let _ = close(stdio);
-                }
                 let errno = act().err().map_or(0, |errno| errno as i32);
                 let _ = File::from(say).write_all(&errno.to_ne_bytes());
                 // SAFETY: ends the process at once; what the parent had begun is the parent's to end.
@@ -62,6 +63,24 @@ impl Aside {
             0 => Ok(()),
             errno => Err(Errno::from_raw(errno)),
         }))
+    }
+}
+
+/// Closes what this process has open, but for sockets and `kept`. Sockets stay, since who closes netfilter's
+/// last waits: that is to be neither `act` nor who waits for it.
+fn close_all_but_sockets(kept: RawFd) {
+    const OPEN: &str = "/proc/self/fd";
+    let is_socket = |fd: RawFd| {
+        let target = fs::read_link(Path::new(OPEN).join(fd.to_string()));
+        target.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+    };
+    let all = fs::read_dir(OPEN).into_iter().flatten().flatten();
+    let all: Vec<RawFd> =
+        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in all {
+        if fd != kept && !is_socket(fd) {
+            let _ = close(fd);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 mod add;
 mod allocator;
 mod answer;
+mod aside;
 mod bad_input;
 mod bandwidth;
 mod chained;
