@@ -56,6 +56,7 @@ mod routes;
 pub(crate) mod series;
 mod server;
 pub(crate) mod server_names;
+mod takeover;
 mod totals;
 
 /// What the agent is told.

@@ -3,7 +3,11 @@
 //! The journal knows who was plumbed, the maps who is counted. Failing open is Weir's policy, so the
 //! two may differ, and that has to be seen: in `weir pods`, and as `weir_attach_status` 0.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use crate::{
     attachment::Attachment,
@@ -25,6 +29,8 @@ pub enum State {
     Lost,
     /// Journal and maps agree that it is, but the hook is not on the interface any more.
     Detached,
+    /// It is, by the programs of another version of Weir: its totals are in the maps of that.
+    OtherVersion,
     /// The maps can't be read, or its ADD is not done yet.
     Unknown,
     /// DEL was here (time since the Unix epoch); the totals are kept for the grace time.
@@ -44,7 +50,7 @@ impl State {
     /// Whether its traffic is counted, where that can be told of a living pod.
     pub fn counted(&self) -> Option<bool> {
         match self {
-            Self::Counted | Self::Unrecorded => Some(true),
+            Self::Counted | Self::OtherVersion | Self::Unrecorded => Some(true),
             Self::Uncounted | Self::Lost | Self::Detached => Some(false),
             Self::Unknown | Self::Deleted(_) | Self::Unreadable(_) => None,
         }
@@ -101,6 +107,16 @@ pub fn join(journal: &[(Attachment, Entry)], snapshot: Option<&Snapshot>) -> Vec
     members.extend(unseen.iter().map(|(id, pod)| unrecorded(*id, pod)));
     members.sort_by(|a, b| key(a).cmp(&key(b)));
     members
+}
+
+/// Marks those that the programs of other versions count, which the maps of this one don't know.
+pub fn mark_others(members: &mut [Member], others: &BTreeSet<u32>) {
+    for member in members {
+        let unseen = matches!(member.state, State::Lost | State::Unknown);
+        if unseen && member.attachment.is_some_and(|id| others.contains(&id)) {
+            member.state = State::OtherVersion;
+        }
+    }
 }
 
 impl Member {
@@ -229,6 +245,20 @@ mod tests {
         let states = join(&[record("a", Some(1)), record("b", None)], None);
         let states: Vec<_> = states.into_iter().map(|member| member.state).collect();
         assert_eq!(states, [State::Unknown, State::Uncounted]);
+    }
+
+    #[test]
+    fn whom_another_version_counts_is_neither_lost_nor_unknown() {
+        let snapshot = fixture::snapshot([fixture::pod("counted")]);
+        let journal = [("a", 1), ("b", 77), ("c", 78)].map(|(name, id)| record(name, Some(id)));
+        let states = |snapshot| {
+            let mut members = join(&journal, snapshot);
+            mark_others(&mut members, &[1, 77].into());
+            members.into_iter().map(|member| member.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states(Some(&snapshot)), [State::Counted, State::OtherVersion, State::Lost]);
+        assert_eq!(states(None), [State::OtherVersion, State::OtherVersion, State::Unknown]);
+        assert_eq!(State::OtherVersion.counted(), Some(true));
     }
 
     #[test]

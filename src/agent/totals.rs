@@ -6,7 +6,7 @@
 //! from answering.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
@@ -29,6 +29,7 @@ use super::{
     reading::{Own, Reading},
     roster::{self, Member},
     series::collect,
+    takeover::Takeover,
 };
 use crate::{
     error::{Context, Error, Kind, Result},
@@ -120,6 +121,8 @@ impl Totals {
             maps: None,
             maps_said: Said::default(),
             journal_said: Said::default(),
+            takeover: Takeover::default(),
+            others: BTreeSet::new(),
             audit: Audit::default(),
             overflow: BTreeMap::new(),
             finds,
@@ -236,6 +239,9 @@ struct Worker {
     maps: Option<Maps>,
     maps_said: Said,
     journal_said: Said,
+    takeover: Takeover,
+    /// Pods that the programs of other versions count, as far as could be told.
+    others: BTreeSet<u32>,
     audit: Audit,
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
@@ -282,6 +288,11 @@ impl Worker {
             self.maps = Some(maps);
             Ok(())
         });
+        let present = || {
+            let usable = telemetry::probe(&self.bpf_dir);
+            usable.and_then(|()| telemetry::other_layouts(&self.bpf_dir)).ok()
+        };
+        let swept = self.takeover.judge(swept, present, &self.bpf_dir);
         self.note(swept);
     }
 
@@ -355,6 +366,10 @@ impl Worker {
             spans: self.finds.spans.as_ref().map(|spans| spans.counts()),
             ..Own::default()
         };
+        // A reload has them: what was known before stands until it is done.
+        if let Ok(others) = telemetry::counted_by_others_at_once(&self.bpf_dir) {
+            self.others = others;
+        }
         let (own, mut members) = self.join(own, snapshot.as_ref());
         self.audit.run(&mut members, |ifindex, attached| {
             telemetry::verify_at_once(&self.bpf_dir, ifindex, attached)
@@ -370,7 +385,8 @@ impl Worker {
             self.journal_said.say(format!("can't tell which pods are not counted: {err}"));
             &[]
         });
-        let members = roster::join(records, snapshot);
+        let mut members = roster::join(records, snapshot);
+        roster::mark_others(&mut members, &self.others);
         (Own { seen: self.journal.seen(), ..own }, members)
     }
 }

@@ -13,12 +13,12 @@ use super::{Output, Places, print, table};
 use crate::{
     agent::{
         log,
-        roster::{Member, State, join},
+        roster::{Member, State, join, mark_others},
     },
     attachment::Attachment,
     error::{Context, Kind, Result},
     record::{self, Entry},
-    telemetry::{Mode, reader::Maps, verify},
+    telemetry::{Mode, counted_by_others, pin, reader::Maps, verify},
 };
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
@@ -45,6 +45,16 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     let mut members = join(&journal, snapshot.as_ref());
+    match counted_by_others(bpf_dir) {
+        Ok(others) => mark_others(&mut members, &others),
+        Err(err) => log::say(&err),
+    }
+    // Where there are no maps of this version that was said already.
+    let others = members.iter().any(|member| member.state == State::OtherVersion);
+    if others && snapshot.is_some() {
+        let [others, mend] = pin::OTHERS;
+        log::say(format_args!("{others}; {mend}"));
+    }
     for member in &mut members {
         let hooked = member.hooked();
         if hooked.is_some_and(|(ifindex, attached)| verify(bpf_dir, ifindex, &attached).is_err()) {
@@ -129,6 +139,7 @@ fn word(state: &State) -> &'static str {
         State::Uncounted => "uncounted",
         State::Lost => "lost",
         State::Detached => "detached",
+        State::OtherVersion => "other-version",
         State::Unknown => "unknown",
         State::Deleted(_) => "deleted",
         State::Unrecorded => "unrecorded",

@@ -104,7 +104,7 @@ pub fn mend(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<bool>
 /// [`Kind::Telemetry`]; that there is nothing to forget is no error.
 pub fn forget(bpf_dir: &Path, ifindex: u32) -> Result<()> {
     libbpf_rs::set_print(None);
-    for dir in registry::layouts(bpf_dir)? {
+    for dir in pin::layouts(bpf_dir)? {
         let limits = match MapHandle::from_pinned_path(dir.join("limits")) {
             Err(err) if err.kind() == ErrorKind::NotFound => continue,
             opened => opened.context(Kind::Telemetry, || {

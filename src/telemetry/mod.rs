@@ -3,7 +3,7 @@
 //! Policy: fail open. Whatever fails in here is a telemetry error; the ADD verb decides by
 //! `telemetry.required` whether the pod starts without being counted.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -176,8 +176,25 @@ pub fn probe(bpf_dir: &Path) -> Result<()> {
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry): the directory can't be listed.
 pub fn other_layouts(bpf_dir: &Path) -> Result<usize> {
-    let current = pin::dir(bpf_dir);
-    Ok(registry::layouts(bpf_dir)?.iter().filter(|dir| **dir != current).count())
+    pin::other_layouts(bpf_dir)
+}
+
+/// The living pods that the programs of other versions count alone, by attachment id: a
+/// [`reload`](reload::reload) would bring them over. Waits while one does.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming the pin;
+/// [`Kind::TryAgain`](crate::error::Kind::TryAgain): a reload takes ten seconds.
+pub fn counted_by_others(bpf_dir: &Path) -> Result<BTreeSet<u32>> {
+    registry::of_others(bpf_dir, lock::WAIT)
+}
+
+/// As [`counted_by_others`], and waits for nobody.
+///
+/// # Errors
+/// As [`counted_by_others`]; [`Kind::TryAgain`](crate::error::Kind::TryAgain) while programs are swapped.
+pub fn counted_by_others_at_once(bpf_dir: &Path) -> Result<BTreeSet<u32>> {
+    registry::of_others(bpf_dir, lock::AT_ONCE)
 }
 
 /// Loads and pins programs and maps if no earlier call did; what the first [`attach`] does by itself.

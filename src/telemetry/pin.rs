@@ -43,6 +43,63 @@ pub fn link(bpf_dir: &Path, pod: u32, direction: Direction) -> PathBuf {
     bpf_dir.join(LINKS).join(format!("{pod:08x}_{side}_pod"))
 }
 
+/// The directories of all layouts, by their names; none where there is no directory.
+///
+/// # Errors
+/// [`Kind::Telemetry`]: it can't be listed.
+pub fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = || format!("can't list {}", bpf_dir.display());
+    let entries = match fs::read_dir(bpf_dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(Kind::Telemetry, failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context(Kind::Telemetry, failed)?;
+        // What only has such a name is none, and nothing else of it is looked at.
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.len() == SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
+            found.push(path);
+        }
+    }
+    // Whoever locks several does it in this order.
+    found.sort();
+    Ok(found)
+}
+
+/// How many layouts of other versions there are.
+///
+/// # Errors
+/// As [`layouts`].
+pub fn other_layouts(bpf_dir: &Path) -> Result<usize> {
+    let current = dir(bpf_dir);
+    Ok(layouts(bpf_dir)?.iter().filter(|dir| **dir != current).count())
+}
+
+/// What is so where there is a layout of another version, and what to do about it.
+pub const OTHERS: [&str; 2] = [
+    "pods are counted by the programs of another version of Weir, with maps of another layout",
+    "weir reload, and restart the agent",
+];
+
+/// Why there are no maps of this version.
+pub fn absent(bpf_dir: &Path) -> Error {
+    // Without a bpffs the cause is that, whoever was counted before.
+    if let Err(err) = probe(bpf_dir) {
+        return err;
+    }
+    let [others, mend] = OTHERS;
+    let why = match other_layouts(bpf_dir) {
+        Ok(1..) => format!("{others}; {mend}"),
+        _ => "no pod has been counted yet".to_owned(),
+    };
+    Error::new(Kind::Telemetry, format!("no maps of this version in {}: {why}", bpf_dir.display()))
+}
+
 /// The attachment ids that have pinned links; names that are none of ours are passed over.
 pub fn linked(bpf_dir: &Path) -> Result<Vec<u32>> {
     let dir = bpf_dir.join(LINKS);

@@ -18,7 +18,7 @@ use super::{
         Stat, Wire, bytes_of, from_bytes, from_other, text,
     },
 };
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 /// L3 totals, `[direction][family]` by [`Direction`](super::wire::Direction) and
 /// [`Family`](super::wire::Family).
@@ -107,17 +107,9 @@ impl Maps {
     /// Opens the pins of this binary's schema.
     ///
     /// # Errors
-    /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
+    /// [`Kind::Telemetry`]: no pod was ever attached, or all by versions with another layout; or no permission.
     pub fn open(bpf_dir: &Path) -> Result<Self> {
-        let absent = || {
-            let never = || {
-                let msg = "no maps of this version in";
-                let dir = bpf_dir.display();
-                Error::new(Kind::Telemetry, format!("{msg} {dir}: no pod has been counted yet"))
-            };
-            // Without a bpffs the cause is that, whoever was counted before.
-            pin::probe(bpf_dir).err().unwrap_or_else(never)
-        };
+        let absent = || pin::absent(bpf_dir);
         let map = |name| pin::map(bpf_dir, name)?.ok_or_else(absent);
         Ok(Self {
             pods: map("pods")?,

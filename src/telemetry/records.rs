@@ -12,7 +12,7 @@ use super::{
     pin,
     wire::{RawAttachment, Record, Stat, bytes_of, from_bytes, text},
 };
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 /// The ring of this node's pods. One process at a time may read it: each record is had once.
 pub struct Records<'sink> {
@@ -35,13 +35,7 @@ impl<'sink> Records<'sink> {
     /// # Errors
     /// [`Kind::Telemetry`]: no pod was ever attached, or no permission.
     pub fn open(bpf_dir: &Path, mut sink: impl FnMut(&Record, &[u8]) + 'sink) -> Result<Self> {
-        let map = |name| {
-            pin::map(bpf_dir, name)?.ok_or_else(|| {
-                let msg =
-                    format!("no map {name} in {}: no pod has been counted yet", bpf_dir.display());
-                Error::new(Kind::Telemetry, msg)
-            })
-        };
+        let map = |name| pin::map(bpf_dir, name)?.ok_or_else(|| pin::absent(bpf_dir));
         let (records, listeners) = (map("records")?, map("listeners")?);
         let (stats, attachments) = (map("stats")?, map("attachments")?);
         let failed = || "can't map the ring of live records".into();

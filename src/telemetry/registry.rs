@@ -1,18 +1,15 @@
 //! Who is counted, by the map `attachments` of every layout that is pinned: after an upgrade the pods
 //! from before it are in an older one, until `weir reload` carries them over.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::{
     hook::{nanoseconds, now},
-    lock, pin, reader,
+    lock,
+    pin::{self, layouts},
+    reader,
     wire::{LimitKey, RawAttachment, RawLimit, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
@@ -23,31 +20,6 @@ pub(super) struct Registry {
     pub current: bool,
     map: MapHandle,
     _shared: fs::File,
-}
-
-/// The directories of all layouts, by their names; none where there is no directory.
-pub(super) fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = || format!("can't list {}", bpf_dir.display());
-    let entries = match fs::read_dir(bpf_dir) {
-        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(Kind::Telemetry, failed)?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.context(Kind::Telemetry, failed)?;
-        // What only has such a name is none, and nothing else of it is looked at.
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let path = entry.path();
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.len() == pin::SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
-            found.push(path);
-        }
-    }
-    // Whoever locks several does it in this order.
-    found.sort();
-    Ok(found)
 }
 
 /// Who is counted by the maps of a layout.
@@ -80,6 +52,23 @@ pub(super) fn is_anothers(bpf_dir: &Path, pod: u32, patience: Duration) -> Resul
         }
     }
     Ok(elsewhere && !known)
+}
+
+/// The living pods that are counted by the programs of other versions alone.
+///
+/// # Errors
+/// As [`all`].
+pub(super) fn of_others(bpf_dir: &Path, patience: Duration) -> Result<BTreeSet<u32>> {
+    let current = pin::dir(bpf_dir);
+    if layouts(bpf_dir)?.iter().all(|dir| *dir == current) {
+        return Ok(BTreeSet::new());
+    }
+    let (mut known, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
+    for registry in all(bpf_dir, patience)? {
+        let pods = registry.living()?.into_iter().map(|(pod, _)| pod);
+        if registry.current { &mut known } else { &mut elsewhere }.extend(pods);
+    }
+    Ok(&elsewhere - &known)
 }
 
 /// Whether an interface is limited by the programs of another version, and by none of this one's.

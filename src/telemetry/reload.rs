@@ -20,8 +20,10 @@ use nix::errno::Errno;
 use super::{
     Mode,
     clsact::Filter,
-    load, lock, merge, pin, reader,
-    registry::{layouts, living},
+    load, lock, merge,
+    pin::{self, layouts},
+    reader,
+    registry::living,
     swap::{self, Swap},
     sys,
     wire::{Direction, LimitKey, RawAttachment, RawLimit},

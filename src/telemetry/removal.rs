@@ -5,8 +5,10 @@
 use std::{fs, io::ErrorKind, path::Path};
 
 use super::{
-    Mode, clsact, load, lock, pin, reader,
-    registry::{layouts, living},
+    Mode, clsact, load, lock,
+    pin::{self, layouts},
+    reader,
+    registry::living,
     sys,
     wire::Direction,
 };

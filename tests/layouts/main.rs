@@ -9,6 +9,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod agents;
 #[path = "../netns/exchanges.rs"]
 mod exchanges;
 mod killed;

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    telemetry::pin,
+};
 
 /// `bpf_loop`, without which the verifier refuses the loop over the messages of a packet.
 const NEEDED: (u32, u32) = (5, 17);
@@ -79,11 +82,8 @@ pub fn jit(setting: Option<&str>) -> Finding {
 
 /// Judges the number of layouts of other versions that are pinned; nothing to say of none.
 pub fn layouts(others: usize) -> Option<Finding> {
-    let mend = "weir reload, and restart the agent";
-    (others > 0).then(|| {
-        let says = "pods are counted by the programs of another version of Weir";
-        Finding::warn("version", format!("{says}, with maps of another layout"), mend)
-    })
+    let [says, mend] = pin::OTHERS;
+    (others > 0).then(|| Finding::warn("version", says, mend))
 }
 
 /// Weir's programs carry no relocations, so this is for information.
