@@ -54,7 +54,7 @@ fn measure(bpf_dir: &Path, choice: Choice) -> Result<Vec<Reloaded>> {
     }
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let done = reload::reload(bpf_dir)?;
+        let done = reload::reload(bpf_dir)?.unwrap_or_default();
         if done.pods != PODS {
             return Err(format!("{} pods were swapped, not {PODS}", done.pods).into());
         }

@@ -1,13 +1,13 @@
 //! `weir agent`: the flags of the long-lived half.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::Places;
 use crate::{
     agent::{
         self, Options,
         otlp::{self, Endpoint},
     },
+    cni::{BPF_DIR, STATE_DIR},
     error::{Error, Kind, Result},
 };
 
@@ -39,8 +39,12 @@ pub struct Args {
     /// for in an hour makes room for the next. Live records are then read all the time, as by an observer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     tls_sni_top: Option<u8>,
-    #[command(flatten)]
-    places: Places,
+    /// Directory of the attachment records
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// Directory of the pinned programs and maps, on a bpffs
+    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
+    bpf_dir: PathBuf,
 }
 
 /// As [`otlp::Protocol`].
@@ -73,7 +77,7 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 
 /// Runs the agent in the foreground.
 pub fn run(args: Args) -> Result<()> {
-    let Places { state_dir, bpf_dir } = args.places;
+    let Args { state_dir, bpf_dir, .. } = args;
     let protocol = match args.otlp_protocol {
         Protocol::Grpc => otlp::Protocol::Grpc,
         Protocol::Http => otlp::Protocol::Http,

@@ -4,7 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{Output, print};
+use super::{
+    Output,
+    places::{CONF_DIR, Places},
+    print,
+};
 use crate::error::{Context, Kind, Result};
 
 mod checks;
@@ -21,15 +25,10 @@ pub(super) use probes::configurations as networks;
 /// Exits 1 if something fails; a warning is about a part of what Weir can do.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of the attachment records [default: the configuration's, else /run/weir]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Directory of the pinned programs and maps [default: the configuration's, else
-    /// /sys/fs/bpf/weir]
-    #[arg(long, value_name = "DIR")]
-    bpf_dir: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
     /// Directory in which the runtime looks for network configurations
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
     conf_dir: PathBuf,
     /// Directory in which the runtime looks for plugins; may be given several times
     #[arg(long, value_name = "DIR", default_values = ["/opt/cni/bin", "/usr/lib/cni"])]

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     Output,
     doctor::{self, Network},
+    places::CONF_DIR,
     print,
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -31,7 +32,7 @@ pub(super) struct Dirs {
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub(super) bin_dir: PathBuf,
     /// Directory in which the runtime looks for network configurations
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
     pub(super) conf_dir: PathBuf,
 }
 

@@ -1,13 +1,10 @@
 //! What a person types: one file a command. The CNI face never comes through here.
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 
-use crate::{
-    cni::{BPF_DIR, STATE_DIR},
-    error::Result,
-};
+use crate::error::Result;
 
 mod agent;
 mod client;
@@ -18,6 +15,7 @@ pub(crate) mod events;
 mod install;
 pub(crate) mod line;
 mod observe;
+mod places;
 mod pods;
 mod reconcile;
 mod reload;
@@ -56,17 +54,6 @@ enum Command {
     /// Is this host fit for Weir? Changes nothing; exits 1 if something fails
     Doctor(doctor::Args),
     Completions(completions::Args),
-}
-
-/// Where the plugin keeps its state; every command that reads it takes these.
-#[derive(Debug, Args)]
-struct Places {
-    /// Directory of the attachment records
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    state_dir: PathBuf,
-    /// Directory of the pinned programs and maps, on a bpffs
-    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
-    bpf_dir: PathBuf,
 }
 
 /// The form of a read-out.

@@ -9,7 +9,11 @@ use std::{
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use super::{Output, Places, print, table};
+use super::{
+    Output,
+    places::{Configured, Found},
+    print, table,
+};
 use crate::{
     agent::{
         log,
@@ -25,7 +29,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    places: Places,
+    places: Configured,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -33,7 +37,7 @@ pub struct Args {
 
 /// Prints the list. Maps that can't be read are said so on stderr: the records are listed all the same.
 pub fn run(args: &Args) -> Result<()> {
-    let Places { state_dir, bpf_dir } = &args.places;
+    let Found { state_dir, bpf_dir } = &args.places.find();
     let journal = record::list(state_dir).map_err(|err| {
         if geteuid().is_root() { err } else { err.details("run as root, whose records they are") }
     })?;

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, env, ffi::OsString, process::ExitCode};
 
-use super::{Output, Places, print, table};
+use super::{
+    Output,
+    places::{Configured, Found},
+    print, table,
+};
 use crate::{
     agent::log,
     attachment::Attachment,
@@ -27,7 +31,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    places: Places,
+    places: Configured,
     /// Directories in which IPAM plugins are found, between colons; else CNI_PATH's
     #[arg(long, value_name = "DIRS")]
     cni_path: Option<OsString>,
@@ -42,7 +46,7 @@ pub(super) const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
 /// Reconciles and reports.
 pub fn run(args: Args) -> Result<ExitCode> {
     let cni_path = args.cni_path.or_else(|| env::var_os("CNI_PATH"));
-    let Places { state_dir, bpf_dir } = args.places;
+    let Found { state_dir, bpf_dir } = args.places.find();
     let cni_path = cni_path.unwrap_or_else(|| CNI_PATH.into());
     let plugins = reconcile::PLUGINS;
     let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path, plugins });

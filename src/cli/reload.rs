@@ -7,20 +7,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Output, Places, print};
+use super::{Output, places::Configured, print};
 use crate::{
     error::{Context, Error, Kind, Result},
-    telemetry::reload::{self, Reloaded},
+    telemetry::{
+        pin,
+        reload::{self, Reloaded},
+    },
 };
 
 /// Swap the running programs for this binary's, pod by pod in single steps, and keep every count
 ///
 /// Also carries the counts over from a version of Weir with another layout of the maps. If the kernel
 /// refuses the new programs the old ones run on.
+///
+/// Where no pod has been counted yet nothing is loaded; stderr says so, and the exit status is 0.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    places: Places,
+    places: Configured,
     /// Where the verifier's log is kept if the kernel refuses the programs
     #[arg(long, value_name = "FILE", default_value = "/run/weir-verifier.log")]
     verifier_log: PathBuf,
@@ -31,13 +36,23 @@ pub struct Args {
 
 /// Reloads and reports.
 pub fn run(args: &Args) -> Result<()> {
-    eprintln!("weir: loading the programs");
-    let done =
-        reload::reload(&args.places.bpf_dir).map_err(|err| with_log(err, &args.verifier_log))?;
-    print(&match args.output {
-        Output::Text => text(&done),
-        Output::Json => json(&done)?,
-    })
+    let bpf_dir = args.places.find().bpf_dir;
+    if pin::layouts(&bpf_dir).is_ok_and(|layouts| !layouts.is_empty()) {
+        eprintln!("weir: loading the programs");
+    }
+    let done = reload::reload(&bpf_dir).map_err(|err| with_log(err, &args.verifier_log))?;
+    if done.is_none() {
+        eprintln!(
+            "weir: there is nothing to reload in {}: no pod has been counted there; another directory is \
+             given by --bpf-dir",
+            bpf_dir.display()
+        );
+    }
+    match (args.output, done) {
+        (Output::Json, done) => print(&json(&done.unwrap_or_default())?),
+        (Output::Text, Some(done)) => print(&text(&done)),
+        (Output::Text, None) => Ok(()),
+    }
 }
 
 /// The error, and where the verifier's log is, if there is one: the last lines alone seldom show the way

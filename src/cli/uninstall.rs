@@ -6,8 +6,9 @@
 use std::{env, fs, path::Path, process::ExitCode};
 
 use super::{
-    Output, Places, doctor,
+    Output, doctor,
     install::{BINARY, Dirs, place::Place},
+    places::{Found, Places},
     print,
     reconcile::{CNI_PATH, json, text},
 };
@@ -40,9 +41,15 @@ pub struct Args {
 /// Uninstalls and reports.
 pub fn run(args: Args) -> Result<ExitCode> {
     let Dirs { bin_dir, conf_dir } = &args.dirs;
+    // Of a configuration that is about to go.
+    let Found { state_dir, bpf_dir } = args.places.find(conf_dir);
+    let again = format!(
+        "weir: what is left goes by weir uninstall --state-dir {} --bpf-dir {}",
+        state_dir.display(),
+        bpf_dir.display()
+    );
     let mut dropped = configurations(conf_dir)?;
     dropped.extend(remove(bin_dir, BINARY, Thing::Executable)?);
-    let Places { state_dir, bpf_dir } = args.places;
     let cni_path = env::var_os("CNI_PATH").unwrap_or_else(|| CNI_PATH.into());
     let plugins = reconcile::PLUGINS;
     let places = reconcile::Places { state_dir, bpf_dir, cni_path, plugins };
@@ -54,6 +61,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     })?;
     left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     failures.iter().for_each(log::say);
+    if !failures.is_empty() && dropped.iter().any(|it| it.what == Thing::Configuration) {
+        eprintln!("{again}{}", if args.purge { " --purge" } else { "" });
+    }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -31,7 +31,7 @@ use super::{
 use crate::error::{Context, Error, Kind, Result};
 
 /// What a reload did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// Pods whose programs were swapped.
     pub pods: usize,
@@ -57,21 +57,26 @@ const HOOKED: [(&str, Direction, Filter); 4] = [
     ("weir_limit_to", Direction::DIRECTION_RX, Filter::LimitFirst),
 ];
 
-/// Loads, swaps and removes what was swapped out.
+/// Loads, swaps and removes what was swapped out. `None`: nothing was ever loaded here, and nothing is now.
 ///
 /// # Errors
 /// [`Kind::Telemetry`]: the kernel refused the programs (its verifier's words in the details), and the
 /// old ones run on; or it refused a swap, which names the interface. [`Kind::TryAgain`]: another
 /// process loads, or hooks a pod, for ten seconds.
-pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
+pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     libbpf_rs::set_print(None);
-    pin::prepare(bpf_dir)?;
+    pin::probe(bpf_dir)?;
+    if !bpf_dir.is_dir() {
+        return Ok(None);
+    }
     let _loading = lock::loading(bpf_dir)?;
     let current = pin::dir(bpf_dir);
     let old = others(bpf_dir)?;
     let begun = Instant::now();
-    let mut done =
-        Reloaded { pods: 0, swap: Duration::ZERO, load: Duration::ZERO, from: Vec::new() };
+    if old.is_empty() && !current.is_dir() {
+        return Ok(None);
+    }
+    let mut done = Reloaded::default();
     if current.is_dir() {
         let new = load::aside(bpf_dir, Some(&current))?;
         done.load = begun.elapsed();
@@ -90,7 +95,7 @@ pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
             }
             forget(bpf_dir, &current, &dir)?;
         }
-        return Ok(done);
+        return Ok(Some(done));
     }
     let new = load::aside(bpf_dir, None)?;
     done.load = begun.elapsed();
@@ -108,7 +113,7 @@ pub fn reload(bpf_dir: &Path) -> Result<Reloaded> {
     fs::rename(&new, &current)
         .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
     old.iter().try_for_each(|dir| forget(bpf_dir, &current, dir))?;
-    Ok(done)
+    Ok(Some(done))
 }
 
 /// The directories of other layouts.

@@ -58,7 +58,7 @@ fn exchanges_go_on_in_the_new_programs_in_mid_message() {
             Stream::open(&kernel, Role::ROLE_SERVER, v4(9, port), v4(2, exchange.port));
         play(&mut stream, exchange, || {
             steps += 1;
-            assert_eq!(reload(&kernel.bpf_dir()).unwrap().pods, 1);
+            assert_eq!(reload(&kernel.bpf_dir()).unwrap().unwrap().pods, 1);
             kernel.refresh();
         });
         assert_eq!(steps, 2 * exchange.turns.len() + 1, "{}", exchange.name);
@@ -85,7 +85,7 @@ fn totals_come_along_from_another_layout_and_are_added_once() {
     let other = kernel.bpf_dir().join("0123456789abcdef");
     // As a version of another layout would have left it.
     std::fs::rename(pin::dir(&kernel.bpf_dir()), &other).unwrap();
-    let done = reload(&kernel.bpf_dir()).unwrap();
+    let done = reload(&kernel.bpf_dir()).unwrap().unwrap();
     assert_eq!((done.pods, &done.from[..]), (1, &["0123456789abcdef".to_owned()][..]));
     assert!(!other.exists());
     kernel.reopen();
@@ -95,7 +95,7 @@ fn totals_come_along_from_another_layout_and_are_added_once() {
     assert_eq!(format!("{after:?}"), format!("{network:?}"));
     (41000..41010).for_each(|port| run(&kernel, port));
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
-    assert!(reload(&kernel.bpf_dir()).unwrap().from.is_empty());
+    assert!(reload(&kernel.bpf_dir()).unwrap().unwrap().from.is_empty());
     kernel.reopen();
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
 }

@@ -225,6 +225,45 @@ fn uninstalled_nothing_is_left_but_the_network_of_those_that_run() {
 }
 
 #[test]
+fn commands_find_the_directories_of_the_configuration() {
+    let site = Site::new("configured");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let (host, bpf_dir) = (site.host(), site.counted.bpffs.join("own"));
+    let file = site.dir.join("mine.conflist");
+    let mut list: Value =
+        serde_json::from_slice(&fs::read("examples/10-weir.conflist").unwrap()).unwrap();
+    list["plugins"][0]["stateDir"] = json!(host.state_dir());
+    list["plugins"][0]["bpfDir"] = json!(bpf_dir);
+    fs::write(&file, list.to_string()).unwrap();
+    site.succeed(&weir, &format!("install --conf {}", file.display()));
+    let a = host.container("a");
+    let call = site.counted.call("ADD", Some(&a), "clsact").key("bpfDir", json!(bpf_dir));
+    call.succeed();
+    let says = |command: &str| {
+        let (weir, conf_dir) = (weir.display(), site.dir.join("net.d"));
+        let words = format!("{weir} {command} -o json --conf-dir {}", conf_dir.display());
+        serde_json::from_str::<Value>(&host.node.succeed(&words)).unwrap()
+    };
+    assert_eq!(says("reload")["pods"], 1);
+    assert_eq!(says("pods")[0]["telemetry"], "counted");
+    host.end(a);
+    let dropped = says("reconcile");
+    assert_eq!(dropped[0]["what"], "attachment");
+    assert_eq!(says("pods")[0]["telemetry"], "deleted");
+    // Locked by somebody who loads: what is left is to be found again, without the configuration.
+    let locked = fs::File::open(&bpf_dir).unwrap();
+    locked.lock().unwrap();
+    let output = site.run(&weir, "uninstall");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!site.conflist().exists() && bpf_dir.exists());
+    let again = said.lines().find_map(|line| line.strip_prefix("weir: what is left goes by weir "));
+    drop(locked);
+    site.succeed(&weir, again.expect(&said));
+    assert!(!bpf_dir.exists() && !host.state_dir().exists());
+}
+
+#[test]
 fn what_others_wrote_is_not_cut_up() {
     let site = Site::new("uninstall-chained");
     let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));

@@ -180,6 +180,34 @@ fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
 }
 
 #[test]
+fn where_no_pod_was_counted_nothing_is_loaded() {
+    let counted = Counted::new("reload-nothing");
+    let weir = env!("CARGO_BIN_EXE_weir");
+    let reload = |dir: &str, code: i32| {
+        let words = format!("{weir} reload -o json --bpf-dir {dir}");
+        let output = counted.host.node.command(&words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        (output.stdout, said)
+    };
+    let dir = counted.bpffs.join("weir");
+    let shown = dir.display().to_string();
+    // A directory that isn't there, and one in which a pod's agent waits.
+    for there in [false, true] {
+        let (done, said) = reload(&shown, 0);
+        assert_eq!(serde_json::from_slice::<Value>(&done).unwrap()["pods"], 0);
+        assert!(said.contains(&format!("nothing to reload in {shown}")), "{said}");
+        assert!(said.contains("--bpf-dir"), "{said}");
+        let pins = counted.pins();
+        assert!(!pins.iter().any(|pin| pin.starts_with(&dir)), "{pins:?}");
+        assert_eq!(dir.exists(), there);
+        fs::create_dir_all(dir.join("links")).unwrap();
+    }
+    let (_, said) = reload("/nowhere/weir", 1);
+    assert!(said.contains("/nowhere does not exist"), "{said}");
+}
+
+#[test]
 fn pods_that_start_and_end_meanwhile_have_the_programs_of_the_day() {
     for attach in ["clsact", "tcx"] {
         let counted = Counted::new(&format!("reload-add-{attach}"));

@@ -13,10 +13,7 @@ use nix::{
 };
 
 use super::{Args, Finding, checks, conflist, ranges, trial};
-use crate::{
-    cni::{BPF_DIR, STATE_DIR},
-    telemetry,
-};
+use crate::{cli::places::Found, telemetry};
 
 /// More than a configuration is; what is bigger is not read to its end.
 const CONF_BYTES: u64 = 1024 * 1024;
@@ -33,12 +30,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
     let installed = |plugin: &str| is_installed(&args.bin_dir, plugin);
     let (conflist, network) =
         conflist::judge(&args.conf_dir, &configurations(&args.conf_dir), &installed);
-    // What was said by hand, then what ADD will read, then what it takes where nothing is said.
-    let place = |given: &Option<PathBuf>, configured: Option<&PathBuf>, usual: &str| {
-        given.as_ref().or(configured).cloned().unwrap_or_else(|| usual.into())
-    };
-    let state_dir = place(&args.state_dir, network.as_ref().map(|it| &it.state_dir), STATE_DIR);
-    let bpf_dir = place(&args.bpf_dir, network.as_ref().map(|it| &it.bpf_dir), BPF_DIR);
+    let Found { state_dir, bpf_dir } = args.places.find(&args.conf_dir);
     let counted = network.as_ref().is_none_or(|network| network.counted);
     let required = network.as_ref().is_some_and(|network| network.required);
     let mut findings = vec![
