@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     error::{Context, Error, Kind, Result},
+    record,
     telemetry::pin,
 };
 
@@ -91,11 +92,14 @@ pub fn run(options: Options) -> Result<()> {
 async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options) -> Result<()> {
     // Before anything else: a signal that comes early must not kill.
     let told = told_to_stop()?;
+    // Nobody is told of an address whose agent is refused a moment later.
+    let _place = pin::agent_place(&bpf_dir, |place| {
+        record::holders_of(place).first().map(ToString::to_string)
+    })?;
     let mut listeners = Vec::with_capacity(listen.len());
     for address in listen {
         listeners.push(server::bind(address)?);
     }
-    let _place = pin::agent_place(&bpf_dir)?;
     // A port below 1024 takes one more capability: those are bound by now. No other thread runs yet.
     privilege::drop_all_but_needed()?;
     let spans = otlp.as_ref().map(|_| Arc::new(otlp::queue::Spans::default()));

@@ -1,10 +1,11 @@
-//! Who holds a record, for an error to name them.
+//! Who holds a record, or another lock, for an error to name them.
 //!
 //! `/proc/locks` names who took a lock, which may have ended and left it to a process that it started. So what
 //! counts is who has the file open, by `/proc/<pid>/fd`, and `fdinfo` beside it tells those who hold its lock from
 //! those who read it. No file of theirs is asked for anything: one of a file system that hangs would never answer.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use std::{
 use nix::sys::stat::{major, minor};
 
 use super::journal;
-use crate::{attachment::Attachment, state::ATTACHMENTS};
+use crate::attachment::Attachment;
 
 /// The most that are named.
 const MAX: usize = 4;
@@ -33,15 +34,20 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The processes that hold the attachment's record, as far as they can be seen; this one is left out. Looks at
-/// all files that processes have open: some ten milliseconds, which only an error is worth.
+/// The processes that hold the attachment's record: see [`holders_of`].
 pub fn holders(state_dir: &Path, attachment: &Attachment) -> Vec<Holder> {
-    let file = journal::directory(state_dir).join(attachment.file_name());
-    let Ok(record) = fs::metadata(file) else { return Vec::new() };
-    let record = Sought::new(record.dev(), record.ino());
+    holders_of(&journal::directory(state_dir).join(attachment.file_name()))
+}
+
+/// The processes that hold the lock of a file or directory, as far as they can be seen; this one is left out.
+/// Looks at all files that processes have open: some ten milliseconds, which only an error is worth.
+pub fn holders_of(file: &Path) -> Vec<Holder> {
+    let Ok(found) = fs::metadata(file) else { return Vec::new() };
+    let directory = file.parent().and_then(Path::file_name).unwrap_or_default();
+    let sought = Sought::new(found.dev(), found.ino(), directory);
     let processes = entries("/proc".as_ref()).filter_map(|entry| {
         let pid = entry.file_name()?.to_str()?.parse().ok()?;
-        (pid != process::id() && record.is_held_by(&entry)).then(|| {
+        (pid != process::id() && sought.is_held_by(&entry)).then(|| {
             let comm = fs::read_to_string(entry.join("comm")).unwrap_or_default();
             // It is the process's to choose.
             let name = comm.trim_end().chars().filter(|c| !c.is_control()).collect();
@@ -51,13 +57,19 @@ pub fn holders(state_dir: &Path, attachment: &Attachment) -> Vec<Holder> {
     processes.take(MAX).collect()
 }
 
-/// A record's file, as the kernel names it to those who ask for a lock's: `00:1b:4711`, major and minor number of
-/// its device in hexadecimal, and its inode.
-struct Sought(String);
+/// A locked file.
+struct Sought {
+    /// As the kernel names it to those who ask for a lock's: `00:1b:4711`, major and minor number of its device
+    /// in hexadecimal, and its inode.
+    file: String,
+    /// The last name of the directory that it is in.
+    directory: OsString,
+}
 
 impl Sought {
-    fn new(dev: u64, ino: u64) -> Self {
-        Self(format!("{:02x}:{:02x}:{ino}", major(dev), minor(dev)))
+    fn new(dev: u64, ino: u64, directory: &OsStr) -> Self {
+        let file = format!("{:02x}:{:02x}:{ino}", major(dev), minor(dev));
+        Self { file, directory: directory.to_owned() }
     }
 
     fn is_held_by(&self, process: &Path) -> bool {
@@ -65,7 +77,7 @@ impl Sought {
         // is shown a number.
         let is_near = |fd: &PathBuf| {
             let path = fs::read_link(fd);
-            path.is_ok_and(|path| path.parent().is_some_and(|dir| dir.ends_with(ATTACHMENTS)))
+            path.is_ok_and(|path| path.parent().is_some_and(|dir| dir.ends_with(&self.directory)))
         };
         entries(&process.join("fd")).filter(is_near).any(|fd| {
             let info = fd.file_name().map(|number| process.join("fdinfo").join(number));
@@ -77,7 +89,7 @@ impl Sought {
     /// Whether that is the `fdinfo` of who holds its lock: proc_pid_fdinfo(5), `lock:`.
     fn is_locked(&self, info: &str) -> bool {
         let locks = info.lines().filter_map(|line| line.strip_prefix("lock:"));
-        locks.flat_map(str::split_whitespace).any(|word| word == self.0)
+        locks.flat_map(str::split_whitespace).any(|word| word == self.file)
     }
 }
 
@@ -94,12 +106,12 @@ mod tests {
         let of = |file: &str| {
             format!("pos:\t0\nino:\t4711\nlock:\t1: FLOCK  ADVISORY  WRITE 359 {file} 0 EOF\n")
         };
-        let sought = Sought::new(0xfe00, 4711);
-        assert!(sought.is_locked(&of("fe:00:4711")));
-        assert!(Sought::new(0x1b, 4711).is_locked(&of("00:1b:4711")));
+        let sought = |dev| Sought::new(dev, 4711, OsStr::new("attachments"));
+        assert!(sought(0xfe00).is_locked(&of("fe:00:4711")));
+        assert!(sought(0x1b).is_locked(&of("00:1b:4711")));
         for other in ["00:1b:4711", "fe:00:471", "fe:00:47110"] {
-            assert!(!sought.is_locked(&of(other)), "{other}");
+            assert!(!sought(0xfe00).is_locked(&of(other)), "{other}");
         }
-        assert!(!sought.is_locked("pos:\t0\nino:\t4711\n"));
+        assert!(!sought(0xfe00).is_locked("pos:\t0\nino:\t4711\n"));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 pub use claim::{Claim, claim};
-pub use holder::{Holder, holders};
+pub use holder::{Holder, holders, holders_of};
 pub use journal::{
     Begun, Entry, changed, directory, each, find, is_held, list, pause_adds, remove, some, sweep,
 };

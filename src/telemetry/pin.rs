@@ -162,11 +162,14 @@ pub fn prepare(bpf_dir: &Path) -> Result<()> {
 
 /// The place of the one agent that may serve these maps: it sweeps them, and the ring of live records
 /// has one reader. It is held until the file is closed. `None`: there is no bpffs, and so nothing to
-/// hold yet.
+/// hold yet. `holder` names the process that locked a path, if it can be known.
 ///
 /// # Errors
 /// [`Kind::Unavailable`]: another agent has held it for a second, as long as one that ends may take.
-pub fn agent_place(bpf_dir: &Path) -> Result<Option<fs::File>> {
+pub fn agent_place(
+    bpf_dir: &Path,
+    holder: impl Fn(&Path) -> Option<String>,
+) -> Result<Option<fs::File>> {
     if prepare(bpf_dir).is_err() {
         return Ok(None);
     }
@@ -181,12 +184,18 @@ pub fn agent_place(bpf_dir: &Path) -> Result<Option<fs::File>> {
     let place = fs::File::open(&dir).context(Kind::Telemetry, failed)?;
     let deadline = Instant::now() + Duration::from_secs(1);
     while let Err(err) = place.try_lock() {
+        if let fs::TryLockError::Error(err) = err {
+            return Err(err).context(Kind::Telemetry, || format!("can't lock {}", dir.display()));
+        }
         if Instant::now() > deadline {
+            let holder = holder(&dir).map(|holder| format!(", process {holder},"));
             let msg = format!(
-                "another agent serves the pods of {}; stop it, or give this one another --bpf-dir",
+                "another agent{} serves the pods of {}; one is enough for all readers: stop that one first, \
+                 or give this one another --bpf-dir",
+                holder.unwrap_or_default(),
                 bpf_dir.display()
             );
-            return Err(Error::new(Kind::Unavailable, msg).details(err));
+            return Err(Error::new(Kind::Unavailable, msg));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
