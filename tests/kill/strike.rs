@@ -7,6 +7,8 @@ use std::{
     io::Write,
     path::Path,
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -45,6 +47,8 @@ pub struct Struck {
     pub answer: Answer,
     /// Whether the strike hit: the call may have taken another way this time.
     pub hit: bool,
+    /// Whether it hit more than once: it befalls each process, of which another IPAM plugin's are some.
+    pub again: bool,
     pub killed: bool,
 }
 
@@ -176,9 +180,41 @@ pub fn leaves_the_wait_to_another(call: Call<'_>, scratch: &Path) -> bool {
 /// Tries every strike; `attempt` says whether it hit, which nearly all must: of a small sample all but two,
 /// and one in any case.
 pub fn each(strikes: &[Strike], mut attempt: impl FnMut(&Strike) -> bool) {
-    let missed: Vec<_> = strikes.iter().filter(|strike| !attempt(strike)).collect();
+    let mut progress = Progress::new(strikes.len());
+    let missed: Vec<_> = strikes
+        .iter()
+        .filter(|strike| {
+            progress.step();
+            !attempt(strike)
+        })
+        .collect();
     let most = (strikes.len() / 10).max(2).min(strikes.len() - 1);
     assert!(missed.len() <= most, "of {} strikes these missed: {missed:?}", strikes.len());
+}
+
+/// Says every ten seconds how far a test is, past the test harness.
+struct Progress {
+    begun: usize,
+    of: usize,
+    said: Instant,
+}
+
+impl Progress {
+    fn new(of: usize) -> Self {
+        Self { begun: 0, of, said: Instant::now() }
+    }
+
+    fn step(&mut self) {
+        self.begun += 1;
+        if self.said.elapsed() < Duration::from_secs(10) {
+            return;
+        }
+        self.said = Instant::now();
+        let thread = thread::current();
+        let test = thread.name().unwrap_or("?");
+        let said = format!("kill: {test}: strike {} of {}\n", self.begun, self.of);
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
+    }
 }
 
 impl Strike {
@@ -203,8 +239,8 @@ impl Strike {
         let _ = fs::remove_file(&log);
         assert!(!text.contains("INJECTED") || self.blow != Blow::Kill);
         let killed = answer.code == Some(KILLED) || answer.code.is_none();
-        let hit = text.contains("INJECTED") || text.contains("killed by SIGKILL");
-        Struck { hit, killed, answer }
+        let hits = text.matches("INJECTED").count() + text.matches("killed by SIGKILL").count();
+        Struck { hit: hits > 0, again: hits > 1, killed, answer }
     }
 }
 
