@@ -49,7 +49,7 @@ pub fn stdin(bytes: &[u8]) -> Result<()> {
         // What differs is no error of the decoder.
         let _ = check::consult(&result, &its, &record);
     }
-    let behind = Behind::look(&config, &Args::default());
+    let behind = Behind::look(&config, &Args::default())?;
     Wanted::parse(&config, &Args::default()).map(|wanted| drop(wanted.beside(&behind)))
 }
 

@@ -6,13 +6,14 @@ use serde::Serialize;
 
 use super::{
     Output,
-    places::{CONF_DIR, Places},
+    places::{ConfDir, Places},
     print,
 };
 use crate::error::{Context, Kind, Result};
 
 mod checks;
 mod conflist;
+mod lists;
 mod probes;
 mod ranges;
 mod trial;
@@ -27,9 +28,8 @@ pub(super) use probes::configurations as networks;
 pub struct Args {
     #[command(flatten)]
     places: Places,
-    /// Directory in which the runtime looks for network configurations
-    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
-    conf_dir: PathBuf,
+    #[command(flatten)]
+    conf_dir: ConfDir,
     /// Directory in which the runtime looks for plugins; may be given several times
     #[arg(long, value_name = "DIR", default_values = ["/opt/cni/bin", "/usr/lib/cni"])]
     bin_dir: Vec<PathBuf>,

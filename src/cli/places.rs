@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use super::doctor;
-use crate::cni::{BPF_DIR, STATE_DIR};
+use crate::cni::{BPF_DIR, STATE_DIR, list::PLACES};
 
-/// Where the runtime looks for network configurations.
+/// Where most runtimes look for network configurations.
 pub(super) const CONF_DIR: &str = "/etc/cni/net.d";
 
 /// The two directories; every command that works on them takes these.
@@ -28,9 +28,17 @@ pub(super) struct Places {
 pub(super) struct Configured {
     #[command(flatten)]
     places: Places,
-    /// Directory in which the runtime looks for network configurations
-    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
-    conf_dir: PathBuf,
+    #[command(flatten)]
+    conf_dir: ConfDir,
+}
+
+/// Where the configurations are.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConfDir {
+    /// Directory in which the runtime looks for network configurations [default: the first of the usual
+    /// ones that has any, those with Weir's before others]
+    #[arg(long, value_name = "DIR")]
+    conf_dir: Option<PathBuf>,
 }
 
 /// Where they are.
@@ -45,7 +53,27 @@ pub(super) struct Found {
 impl Configured {
     /// As [`Places::find`].
     pub(super) fn find(&self) -> Found {
-        self.places.find(&self.conf_dir)
+        self.places.find(&self.conf_dir.find())
+    }
+}
+
+impl ConfDir {
+    /// What was said by hand.
+    pub(super) fn given(&self) -> Option<&Path> {
+        self.conf_dir.as_deref()
+    }
+
+    /// What was said by hand, else the first of the [usual](PLACES) directories that has a network of weir's,
+    /// else the first that has any.
+    pub(super) fn find(&self) -> PathBuf {
+        let first = |wanted: fn(&doctor::Network) -> bool| {
+            PLACES.map(Path::new).into_iter().find(|dir| doctor::networks(dir).iter().any(wanted))
+        };
+        self.given()
+            .or_else(|| first(|file| file.position().is_some()))
+            .or_else(|| first(|_| true))
+            .unwrap_or(Path::new(CONF_DIR))
+            .to_owned()
     }
 }
 

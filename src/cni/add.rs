@@ -31,7 +31,7 @@ use crate::{
 /// Makes the attachment and answers with its result.
 pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let args = Args::parse(&call.request.args);
-    let behind = Behind::look(&call.config, &args);
+    let behind = Behind::look(&call.config, &args)?;
     let counting = Counting::parse(&call.config)?.beside(&behind);
     if let Some(prev_result) = chain::interfaces_before(&call.config)? {
         return chain::add(call, attachment, path, &counting, args.pod, prev_result);

@@ -3,7 +3,7 @@
 //! The reference `bandwidth` plugin adds an `ingress` qdisc to the host side for a pod's egress limit,
 //! and the kernel refuses it where a clsact qdisc sits. tcx leaves the slot free, but an ADD with it is
 //! twenty times as slow: it is taken where that plugin is going to ask for the slot. The spec tells a
-//! plugin nothing of the others, so that is read where the runtime has it from, in the network's list; a
+//! plugin nothing of the others, so that is read where the runtime has it from, in the network's [`list`]; a
 //! pod's annotations, which a runtime sends to a plugin with that capability, tell whether this pod has
 //! a limit. Where neither says anything, nobody else is expected.
 //!
@@ -11,28 +11,15 @@
 //! the one that it knows; or a larger MTU, and the node's end would drop what is longer than its own. So the
 //! pod has both from the start.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs::{self, OpenOptions},
-    io::Read,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
-
-use nix::fcntl::OFlag;
 use serde_json::Value;
 
-use super::{args::Args, config::Config};
-use crate::net::Mac;
+use super::{
+    args::Args,
+    config::Config,
+    list::{self, is},
+};
+use crate::{error::Result, net::Mac};
 
-/// Where containerd, CRI-O and podman look for networks, unless they are told otherwise.
-const DIRECTORY: &str = "/etc/cni/net.d";
-/// Names another one to libcni's own tools, and so to us.
-const VARIABLE: &str = "NETCONFPATH";
-/// The most lists that are looked into, and the most of each, in bytes.
-const MAX_LISTS: usize = 64;
-const MAX_BYTES: u64 = 256 << 10;
 /// The plugin, which is also its capability, and its key for what is limited of every pod.
 const SHAPER: &str = "bandwidth";
 const FIXED: &str = "egressRate";
@@ -66,15 +53,18 @@ pub struct Tuning {
 
 impl Behind {
     /// Looks for it, in a few files at most.
-    pub fn look(config: &Config, args: &Args) -> Self {
-        let plugins = plugins(config);
+    ///
+    /// # Errors
+    /// [`Kind::Config`](crate::error::Kind::Config) naming `confDir`.
+    pub fn look(config: &Config, args: &Args) -> Result<Self> {
+        let plugins = plugins(config)?;
         let shaper = shaper(&plugins);
-        Self {
+        Ok(Self {
             shapes: shaper.is_some(),
             wants_slot: wants_slot(config, shaper),
             // One that can't be read is refused where it counts.
             tuning: tuning(&plugins, config, args.mac().ok().flatten()),
-        }
+        })
     }
 }
 
@@ -87,34 +77,11 @@ struct Shaper {
     asked: bool,
 }
 
-/// The plugins behind us, by the network's list; none if no such list is to be found, or none of those that
-/// concern us is in it.
-fn plugins(config: &Config) -> Vec<Value> {
-    let directory = env::var_os(VARIABLE).filter(|path| !path.is_empty());
-    let directory = PathBuf::from(directory.unwrap_or_else(|| OsString::from(DIRECTORY)));
-    let Some(kind) = config.json.get("type").and_then(Value::as_str) else { return Vec::new() };
-    // In the order in which runtimes take them.
-    let found = lists(&directory).iter().find_map(|path| {
-        let text = read(path)?;
-        // Most networks have no such plugin: then there is nothing to parse.
-        (text.contains(SHAPER) || text.contains(TUNER)).then_some(())?;
-        behind(&serde_json::from_str(&text).ok()?, &config.name, kind)
-    });
-    found.unwrap_or_default()
-}
-
-/// The plugins behind ours of that type in a list of that name.
-fn behind(list: &Value, network: &str, kind: &str) -> Option<Vec<Value>> {
-    if list.get("name").and_then(Value::as_str) != Some(network) {
-        return None;
-    }
-    let mut plugins = list.get("plugins")?.as_array()?.iter();
-    plugins.find(|plugin| is(plugin, kind))?;
-    Some(plugins.cloned().collect())
-}
-
-fn is(plugin: &Value, kind: &str) -> bool {
-    plugin.get("type").and_then(Value::as_str) == Some(kind)
+/// The plugins from us on, by the network's list; none if no such list is to be found.
+fn plugins(config: &Config) -> Result<Vec<Value>> {
+    let places = list::places(config)?;
+    let kind = config.json.get("type").and_then(Value::as_str);
+    Ok(kind.and_then(|kind| list::plugins(&places, &config.name, kind)).unwrap_or_default())
 }
 
 fn has_capability(plugin: &Value, capability: &str) -> bool {
@@ -184,27 +151,6 @@ fn any_case<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     entries.find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }
 
-fn lists(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let lists = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "conflist"));
-    let mut lists: Vec<_> = lists.collect();
-    lists.sort_unstable();
-    lists.truncate(MAX_LISTS);
-    lists
-}
-
-fn read(path: &Path) -> Option<String> {
-    // Without O_NONBLOCK a FIFO of that name would hold the call up for ever.
-    let file =
-        OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()?;
-    file.metadata().ok().filter(fs::Metadata::is_file)?;
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -218,25 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_plugin_behind_ours_in_the_list_of_our_name_counts() {
-        let list = |name: &str, plugins: Value| {
-            shaper(&behind(&json!({"name": name, "plugins": plugins}), "n", "weir")?)
-        };
+    fn a_plugin_limits_what_it_is_told_to() {
         let by_capability = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
         let fixed = json!({"type": "bandwidth", "egressRate": 8000, "egressBurst": 8000});
-        let ours = json!({"type": "weir"});
+        let ours = json!({"type": "weir", "capabilities": {"bandwidth": true}});
         let asking = Some(Shaper { always: false, asked: true });
         let always = Some(Shaper { always: true, asked: false });
-        assert_eq!(list("n", json!([ours, by_capability])), asking);
-        assert_eq!(list("n", json!([ours, {"type": "tuning"}, fixed])), always);
-        assert_eq!(list("m", json!([ours, fixed])), None);
-        assert_eq!(list("n", json!([fixed, ours])), None);
-        assert_eq!(list("n", json!([ours])), None);
-        for odd in
-            [json!(null), json!([]), json!({"name": "n"}), json!({"name": "n", "plugins": 7})]
-        {
-            assert!(behind(&odd, "n", "weir").is_none());
-        }
+        assert_eq!(shaper(&[ours.clone(), by_capability]), asking);
+        assert_eq!(shaper(&[ours.clone(), json!({"type": "tuning"}), fixed]), always);
+        assert_eq!(shaper(&[ours]), None);
     }
 
     #[test]
@@ -299,20 +235,5 @@ mod tests {
             let to_pods = Some(Shaper { always: false, asked: false });
             assert!(!wants_slot(&config, to_pods), "{keys}");
         }
-    }
-
-    #[test]
-    fn what_is_no_list_is_passed_over() {
-        let directory = env::temp_dir().join(format!("weir-behind-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        fs::write(directory.join("20-b.conflist"), "{").unwrap();
-        fs::write(directory.join("10-a.conf"), "{}").unwrap();
-        fs::create_dir(directory.join("05-c.conflist")).unwrap();
-        nix::unistd::mkfifo(&directory.join("00.conflist"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let found = lists(&directory);
-        let texts: Vec<_> = found.iter().map(|path| read(path)).collect();
-        fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(texts, [None, None, Some("{".to_owned())]);
-        assert!(lists(&directory).is_empty());
     }
 }

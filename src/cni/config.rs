@@ -101,10 +101,11 @@ impl Config {
         }
         let version = version(&root)?;
         let place = |key: &str, default: &str, wrong: &mut Option<Error>| {
-            directory(&root, key, default).unwrap_or_else(|err| {
+            let given = directory(&root, key).unwrap_or_else(|err| {
                 *wrong = Some(err);
-                default.into()
-            })
+                None
+            });
+            given.unwrap_or_else(|| default.into())
         };
         let mut misplaced = Misplaced::default();
         let state_dir = place("stateDir", STATE_DIR, &mut misplaced.state_dir);
@@ -115,6 +116,14 @@ impl Config {
     /// The configuration as a field to read further from.
     pub fn root(&self) -> Field<'_> {
         Field::root(&self.json)
+    }
+
+    /// `confDir`: where the runtime has the network's list, if the configuration says so.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] naming key and value.
+    pub fn conf_dir(&self) -> Result<Option<PathBuf>> {
+        directory(&self.root(), "confDir")
     }
 
     /// Refuses a verb that the configuration's version doesn't have.
@@ -170,15 +179,15 @@ fn name(root: &Field<'_>) -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// A directory that doesn't depend on where the runtime was started, nor leads back up.
-fn directory(root: &Field<'_>, key: &str, default: &str) -> Result<PathBuf> {
-    let Some(field) = root.get(key) else { return Ok(default.into()) };
+/// A directory that doesn't depend on where the runtime was started, nor leads back up, if one is named.
+fn directory(root: &Field<'_>, key: &str) -> Result<Option<PathBuf>> {
+    let Some(field) = root.get(key) else { return Ok(None) };
     let path = Path::new(field.text()?);
     let plain = path.components().all(|part| part != Component::ParentDir);
     if !path.is_absolute() || !plain || path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(field.wrong("must be an absolute path without '..'"));
     }
-    Ok(path.to_owned())
+    Ok(Some(path.to_owned()))
 }
 
 #[cfg(test)]
@@ -239,6 +248,17 @@ mod tests {
             assert_eq!(kind, Kind::Config);
             assert!(msg.contains(key), "{msg}");
         }
+        // A DEL has no use for the list, and isn't kept from its work.
+        let elsewhere = |path: Value| {
+            let json = json!({"cniVersion": "1.1.0", "name": "n", "confDir": path});
+            Config::parse(json).unwrap().conf_dir()
+        };
+        for path in [json!("etc/cni"), json!("/a/../etc"), json!("/a\0b"), json!(7)] {
+            let err = elsewhere(path).unwrap_err();
+            assert!(err.kind() == Kind::Config && err.msg().contains("confDir"), "{err}");
+        }
+        assert_eq!(elsewhere(json!("/x/net.d")).unwrap(), Some("/x/net.d".into()));
+        assert_eq!(elsewhere(json!(null)).unwrap(), None);
         let both = json!({"cniVersion": "1.1.0", "name": "n", "stateDir": "run", "bpfDir": 7});
         let err = Config::parse(both.clone()).unwrap_err().to_string();
         assert!(err.contains("stateDir") && err.contains("bpfDir"), "{err}");

@@ -49,6 +49,7 @@ pub struct Preview {
 pub fn preview(json: Value, behind_another: bool) -> Result<Preview> {
     let config = Config::parse(json)?;
     let counting = Counting::parse(&config)?;
+    config.conf_dir()?;
     let subnets = if behind_another { Vec::new() } else { plumbing(&config)? };
     Ok(Preview {
         network: config.name,

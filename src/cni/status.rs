@@ -34,6 +34,7 @@ pub fn run(call: &Call) -> Result<()> {
     let config = &call.config;
     config.require(Version::V1_1_0, "STATUS")?;
     let counting = Counting::parse(config)?;
+    config.conf_dir()?;
     // Behind another plugin weir leases nothing, and has no `ipam`.
     let wanted = match config.root().get("ipam") {
         Some(_) => Some(Wanted::parse(config, &Args::default())?),

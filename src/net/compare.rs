@@ -89,8 +89,8 @@ fn pod_link(plan: &Plan, pod: &mut Netlink, host: &Link) -> Result<Link> {
         let is = link.mac.map_or("none".into(), |mac| mac.to_string());
         return difference(format!(
             "interface {name} in the pod has mac {is} instead of {}: the node sends to that one; ask \
-             weir for the other (capability mac), or keep the list with the plugin that sets it where \
-             weir finds it (NETCONFPATH, else /etc/cni/net.d)",
+             weir for the other (capability mac), or say where the list with the plugin that sets it is \
+             (confDir)",
             plan.pod_mac
         ));
     }

@@ -29,6 +29,7 @@ mod gc;
 mod held_pins;
 mod install;
 mod libcni;
+mod lists;
 mod net_apply;
 mod net_check;
 mod net_nft;

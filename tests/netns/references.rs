@@ -17,20 +17,22 @@ use crate::{
 const REFERENCES: &str = "/usr/lib/cni";
 
 /// A network's list on a node, which libcni is asked to run.
-struct Chain {
-    counted: Counted,
-    plugins: Value,
+pub struct Chain {
+    pub counted: Counted,
+    pub plugins: Value,
+    /// The words under which libcni runs; they say where the list is.
+    pub under: String,
 }
 
 impl Chain {
     /// Weir with these keys, and plugins behind it.
-    fn first(label: &str, keys: Value, behind: Value) -> Self {
+    pub fn first(label: &str, keys: Value, behind: Value) -> Self {
         let counted = Counted::new(label);
         let mut weir = counted.call("ADD", None, "auto").conf().clone();
         weir.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         let mut plugins = vec![weir];
         plugins.extend(behind.as_array().unwrap().clone());
-        Self { counted, plugins: json!(plugins) }
+        Self::new(counted, json!(plugins))
     }
 
     /// A plugin of that kind, whose address is host-local's to give, and weir behind it.
@@ -44,15 +46,20 @@ impl Chain {
         let ipam =
             json!({"type": "host-local", "dataDir": dir, "ranges": ranges, "routes": routes});
         let first = json!({"type": kind, "bridge": "br0", "isGateway": true, "ipam": ipam});
-        Self { counted, plugins: json!([first, weir]) }
+        Self::new(counted, json!([first, weir]))
     }
 
-    fn node(&self) -> &Space {
+    fn new(counted: Counted, plugins: Value) -> Self {
+        let under = format!("env NETCONFPATH={}", counted.bpffs.parent().unwrap().display());
+        Self { counted, plugins, under }
+    }
+
+    pub fn node(&self) -> &Space {
         &self.counted.host.node
     }
 
     /// One verb; what the driver printed.
-    fn call(&self, verb: &str, container: &Container, capabilities: &Value) -> Value {
+    pub fn call(&self, verb: &str, container: &Container, capabilities: &Value) -> Value {
         self.run(verb, container, capabilities, &self.plugins)
     }
 
@@ -69,7 +76,7 @@ impl Chain {
         fs::write(&conf, list.to_string()).unwrap();
         let weir = Path::new(env!("CARGO_BIN_EXE_weir")).parent().unwrap();
         let words = [
-            format!("env NETCONFPATH={}", dir.display()),
+            self.under.clone(),
             driver().display().to_string(),
             format!("-conf={} -cache={}", conf.display(), cache.display()),
             format!("-path={}:{REFERENCES}", weir.display()),
@@ -83,7 +90,7 @@ impl Chain {
         said
     }
 
-    fn succeed(&self, verb: &str, container: &Container, capabilities: &Value) -> Value {
+    pub fn succeed(&self, verb: &str, container: &Container, capabilities: &Value) -> Value {
         let said = self.call(verb, container, capabilities);
         assert!(said.get("error").is_none(), "{verb}: {said}");
         said["result"].clone()
@@ -97,7 +104,7 @@ impl Chain {
     }
 
     /// How many filters and pinned links of ours there are: clsact has the ones, tcx the others.
-    fn hooks(&self, result: &Value) -> (usize, usize) {
+    pub fn hooks(&self, result: &Value) -> (usize, usize) {
         let name = result["interfaces"][0]["name"].as_str().unwrap();
         let links = fs::read_dir(self.counted.bpffs.join("weir/links"));
         let links = links.map_or(0, Iterator::count);
@@ -237,7 +244,7 @@ fn what_tuning_alone_sets_cuts_nobody_off_and_check_tolerates_it_and_no_other() 
     let refused = chain.call("check", &a, &none);
     assert_eq!(refused["error"]["code"], 103, "{refused}");
     let msg = refused["error"]["msg"].as_str().unwrap();
-    for word in ["02:00:00:00:00:2c instead of", THEIRS, "capability mac", "NETCONFPATH"] {
+    for word in ["02:00:00:00:00:2c instead of", THEIRS, "capability mac", "confDir"] {
         assert!(msg.contains(word), "{word}: {msg}");
     }
     chain.succeed("del", &a, &none);

@@ -1,7 +1,10 @@
 //! Which network a runtime takes from its configuration directory, and whether an ADD of it could
 //! begin. Pure but for the look-up of executables.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -37,6 +40,24 @@ impl File {
     /// Whether it is a list of plugins, which is what a `.conflist` has to be.
     pub fn is_list(&self) -> bool {
         self.network.as_ref().is_ok_and(|network| network.get("plugins").is_some())
+    }
+
+    /// Whether it is of that network.
+    pub fn is_of(&self, network: &str) -> bool {
+        let name = self.network.as_ref().ok().and_then(|network| network.get("name"));
+        name.and_then(Value::as_str) == Some(network)
+    }
+
+    /// Whether weir is the last of its plugins.
+    pub fn is_last(&self) -> bool {
+        let all = self.network.as_ref().map_or(0, |network| plugins(network).len());
+        self.position().is_some_and(|at| at + 1 == all)
+    }
+
+    /// Where weir's entry says that the list is.
+    pub fn conf_dir(&self) -> Option<PathBuf> {
+        let entry = plugins(self.network.as_ref().ok()?).get(self.position()?)?;
+        Some(entry.get("confDir")?.as_str()?.into())
     }
 
     /// What an ADD of its network would make of it.

@@ -12,7 +12,7 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Args, Finding, checks, conflist, ranges, trial};
+use super::{Args, Finding, checks, conflist, lists, ranges, trial};
 use crate::{cli::places::Found, telemetry};
 
 /// More than a configuration is; what is bigger is not read to its end.
@@ -28,9 +28,9 @@ pub fn look(args: &Args) -> Vec<Finding> {
     };
     let number = |path: &str| read(path)?.trim().parse().ok();
     let installed = |plugin: &str| is_installed(&args.bin_dir, plugin);
-    let (conflist, network) =
-        conflist::judge(&args.conf_dir, &configurations(&args.conf_dir), &installed);
-    let Found { state_dir, bpf_dir } = args.places.find(&args.conf_dir);
+    let conf_dir = args.conf_dir.find();
+    let (conflist, network) = conflist::judge(&conf_dir, &configurations(&conf_dir), &installed);
+    let Found { state_dir, bpf_dir } = args.places.find(&conf_dir);
     let counted = network.as_ref().is_none_or(|network| network.counted);
     let required = network.as_ref().is_some_and(|network| network.required);
     let mut findings = vec![
@@ -52,6 +52,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
         state(&state_dir),
         conflist,
     ];
+    findings.extend(lists::look(&state_dir, args.conf_dir.given()));
     findings.extend(checks::layouts(telemetry::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
