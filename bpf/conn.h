@@ -243,6 +243,8 @@ struct http2 {
 	__u32 open;  /* its streams in the map; atomic */
 	__u16 ended; /* the connection is gone: 1 + enum http_error for those */
 	__u16 zero;
+	__u32 pod; /* attachment id */
+	__u32 more_zero;
 	struct http2_half half[DIRECTION_MAX];
 };
 
@@ -289,6 +291,22 @@ struct dns_query {
 	__u8 role;
 	__u8 transport;
 	__u16 zero;
+};
+
+/* The tables whose elements packets make, for all pods. */
+enum share_table {
+	SHARE_CONNS = 0,
+	SHARE_HTTP2,
+	SHARE_STREAMS,
+	SHARE_SPILL,
+	SHARE_DNS,
+	SHARE_COUNTERS,
+	SHARE_MAX,
+};
+
+/* Elements that a pod has of each table, or all pods; atomic. */
+struct share {
+	__u32 of[SHARE_MAX];
 };
 
 #endif

@@ -9,7 +9,7 @@
 #ifndef WEIR_COUNT_H
 #define WEIR_COUNT_H
 
-#include "maps.h"
+#include "share.h"
 
 /* Set by user space before loading: the one table of bounds. */
 const volatile __u64 histogram_bounds[HISTOGRAM_BOUNDS];
@@ -31,8 +31,8 @@ static __always_inline __u32 fields(__u8 kind, __u8 role, __u8 a, __u8 b)
 	return kind | (__u32)role << 8 | (__u32)a << 16 | (__u32)b << 24;
 }
 
-/* Adds to the counter whose key has these fields. */
-__noinline int counter_add(__u32 pod, __u32 fields, __u16 c, __u64 n)
+/* Adds to the counter whose key has these fields; one that is carried over is not bounded. */
+static __always_inline void counter_put(__u32 pod, __u32 fields, __u16 c, __u64 n, int carried)
 {
 	struct counter_key key = {.pod = pod,
 				  .kind = fields,
@@ -42,17 +42,25 @@ __noinline int counter_add(__u32 pod, __u32 fields, __u16 c, __u64 n)
 				  .c = c};
 	__u64 *value = bpf_map_lookup_elem(&counters, &key);
 
-	if (!value) {
+	if (!value &&
+	    !(carried ? share_carry(pod, SHARE_COUNTERS) : share_take(pod, SHARE_COUNTERS))) {
 		__u64 zero = 0;
 
 		/* EEXIST: another CPU was faster, and its element is as good. */
-		bpf_map_update_elem(&counters, &key, &zero, BPF_NOEXIST);
+		if (bpf_map_update_elem(&counters, &key, &zero, BPF_NOEXIST))
+			share_give(pod, SHARE_COUNTERS);
 		value = bpf_map_lookup_elem(&counters, &key);
 	}
 	if (value)
 		__sync_fetch_and_add(value, n);
 	else
 		stat_add(STAT_FULL_COUNTERS, n);
+}
+
+/* Adds to the counter whose key has these fields. */
+__noinline int counter_add(__u32 pod, __u32 fields, __u16 c, __u64 n)
+{
+	counter_put(pod, fields, c, n, 0);
 	return 0;
 }
 

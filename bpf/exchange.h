@@ -114,11 +114,14 @@ __noinline int exchange_begin(struct conn *conn, __u8 method, __u8 version, __u1
 	} else {
 		struct spill_key key = {.conn = conn->id, .number = number};
 
-		if (number - conn->popped > SPILL_PER_CONN ||
-		    bpf_map_update_elem(&inflight_spill, &key, &request, BPF_ANY))
+		if (number - conn->popped > SPILL_PER_CONN || share_take(conn->pod, SHARE_SPILL)) {
 			stat_add(STAT_GAP_INFLIGHT, 1);
-		else
+		} else if (bpf_map_update_elem(&inflight_spill, &key, &request, BPF_NOEXIST)) {
+			share_give(conn->pod, SHARE_SPILL);
+			stat_add(STAT_GAP_INFLIGHT, 1);
+		} else {
 			stat_add(STAT_SPILL_CREATED, 1);
+		}
 	}
 	/* A full barrier: whoever sees the number sees the slot. */
 	__sync_fetch_and_add(&conn->pushed, 1);
@@ -152,8 +155,10 @@ static __always_inline void exchange_pop(struct conn *conn)
 
 	if (slot->number == conn->popped + 1)
 		slot->number = 0;
-	else if (!bpf_map_delete_elem(&inflight_spill, &key))
+	else if (!bpf_map_delete_elem(&inflight_spill, &key)) {
 		stat_add(STAT_SPILL_REMOVED, 1);
+		share_give(conn->pod, SHARE_SPILL);
+	}
 	conn->popped++;
 }
 

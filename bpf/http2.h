@@ -254,7 +254,7 @@ static __always_inline void http2_end(struct conn *conn, __u8 error)
 		return;
 	of->ended = 1 + error;
 	if (!of->open)
-		http2_forget(conn->id);
+		http2_forget(conn->id, conn->pod);
 }
 
 static long http2_step(__u32 i, struct step *s)

@@ -26,10 +26,16 @@ static __always_inline struct http2 *http2_begin(struct conn *conn)
 
 	if (found)
 		return found;
-	/* EEXIST: the other direction was faster. */
-	if (!bpf_map_update_elem(&http2, &id, &http2_zero, BPF_NOEXIST))
-		stat_add(STAT_HTTP2_CREATED, 1);
+	if (!share_take(conn->pod, SHARE_HTTP2)) {
+		/* EEXIST: the other direction was faster. */
+		if (!bpf_map_update_elem(&http2, &id, &http2_zero, BPF_NOEXIST))
+			stat_add(STAT_HTTP2_CREATED, 1);
+		else
+			share_give(conn->pod, SHARE_HTTP2);
+	}
 	found = http2_of(conn);
+	if (found)
+		found->pod = conn->pod;
 	if (!found) {
 		stat_add(STAT_FULL_HTTP2, 1);
 		room_wanted = 1;
@@ -44,10 +50,12 @@ static __always_inline int has_http2(const struct conn *conn)
 	       conn->half[DIRECTION_TX].upgrade == UPGRADE_DONE;
 }
 
-static __always_inline void http2_forget(__u64 id)
+static __always_inline void http2_forget(__u64 id, __u32 pod)
 {
-	if (!bpf_map_delete_elem(&http2, &id))
-		stat_add(STAT_HTTP2_REMOVED, 1);
+	if (bpf_map_delete_elem(&http2, &id))
+		return;
+	stat_add(STAT_HTTP2_REMOVED, 1);
+	share_give(pod, SHARE_HTTP2);
 }
 
 /* A stream's exchange, as it ended. */
@@ -98,11 +106,29 @@ static __always_inline void stream_remove(const struct http2_stream_key *key,
 	if (bpf_map_delete_elem(&http2_streams, key))
 		return;
 	stat_add(STAT_STREAMS_REMOVED, 1);
+	share_give(got.pod, SHARE_STREAMS);
 	if (of)
 		__sync_fetch_and_add(&of->open, -1);
 	stream_count(&got, error, now - got.started);
 	if (listening())
 		record_stream(key, &got, error, now - got.started);
+}
+
+/* Puts a stream into the table; 0 on success. */
+static __always_inline int stream_create(const struct http2_stream_key *key,
+					 const struct http2_stream *fresh, struct http2 *of)
+{
+	if (of->open < STREAMS_PER_CONN && !share_take(fresh->pod, SHARE_STREAMS)) {
+		if (!bpf_map_update_elem(&http2_streams, key, fresh, BPF_NOEXIST)) {
+			stat_add(STAT_STREAMS_CREATED, 1);
+			__sync_fetch_and_add(&of->open, 1);
+			return 0;
+		}
+		share_give(fresh->pod, SHARE_STREAMS);
+	}
+	stat_add(STAT_FULL_STREAMS, 1);
+	room_wanted = 1;
+	return -1;
 }
 
 /*
@@ -128,13 +154,8 @@ __noinline int stream_upgrade(struct conn *conn)
 	of = http2_begin(conn);
 	if (!of)
 		return -1;
-	if (bpf_map_update_elem(&http2_streams, &key, &fresh, BPF_NOEXIST)) {
-		stat_add(STAT_FULL_STREAMS, 1);
-		room_wanted = 1;
+	if (stream_create(&key, &fresh, of))
 		return -1;
-	}
-	stat_add(STAT_STREAMS_CREATED, 1);
-	__sync_fetch_and_add(&of->open, 1);
 	exchange_pop(conn);
 	return 0;
 }
@@ -166,14 +187,7 @@ static __always_inline void stream_open(struct step *s)
 
 	if (!of || bpf_map_lookup_elem(&http2_streams, &key))
 		return; /* The request's trailers. */
-	if (of->open >= STREAMS_PER_CONN ||
-	    bpf_map_update_elem(&http2_streams, &key, &fresh, BPF_NOEXIST)) {
-		stat_add(STAT_FULL_STREAMS, 1);
-		room_wanted = 1;
-		return;
-	}
-	stat_add(STAT_STREAMS_CREATED, 1);
-	__sync_fetch_and_add(&of->open, 1);
+	stream_create(&key, &fresh, of);
 }
 
 /* A response's headers, interim or final, or its trailers are complete. */

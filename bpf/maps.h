@@ -84,6 +84,23 @@ struct {
 	__type(value, struct dns_query);
 } dns_pending SEC(".maps");
 
+/* Attachment id to what it has of the tables above; twice the pods, for those of the dead stay
+ * until the sweep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2 * MAX_PODS);
+	__type(key, __u32);
+	__type(value, struct share);
+} shares SEC(".maps");
+
+/* What all pods have of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct share);
+} taken SEC(".maps");
+
 /* What passes the interfaces of pods with a limit, by direction. No packet adds an element. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

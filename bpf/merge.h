@@ -37,7 +37,7 @@ static long merge_step(__u32 i, struct merge *m)
 		return 1;
 	switch (e->kind) {
 	case MERGE_COUNTER:
-		counter_add(e->pod, e->fields, e->c, e->n);
+		counter_put(e->pod, e->fields, e->c, e->n, 1);
 		break;
 	case MERGE_HISTOGRAM:
 		histogram_put(e->pod, e->fields, e->c, e->n, e->sum);

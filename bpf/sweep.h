@@ -117,6 +117,7 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 		return 0;
 	if (!bpf_map_delete_elem(&dns_pending, key)) {
 		stat_add(STAT_DNS_REMOVED, 1);
+		share_give(pod, SHARE_DNS);
 		if (state == POD_FORGOTTEN)
 			return 0;
 		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, transport), 0, 1);
@@ -131,6 +132,7 @@ static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_s
 	int slice = in_slice();
 	__u64 id = key->conn;
 	struct http2 *of;
+	__u32 pod;
 
 	if (slice <= 0)
 		return slice < 0;
@@ -142,8 +144,10 @@ static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_s
 			      sweeping.now);
 		return 0;
 	}
+	pod = stream->pod;
 	if (!bpf_map_delete_elem(&http2_streams, key)) {
 		stat_add(STAT_STREAMS_REMOVED, 1);
+		share_give(pod, SHARE_STREAMS);
 		if (of)
 			__sync_fetch_and_add(&of->open, -1);
 	}
@@ -153,7 +157,14 @@ static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_s
 static long sweep_http2(void *map, __u64 *id, struct http2 *of, void *nothing)
 {
 	if (of->ended && !of->open)
-		http2_forget(*id);
+		http2_forget(*id, of->pod);
+	return 0;
+}
+
+static long sweep_share(void *map, __u32 *pod, struct share *own, void *nothing)
+{
+	if (pod_state(*pod) == POD_FORGOTTEN)
+		share_forget(*pod, own);
 	return 0;
 }
 
@@ -209,6 +220,7 @@ __noinline int sweep(void)
 	bpf_for_each_map_elem(&http2_streams, sweep_stream, &nothing, 0);
 	sweeping.next_stream = slice_end();
 	bpf_for_each_map_elem(&http2, sweep_http2, &nothing, 0);
+	bpf_for_each_map_elem(&shares, sweep_share, &nothing, 0);
 	bpf_loop(HOLD_SLOTS, sweep_held, NULL, 0);
 	return 0;
 }

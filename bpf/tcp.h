@@ -115,14 +115,18 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
  */
 static __always_inline void conn_remove(const struct conn_key *key, struct conn *conn)
 {
+	__u32 pod = conn->pod;
+
 	if (conn->state == TCP_ESTABLISHED)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
 	if (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)
 		hold_drop(conn->id);
 	conn->check = ~conn->check;
 	conn_release(conn);
-	if (!bpf_map_delete_elem(&conns, key))
-		stat_add(STAT_CONNS_REMOVED, 1);
+	if (bpf_map_delete_elem(&conns, key))
+		return;
+	stat_add(STAT_CONNS_REMOVED, 1);
+	share_give(pod, SHARE_CONNS);
 }
 
 /* Another CPU was busy with it: the sweep ends it. */
@@ -203,13 +207,16 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
 	fresh->half[dir & 1].next = isn + 1;
-	if (bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
-		stat_add(STAT_FULL_CONNS, 1);
-		room_wanted = 1;
-		return -1;
+	if (!share_take(pod, SHARE_CONNS)) {
+		if (!bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
+			stat_add(STAT_CONNS_CREATED, 1);
+			return 0;
+		}
+		share_give(pod, SHARE_CONNS);
 	}
-	stat_add(STAT_CONNS_CREATED, 1);
-	return 0;
+	stat_add(STAT_FULL_CONNS, 1);
+	room_wanted = 1;
+	return -1;
 }
 
 /* Ends what a new connection of the same ends takes the place of; 0 on success. */

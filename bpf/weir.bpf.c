@@ -33,6 +33,7 @@ struct {
 	enum record_kind record_kind;
 	enum head_part head_part;
 	enum merge_kind merge_kind;
+	enum share_table share_table;
 	struct merge_entry merge_entry;
 	struct record_data record_data;
 } wire_btf;

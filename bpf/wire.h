@@ -426,7 +426,7 @@ struct record_data {
 #define MAX_HISTOGRAMS 4096
 #define MAX_DNS_PENDING 16384
 #define MAX_INFLIGHT_SPILL 16384
-#define MAX_HTTP2 4096
+#define MAX_HTTP2 5120
 #define MAX_HTTP2_STREAMS 16384
 
 /* Seconds after which the sweep gives up. */

@@ -28,8 +28,8 @@ pub use skeleton::types::{
     http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
     limit as RawLimit, limit_key as LimitKey, merge_entry as MergeEntry, merge_kind as MergeKind,
     net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
-    record_kind as RecordKind, role as Role, stat as Stat, tcp_result as TcpResult,
-    tls_version as TlsVersion, transport as Transport,
+    record_kind as RecordKind, role as Role, share as Share, share_table as ShareTable,
+    stat as Stat, tcp_result as TcpResult, tls_version as TlsVersion, transport as Transport,
 };
 
 /// A type that is nothing but its bytes: every bit pattern is a value, no padding is left implicit.

@@ -11,7 +11,7 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 const NXDOMAIN: u16 = 3;
 
-fn message(id: u16, flags: u16, name: &[&str], qtype: u16) -> Vec<u8> {
+pub fn message(id: u16, flags: u16, name: &[&str], qtype: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     for word in [id, flags, 1, 0, 0, 0] {
         bytes.extend(word.to_be_bytes());

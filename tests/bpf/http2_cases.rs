@@ -67,12 +67,24 @@ fn field(form: u8, name: &str, value: &str) -> Vec<u8> {
     [&[form, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
 
-fn client(frames: &[Vec<u8>]) -> Vec<u8> {
+/// The first bytes of a client, with these frames behind them.
+pub fn client(frames: &[Vec<u8>]) -> Vec<u8> {
     [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()
 }
 
-fn server(frames: &[Vec<u8>]) -> Vec<u8> {
+/// Likewise of a server.
+pub fn server(frames: &[Vec<u8>]) -> Vec<u8> {
     [frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]), frames.concat()].concat()
+}
+
+/// A whole request on a stream.
+pub fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82, 0x84])
+}
+
+/// Its whole answer.
+pub fn ok(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
 }
 
 fn settings_only() -> Exchange {

@@ -22,6 +22,7 @@ mod records;
 mod redis_cases;
 mod reload;
 mod resync;
+mod share;
 mod split;
 mod stream;
 mod tcp;

@@ -59,7 +59,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "weir_events_lost",
         kind: Kind::Counter,
-        help: "What happened and is not counted above because the table for it was full",
+        help: "What happened and is not counted above because the table for it was full, or its pod had its share of it",
         labels: &[Label {
             name: "source",
             values: &[

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A pod's share of the tables that all pods fill: as many times what is left as the table has. So
+ * whatever a pod does, there is room for the others, and the less of it the more a pod must have
+ * already; and while there is plenty, nobody is bounded.
+ */
+#ifndef WEIR_SHARE_H
+#define WEIR_SHARE_H
+
+#include "maps.h"
+
+/* What a pod has of each table; too large for the stack of a chain of calls. */
+const struct share share_zero;
+
+/* How many elements a table has for all. */
+static __always_inline __u32 share_size(enum share_table table)
+{
+	switch (table) {
+	case SHARE_CONNS:
+		return MAX_CONNS;
+	case SHARE_HTTP2:
+		return MAX_HTTP2;
+	case SHARE_STREAMS:
+		return MAX_HTTP2_STREAMS;
+	case SHARE_SPILL:
+		return MAX_INFLIGHT_SPILL;
+	case SHARE_DNS:
+		return MAX_DNS_PENDING;
+	default:
+		return MAX_COUNTERS;
+	}
+}
+
+/*
+ * The most that one may have while so many are left. Four times that leaves a fifth to others, so
+ * that a gateway may have most of the connections. Counters stay as long as their pod, and an
+ * honest pod has some hundred: an eighth of what is left.
+ */
+static __always_inline __u32 share_most(enum share_table table, __u32 left)
+{
+	return table == SHARE_COUNTERS ? left / 8 : left * 4;
+}
+
+static __always_inline struct share *share_all(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&taken, &first);
+}
+
+static __always_inline struct share *share_of(__u32 pod)
+{
+	return bpf_map_lookup_elem(&shares, &pod);
+}
+
+/* A pod's, made when it is first needed; NULL when nobody may have one more. */
+static __always_inline struct share *share_begin(__u32 pod)
+{
+	struct share *own = share_of(pod);
+
+	if (own)
+		return own;
+	/* EEXIST: another CPU was faster. */
+	bpf_map_update_elem(&shares, &pod, &share_zero, BPF_NOEXIST);
+	return share_of(pod);
+}
+
+/* Takes an element without a look at the share: it was one in an older layout. */
+static __always_inline int share_carry(__u32 pod, enum share_table table)
+{
+	struct share *all = share_all(), *own = share_begin(pod);
+
+	if (!all || !own)
+		return -1;
+	__sync_fetch_and_add(&all->of[table], 1);
+	__sync_fetch_and_add(&own->of[table], 1);
+	return 0;
+}
+
+/*
+ * Takes an element of the pod's share, before it is made; 0 on success. Of CPUs that look at once
+ * each may take one.
+ */
+static __always_inline int share_take(__u32 pod, enum share_table table)
+{
+	struct share *all = share_all(), *own = share_begin(pod);
+	__u32 size = share_size(table);
+
+	if (!all || !own || all->of[table] >= size ||
+	    own->of[table] >= share_most(table, size - all->of[table]))
+		return -1;
+	__sync_fetch_and_add(&all->of[table], 1);
+	__sync_fetch_and_add(&own->of[table], 1);
+	return 0;
+}
+
+/* Gives back what was taken: the element is gone, or was never made. */
+static __always_inline void share_give(__u32 pod, enum share_table table)
+{
+	struct share *all = share_all(), *own = share_of(pod);
+
+	if (all)
+		__sync_fetch_and_add(&all->of[table], -1);
+	if (own)
+		__sync_fetch_and_add(&own->of[table], -1);
+}
+
+/* The share of a pod that nobody knows any more, once it has nothing but its counters: they are
+ * gone. */
+static __always_inline void share_forget(__u32 pod, struct share *own)
+{
+	struct share *all = share_all();
+	__u32 counters = own->of[SHARE_COUNTERS];
+
+	if (own->of[SHARE_CONNS] || own->of[SHARE_HTTP2] || own->of[SHARE_STREAMS] ||
+	    own->of[SHARE_SPILL] || own->of[SHARE_DNS])
+		return;
+	if (all && !bpf_map_delete_elem(&shares, &pod))
+		__sync_fetch_and_add(&all->of[SHARE_COUNTERS], -counters);
+}
+
+#endif
