@@ -10,16 +10,21 @@ use serde::Serialize;
 use super::{
     Output,
     doctor::{self, Network},
-    places::CONF_DIR,
+    places::{CONF_DIR, Places},
     print,
 };
-use crate::error::{Context, Error, Kind, Result};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    telemetry::pin,
+};
 use place::{Done, Place};
 
 pub(super) mod place;
 
 /// The executable's name: the `type` of the configurations.
 pub(super) const BINARY: &str = "weir";
+/// Where runtimes look for plugins.
+const BIN_DIR: &str = "/opt/cni/bin";
 /// The configuration's name; runtimes take the first by name.
 const CONFLIST: &str = "10-weir.conflist";
 /// What there is without `--conf`.
@@ -29,7 +34,7 @@ const EXAMPLE: &str = include_str!("../../examples/10-weir.conflist");
 #[derive(Debug, clap::Args)]
 pub(super) struct Dirs {
     /// Directory in which the runtime looks for plugins
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
     pub(super) bin_dir: PathBuf,
     /// Directory in which the runtime looks for network configurations
     #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
@@ -89,7 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         Output::Json => json(&report)?,
         Output::Text => text(&report),
     })?;
-    hint(args, report.conflist.as_ref());
+    hint(args, &report);
     Ok(())
 }
 
@@ -152,8 +157,8 @@ fn text(report: &Report) -> String {
 }
 
 /// What is left for the operator to do, on stderr.
-fn hint(args: &Args, conflist: Option<&Put>) {
-    match conflist {
+fn hint(args: &Args, report: &Report) {
+    match &report.conflist {
         Some(Put { done: Done::Kept, path }) => eprintln!(
             "weir: {} uses other settings and stays; --force puts {CONFLIST} there",
             path.display()
@@ -166,7 +171,41 @@ fn hint(args: &Args, conflist: Option<&Put>) {
         }
         _ => {}
     }
-    eprintln!("weir: see what else this node needs: weir doctor");
+    let due = is_reload_due(report.binary.done, &args.dirs.conf_dir);
+    if due {
+        let reload = args.dirs.next("reload", false);
+        eprintln!(
+            "weir: give running pods this version's programs, then restart the agent: {reload}"
+        );
+    }
+    if !(due && args.no_conf) {
+        let doctor = args.dirs.next("doctor", true);
+        eprintln!("weir: see what else this node needs: {doctor}");
+    }
+}
+
+/// Whether pods may be counted by the programs of the version before, in the directory that the installed
+/// configuration names.
+fn is_reload_due(binary: Done, conf_dir: &Path) -> bool {
+    let bpf_dir = Places::default().find(conf_dir).bpf_dir;
+    let others = pin::other_layouts(&bpf_dir).is_ok_and(|others| others > 0);
+    let any = pin::layouts(&bpf_dir).is_ok_and(|layouts| !layouts.is_empty());
+    others || (any && binary == Done::Replaced)
+}
+
+impl Dirs {
+    /// The words of a command that works on what was installed: those directories are named that it would look
+    /// for elsewhere.
+    fn next(&self, command: &str, looks_for_plugins: bool) -> String {
+        let mut words = format!("weir {command}");
+        if looks_for_plugins && self.bin_dir != Path::new(BIN_DIR) {
+            words += &format!(" --bin-dir {}", self.bin_dir.display());
+        }
+        if self.conf_dir != Path::new(CONF_DIR) {
+            words += &format!(" --conf-dir {}", self.conf_dir.display());
+        }
+        words
+    }
 }
 
 #[cfg(test)]

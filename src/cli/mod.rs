@@ -102,6 +102,12 @@ fn explain(usage: &clap::Error) -> ExitCode {
     if usage.use_stderr() && !asked_nothing { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
+/// How many there are of something whose plural has an s.
+fn several(number: impl TryInto<u64>, thing: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Writes a read-out to stdout. A reader that went away early (`| head`) is not an error.
 fn print(text: &str) -> Result<()> {
     use crate::error::{Context, Kind};

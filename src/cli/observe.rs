@@ -13,6 +13,7 @@ use super::{
     client::{Agent, event_loop},
     events::{Event, Events},
     line::{Colours, line},
+    several,
 };
 use crate::{
     agent::{
@@ -168,8 +169,9 @@ impl Printer {
             _ => "this command could not keep up with the agent",
         };
         log::say(format_args!(
-            "{} records are missing here, {} in all: {cause}",
-            lost.records, self.lost
+            "{} missing here, {} in all: {cause}",
+            several(lost.records, "record"),
+            self.lost
         ));
         String::new()
     }

@@ -12,7 +12,7 @@ use crate::cni::{BPF_DIR, STATE_DIR, list::PLACES};
 pub(super) const CONF_DIR: &str = "/etc/cni/net.d";
 
 /// The two directories; every command that works on them takes these.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Places {
     /// Directory of the attachment records [default: the configuration's, else /run/weir]
     #[arg(long, value_name = "DIR")]

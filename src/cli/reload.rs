@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Output, places::Configured, print};
+use super::{Output, places::Configured, print, several};
 use crate::{
     error::{Context, Error, Kind, Result},
     telemetry::{
@@ -84,8 +84,8 @@ fn keep(log: &str, file: &Path) -> io::Result<()> {
 
 fn text(done: &Reloaded) -> String {
     let Reloaded { pods, swap, load, from } = done;
-    let mut text =
-        format!("swapped the programs of {pods} pods in {swap:.1?}, loaded in {load:.0?}\n");
+    let pods = several(*pods, "pod");
+    let mut text = format!("swapped the programs of {pods} in {swap:.1?}, loaded in {load:.0?}\n");
     for layout in from {
         text += &format!("carried the counts over from layout {layout}\n");
     }

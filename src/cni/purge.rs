@@ -45,7 +45,10 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
     let left = record::list(&places.state_dir)?.len();
     if left > 0 {
         let what = "the state dir and nftables table inet weir stay, too; --purge takes them away";
-        report.left.push(format!("the network of {left} attachments: {what}"));
+        report.left.push(format!(
+            "the network of {left} attachment{}: {what}",
+            if left == 1 { "" } else { "s" }
+        ));
         return Ok(());
     }
     // Their records are elsewhere, and the table may be what they live by.

@@ -264,6 +264,40 @@ fn commands_find_the_directories_of_the_configuration() {
 }
 
 #[test]
+fn the_hint_is_the_next_command_with_the_directories_that_were_given() {
+    let site = Site::new("hint");
+    let (host, bpf_dir) = (site.host(), site.counted.bpffs.join("own"));
+    let file = site.dir.join("mine.conflist");
+    let example = fs::read_to_string("examples/10-weir.conflist").unwrap();
+    let mut list: Value = serde_json::from_str(&example).unwrap();
+    list["plugins"][0]["bpfDir"] = json!(bpf_dir);
+    fs::write(&file, list.to_string()).unwrap();
+    let hints = |version: &Path, words: &str| {
+        let output = site.run(version, &format!("install {words}"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let commands = said.lines().filter_map(|line| line.rsplit_once(": weir "));
+        commands.map(|(_, command)| command.to_owned()).collect::<Vec<_>>().join(", ")
+    };
+    let shown = site.dir.display();
+    let conf_dir = format!("--conf-dir {shown}/net.d");
+    let (doctor, reload) =
+        (format!("doctor --bin-dir {shown}/bin {conf_dir}"), format!("reload {conf_dir}"));
+    let [first, second, third] = [1, 2, 3].map(|number| site.version(number));
+    assert_eq!(hints(&first, &format!("--conf {}", file.display())), doctor);
+    // No pod was counted yet.
+    assert_eq!(hints(&second, "--no-conf"), doctor);
+    let a = host.container("a");
+    site.counted.call("ADD", Some(&a), "clsact").key("bpfDir", json!(bpf_dir)).succeed();
+    assert_eq!(hints(&second, "--no-conf"), doctor);
+    assert_eq!(hints(&third, "--no-conf"), reload);
+    assert_eq!(hints(&first, ""), format!("{reload}, {doctor}"));
+    let words = format!("{} {reload}", site.binary().display());
+    let said = host.node.succeed(&words);
+    assert!(said.starts_with("swapped the programs of 1 pod in "), "{said}");
+}
+
+#[test]
 fn what_others_wrote_is_not_cut_up() {
     let site = Site::new("uninstall-chained");
     let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));

@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::{
-    super::{line::duration, table::visible},
+    super::{line::duration, several, table::visible},
     state::{State, name, requests, title},
 };
 use crate::agent::overview::{Exchanges, PodOverview};
@@ -48,10 +48,10 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, agent: &str) {
 }
 
 fn heading(state: &State, agent: &str) -> Line<'static> {
-    let pods = state.overview.pods.len();
+    let pods = several(state.overview.pods.len(), "pod");
     let mut spans = vec![
         Span::styled("weir top", BOLD),
-        Span::raw(format!("  {pods} pods  by {}", state.sort.name())),
+        Span::raw(format!("  {pods}  by {}", state.sort.name())),
     ];
     if !state.filter.is_empty() || state.typing {
         let cursor = if state.typing { "_" } else { "" };
