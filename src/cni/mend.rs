@@ -60,7 +60,7 @@ fn table(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> 
             lost.insert(subnets);
         }
     }
-    let mut masqueraded = BTreeSet::new();
+    let mut mended = conntrack::Mended::default();
     for (record, plumbing) in plumbed {
         let attachment = record.attachment()?;
         let bare = lost.contains(&*plumbing.masquerade);
@@ -75,15 +75,16 @@ fn table(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> 
             found.insert(subnets);
         }
         if found.contains(subnets) {
-            masqueraded.extend(plumbing.addresses.iter().map(Address::ip));
+            mended.masqueraded.extend(plumbing.addresses.iter().map(Address::ip));
             report.mended.push((attachment.clone(), Mend::Masqueraded));
         }
         if closed && report.note(ports::mend(&attachment, plumbing)).is_some() {
+            mended.exposed.push((&plumbing.ports, &plumbing.addresses));
             report.mended.push((attachment, Mend::Exposed));
         }
     }
-    let networks: Vec<IpNetwork> = lost.into_iter().flatten().copied().collect();
-    report.note(conntrack::forget_unmasqueraded(&masqueraded, &networks));
+    mended.networks = lost.into_iter().flatten().copied().collect();
+    report.note(conntrack::forget_untranslated(&mended));
     Ok(())
 }
 

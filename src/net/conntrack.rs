@@ -1,7 +1,8 @@
 //! Connection tracking: what the kernel remembers of where a flow goes is forgotten when that has changed.
 //!
 //! A rule of translation is looked up for a flow's first packet only. A UDP flow has no end, so a client
-//! that keeps sending to a host port would go on to reach the pod that had it before, or nobody.
+//! that keeps sending to a host port would go on to reach the pod that had it before, or nobody. One of TCP has
+//! a beginning that is sent again and again, under the same ports, until it is answered.
 //!
 //! Since Linux 6.12 the kernel deletes by a filter: 0.2 ms, however many buckets its table has. Before,
 //! the flows are read and deleted one by one, and to read takes a lock per bucket: 20 ms for 262,144.
@@ -14,7 +15,7 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{
         ConntrackAttribute, ConntrackMessage, ConntrackMessageType, IPTuple, ProtoTuple,
-        Protocol as TupleProtocol, Tuple,
+        Protocol as TupleProtocol, Status, Tuple,
     },
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -32,12 +33,13 @@ use crate::{
     },
 };
 
-/// linux/netfilter/nfnetlink_conntrack.h, `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_ZONE`, and
-/// `CTA_FILTER` with what is in it.
+/// linux/netfilter/nfnetlink_conntrack.h, `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_ZONE`,
+/// `CTA_STATUS_MASK`, and `CTA_FILTER` with what is in it.
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
+const STATUS_MASK: u16 = 26;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 /// net/netfilter/nf_internals.h, `CTA_FILTER_F_CTA_*`: which parts of the tuple are compared.
@@ -73,17 +75,33 @@ pub fn forget_others(ports: &[PortMapping], addresses: &[Address]) -> Result<()>
         if targets.len() <= MAX_DELETIONS && delete(&mut socket, pod, &targets)? {
             continue;
         }
-        delete_one_by_one(&mut socket, pod, |flow| {
-            let (to, to_port) = flow.original.destination;
-            let is_to = |port: &PortMapping| match port.address() {
-                Some(ip) => ip == to,
-                None => own.contains(&to),
-            };
-            let mut mapped = ports.iter().filter(|port| port.host_port == to_port && is_to(port));
-            mapped.any(|port| flow.reply.source != (pod, port.container_port))
-        })?;
+        let lead = Lead { pod, ports: &ports, own: &own };
+        delete_one_by_one(&mut socket, &udp_of(pod), pod, |flow| lead.is_missed_by(flow))?;
     }
     Ok(())
+}
+
+/// The ports of the node that lead to a pod, of one family.
+struct Lead<'a> {
+    pod: IpAddr,
+    ports: &'a [PortMapping],
+    /// The node's addresses.
+    own: &'a [IpAddr],
+}
+
+impl Lead<'_> {
+    /// Whether a flow is to one of the ports and doesn't go to the pod.
+    fn is_missed_by(&self, flow: &Flow) -> bool {
+        let (to, to_port) = flow.original.destination;
+        let is_to = |port: &PortMapping| match port.address() {
+            Some(ip) => ip == to,
+            None => self.own.contains(&to),
+        };
+        let mut mapped = self.ports.iter().filter(|port| {
+            port.host_port == to_port && is_to(port) && flow.protocol == port.protocol.number()
+        });
+        mapped.any(|port| flow.reply.source != (self.pod, port.container_port))
+    }
 }
 
 /// Forgets the UDP flows that the pod with these addresses answers: it ends, and ports of the node led
@@ -103,28 +121,59 @@ pub fn forget_mapped(
         if delete(socket, pod, &[Filter::AnsweredBy(pod)])? {
             return Ok(());
         }
-        delete_one_by_one(socket, pod, |flow| flow.reply.source.0 == pod)
+        delete_one_by_one(socket, &udp_of(pod), pod, |flow| flow.reply.source.0 == pod)
     })
 }
 
-/// Forgets the UDP flows that pods with these addresses began, towards the outside of the networks, while
-/// nothing masqueraded them: they would go on under an address to which no answer comes back.
+/// What is translated again, after nothing was for a while.
+#[derive(Debug, Default)]
+pub struct Mended<'a> {
+    /// The addresses of pods that are masqueraded again.
+    pub masqueraded: BTreeSet<IpAddr>,
+    /// The networks towards which they are not.
+    pub networks: Vec<IpNetwork>,
+    /// The host ports that lead to pods again, with each pod's addresses.
+    pub exposed: Vec<(&'a [PortMapping], &'a [Address])>,
+}
+
+/// Forgets what began meanwhile and would go on without: of UDP, under an address to which no answer comes back,
+/// what the masqueraded pods began; of whatever protocol, what was not answered so far, whose beginning is sent
+/// again and goes as it went.
 ///
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel).
-pub fn forget_unmasqueraded(pods: &BTreeSet<IpAddr>, networks: &[IpNetwork]) -> Result<()> {
+pub fn forget_untranslated(mended: &Mended<'_>) -> Result<()> {
     let mut socket = Netlink::open(NETLINK_NETFILTER)?;
-    [true, false]
-        .into_iter()
-        .filter_map(|v4| pods.iter().find(|pod| pod.is_ipv4() == v4))
-        .try_for_each(|&any| {
-            delete_one_by_one(&mut socket, any, |flow| {
-                let (source, to) = (flow.original.source, flow.original.destination);
-                pods.contains(&source.0)
-                    && (flow.reply.source, flow.reply.destination) == (to, source)
-                    && !networks.iter().any(|network| network.contains(to.0))
-            })
-        })
+    for v4 in [true, false] {
+        let exposed = mended.exposed.iter().filter_map(|(ports, addresses)| {
+            let pod = addresses.iter().map(Address::ip).find(|ip| ip.is_ipv4() == v4)?;
+            Some((pod, ports.iter().copied().filter(|port| port.is_of(v4)).collect::<Vec<_>>()))
+        });
+        let exposed: Vec<_> = exposed.collect();
+        let pods = mended.masqueraded.iter().filter(|pod| pod.is_ipv4() == v4);
+        let Some(any) = pods.copied().chain(exposed.iter().map(|(pod, _)| *pod)).next() else {
+            continue;
+        };
+        let own = address::of_node(&mut link::socket()?, v4)?;
+        let leads: Vec<_> =
+            exposed.iter().map(|(pod, ports)| Lead { pod: *pod, ports, own: &own }).collect();
+        delete_one_by_one(&mut socket, &udp_of(any), any, |flow| mended.is_bare(flow))?;
+        delete_one_by_one(&mut socket, &unanswered_of(any), any, |flow| {
+            let strays = mended.is_bare(flow) || leads.iter().any(|lead| lead.is_missed_by(flow));
+            strays && !flow.answered
+        })?;
+    }
+    Ok(())
+}
+
+impl Mended<'_> {
+    /// Whether a flow is of a pod that is masqueraded again, towards the outside, and isn't.
+    fn is_bare(&self, flow: &Flow) -> bool {
+        let (source, to) = (flow.original.source, flow.original.destination);
+        self.masqueraded.contains(&source.0)
+            && (flow.reply.source.0, flow.reply.destination.0) == (to.0, source.0)
+            && !self.networks.iter().any(|network| network.contains(to.0))
+    }
 }
 
 fn has_udp(ports: &[PortMapping]) -> bool {
@@ -145,7 +194,7 @@ enum Filter {
     AnsweredBy(IpAddr),
 }
 
-/// One direction of a flow.
+/// One direction of a flow; of a protocol without ports they are 0.
 struct Side {
     source: (IpAddr, u16),
     destination: (IpAddr, u16),
@@ -153,6 +202,10 @@ struct Side {
 
 /// A flow as the kernel remembers it.
 struct Flow {
+    /// As IP has it.
+    protocol: u8,
+    /// Whether both directions were seen.
+    answered: bool,
     original: Side,
     reply: Side,
     /// What deletes it, and no other.
@@ -173,13 +226,14 @@ fn delete(socket: &mut Netlink, pod: IpAddr, filters: &[Filter]) -> Result<bool>
     Ok(true)
 }
 
-/// Deletes the flows of UDP, and of the address's family, that are stale.
+/// Deletes those that are stale of the flows of the address's family that are answered to the request.
 fn delete_one_by_one(
     socket: &mut Netlink,
+    request: &NetfilterMessage,
     pod: IpAddr,
     stale: impl Fn(&Flow) -> bool,
 ) -> Result<()> {
-    let flows: Vec<NetfilterMessage> = socket.dump("list tracked connections", &all(pod))?;
+    let flows: Vec<NetfilterMessage> = socket.dump("list tracked connections", request)?;
     for flow in flows.into_iter().filter_map(flow).filter(stale) {
         let message = inet(pod, ConntrackMessage::Delete(flow.identity));
         match socket.exchange(vec![Ask::new("forget a tracked connection", message, 0)]) {
@@ -190,11 +244,18 @@ fn delete_one_by_one(
     Ok(())
 }
 
-/// The request for all flows of UDP.
-fn all(pod: IpAddr) -> NetfilterMessage {
+/// The request for all flows of UDP of the address's family.
+fn udp_of(pod: IpAddr) -> NetfilterMessage {
     let tuple = [Tuple::Proto(vec![ProtoTuple::Protocol(TupleProtocol::Udp)])];
     let original = (TUPLE_ORIGINAL, FILTER_ORIGINAL);
     compared(pod, ConntrackMessageType::Get, original, &tuple, PROTOCOL)
+}
+
+/// The request for all flows of the address's family of which one direction alone was seen.
+fn unanswered_of(pod: IpAddr) -> NetfilterMessage {
+    let mask = DefaultNla::new(STATUS_MASK, Status::SeenReply.bits().to_be_bytes().to_vec());
+    let none = ConntrackAttribute::CtaStatus(Status::empty());
+    inet(pod, ConntrackMessage::Get(vec![none, ConntrackAttribute::Other(mask)]))
 }
 
 fn filtered(pod: IpAddr, what: ConntrackMessageType, filter: &Filter) -> NetfilterMessage {
@@ -245,26 +306,40 @@ fn flow(reply: NetfilterMessage) -> Option<Flow> {
     let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = reply.inner else {
         return None;
     };
-    let (mut original, mut reply) = (None, None);
+    let (mut original, mut reply, mut protocol, mut status) = (None, None, None, None);
     let mut identity = Vec::new();
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(tuple) => {
                 original = side(&tuple);
+                protocol = protocol_of(&tuple);
                 identity.push(ConntrackAttribute::CtaTupleOrig(tuple));
             }
             ConntrackAttribute::CtaTupleReply(tuple) => reply = side(&tuple),
+            ConntrackAttribute::CtaStatus(flags) => status = Some(flags),
             ConntrackAttribute::Other(other) if other.kind() == ZONE => {
                 identity.push(ConntrackAttribute::Other(other));
             }
             _ => {}
         }
     }
-    Some(Flow { original: original?, reply: reply?, identity })
+    let answered = status?.contains(Status::SeenReply);
+    Some(Flow { protocol: protocol?, answered, original: original?, reply: reply?, identity })
+}
+
+fn protocol_of(tuple: &[Tuple]) -> Option<u8> {
+    let parts = tuple.iter().filter_map(|part| match part {
+        Tuple::Proto(parts) => Some(parts),
+        _ => None,
+    });
+    parts.flatten().find_map(|part| match part {
+        ProtoTuple::Protocol(protocol) => Some((*protocol).into()),
+        _ => None,
+    })
 }
 
 fn side(tuple: &[Tuple]) -> Option<Side> {
-    let (mut from, mut to, mut source, mut destination) = (None, None, None, None);
+    let (mut from, mut to, mut source, mut destination) = (None, None, 0, 0);
     for part in tuple {
         match part {
             Tuple::Ip(ips) => ips.iter().for_each(|ip| match ip {
@@ -273,12 +348,12 @@ fn side(tuple: &[Tuple]) -> Option<Side> {
                 _ => {}
             }),
             Tuple::Proto(ports) => ports.iter().for_each(|port| match port {
-                ProtoTuple::SourcePort(port) => source = Some(*port),
-                ProtoTuple::DestinationPort(port) => destination = Some(*port),
+                ProtoTuple::SourcePort(port) => source = *port,
+                ProtoTuple::DestinationPort(port) => destination = *port,
                 _ => {}
             }),
             _ => {}
         }
     }
-    Some(Side { source: (from?, source?), destination: (to?, destination?) })
+    Some(Side { source: (from?, source), destination: (to?, destination) })
 }

@@ -1,12 +1,20 @@
 //! After `nft flush ruleset`, which a firewall's reload may be: host ports and masquerade of the living come
 //! back by `weir reconcile`, and nothing else changes.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     answer::{BRIEFLY, Client, PATIENCE, Server, tcp},
+    node::Space,
     plugin::{Call, Container, Host, ips},
     ports::{both, elements, map},
 };
@@ -136,6 +144,86 @@ fn what_living_pods_send_out_is_masqueraded_again() {
     // Also what began while nothing masqueraded it.
     assert_eq!(asked(), [seen("10.9.0.1"), seen("fd09::1")]);
     assert_eq!(mend(&host), "");
+}
+
+/// A connection that is begun now, and what it is told once it is established.
+fn begin(from: &Space, ip: &str, port: u16) -> JoinHandle<Option<String>> {
+    let at = SocketAddr::new(ip.parse().unwrap(), port);
+    let socket = from.run(|| Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap());
+    thread::spawn(move || {
+        // A SYN is sent again after 1, 3 and 7 s.
+        socket.connect_timeout(&at.into(), Duration::from_secs(10)).ok()?;
+        let mut text = String::new();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        (&socket).read_to_string(&mut text).ok()?;
+        Some(text)
+    })
+}
+
+/// Echo requests of one sequence for six seconds at most; whether one is answered.
+fn ping(from: &Space, to: Ipv4Addr) -> JoinHandle<bool> {
+    const REQUEST: [u8; 8] = [8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1];
+    let socket = from.run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap());
+    socket.connect(&SocketAddr::new(to.into(), 0).into()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    thread::spawn(move || {
+        (0..30).any(|_| {
+            socket.send(&REQUEST).unwrap();
+            let mut answer = [0; 64];
+            let length = (&socket).read(&mut answer).unwrap_or(0);
+            // Behind the header of IP.
+            length >= 28 && answer[20] == 0 && answer[24..26] == REQUEST[4..6]
+        })
+    })
+}
+
+#[test]
+fn what_began_meanwhile_and_was_not_answered_gets_through_when_it_is_sent_again() {
+    let host = Host::new("flushed-syn");
+    let world = host.node.outside();
+    let a = host.container("a");
+    masqueraded(&host, &a, both("8080")).succeed();
+    let (_world, _pod) = (Server::new(&world, "world"), Server::new(&a.space, "pod"));
+    reload_firewall(&host);
+    // Of the node's refusals nobody hears, not even who tracks the flows.
+    for family in ["ip", "ip6"] {
+        let own = format!("nft add chain {family} others out");
+        host.node.succeed(&format!("{own} {{ type filter hook output priority -300 ; }}"));
+        host.node.succeed(&format!("nft add rule {family} others out tcp flags & rst == rst drop"));
+    }
+    let begun = [
+        begin(&a.space, "10.9.0.2", 80),
+        begin(&a.space, "fd09::2", 80),
+        begin(&world, "10.9.0.1", 8080),
+        begin(&world, "fd09::1", 8080),
+    ];
+    let pinging = ping(&a.space, Ipv4Addr::new(10, 9, 0, 2));
+    let waiting = || {
+        let known = host.node.succeed("cat /proc/net/nf_conntrack");
+        let of = |kind: &str| {
+            let unanswered = known.lines().filter(|line| line.contains("[UNREPLIED]"));
+            unanswered.filter(|line| line.contains(kind)).count()
+        };
+        [of(" SYN_SENT "), of(" icmp ")]
+    };
+    assert!((0..300).any(|_| waiting() == [4, 1] || {
+        thread::sleep(Duration::from_millis(10));
+        false
+    }));
+    let said = mend(&host);
+    assert_eq!(said.matches("container a").count(), 2, "{said}");
+    let told = begun.map(|connection| connection.join().unwrap());
+    let seen = |who: &str, whom: &str| Some(format!("{who} sees {whom}"));
+    assert_eq!(
+        told,
+        [
+            seen("world", "10.9.0.1"),
+            seen("world", "fd09::1"),
+            seen("pod", "10.9.0.2"),
+            seen("pod", "fd09::2"),
+        ]
+    );
+    assert!(pinging.join().unwrap(), "no echo came back");
 }
 
 #[test]
