@@ -46,9 +46,14 @@ pub fn run(call: &Call) -> Result<()> {
     };
     let ends = |attachment: &Attachment, entry: &Entry| match entry {
         Entry::Record(record) => record.network == config.name && stale(attachment, Some(record)),
-        // Its leases tell the network of a record that can't be read.
+        // Its leases tell the network of a record that can't be read, or its interface does.
         Entry::Unreadable(_) => {
-            stale(attachment, None) && pool.held_by(attachment).is_ok_and(|held| !held.is_empty())
+            let leases = || pool.held_by(attachment).is_ok_and(|held| !held.is_empty());
+            let linked = || {
+                let network = reclaim::network_by_link(attachment).ok().flatten();
+                network.as_ref() == Some(&config.name)
+            };
+            stale(attachment, None) && (leases() || linked())
         }
         Entry::Absent => false,
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Call, reclaim,
-    reconcile::{self, Places, Report, Thing, Work},
+    reconcile::{Places, Report, Thing, Work},
     teardown::{self, Search},
 };
 use crate::{
@@ -53,7 +53,7 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
     }
     // Their records are elsewhere, and the table may be what they live by.
     let links = link::all(&mut link::socket()?)?;
-    let unknown = links.iter().filter(|link| reconcile::owner(link).is_some()).count();
+    let unknown = links.iter().filter(|link| reclaim::owner(link).is_some()).count();
     if unknown > 0 {
         let dir = places.state_dir.display();
         let mend = "if the configuration has another stateDir, give it by --state-dir";
@@ -110,7 +110,7 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
 fn drop_links(report: &mut Report) -> Result<()> {
     let mut socket = link::socket()?;
     for link in link::all(&mut socket)? {
-        if let Some((network, _)) = reconcile::owner(&link) {
+        if let Some((network, _)) = reclaim::owner(&link) {
             let gone = link::delete(&mut socket, &link);
             report.drop(Thing::Link, &link.name, Some(&network), gone);
         }

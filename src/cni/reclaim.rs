@@ -15,7 +15,11 @@ use crate::{
     attachment::Attachment,
     error::{Kind, Result},
     ipam::pool::Pool,
-    net::{NetnsId, link, names},
+    net::{
+        Mark, NetnsId,
+        link::{self, Link},
+        names,
+    },
     record::{self, Begun, Entry, Record},
     state,
 };
@@ -90,6 +94,27 @@ fn bare(call: &Call) -> Result<Vec<Attachment>> {
 /// Those of asking the kernel.
 pub fn is_bare(attachment: &Attachment) -> Result<bool> {
     Ok(link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?.is_none())
+}
+
+/// The network and attachment that a link's alias names, if its name bears that out.
+pub fn owner(link: &Link) -> Option<(String, Attachment)> {
+    let mut parts = link.alias.strip_prefix("weir:")?.splitn(3, '/');
+    let (network, id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
+    let attachment = Attachment::new(id, ifname).ok()?;
+    let mark = Mark::new(network, &attachment);
+    let ours = mark.is_on(&link.alias, link.mac) && mark.host_ifname == link.name;
+    ours.then(|| (network.to_owned(), attachment))
+}
+
+/// The network that an attachment's own interface says it is of: where its record can't be read and another
+/// IPAM plugin has the leases, all that tells.
+///
+/// # Errors
+/// Those of asking the kernel.
+pub fn network_by_link(attachment: &Attachment) -> Result<Option<String>> {
+    let link = link::by_name(&mut link::socket()?, &names::host_ifname(attachment))?;
+    let owner = link.as_ref().and_then(owner);
+    Ok(owner.filter(|(_, of)| of == attachment).map(|(network, _)| network))
 }
 
 /// Whether an ADD that meets a full range would find addresses that nobody alive has. Changes nothing, and

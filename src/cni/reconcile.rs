@@ -28,7 +28,6 @@ use crate::{
     error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
     net::{
-        Mark,
         link::{self, Link},
         nft::{self, hostport},
         peer,
@@ -211,7 +210,7 @@ fn drop_dead(
 /// state dir that was lost, or is another, must not cost a running pod its network.
 fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachment>) -> Result<()> {
     let strays = links.iter().filter_map(|link| {
-        let (network, attachment) = owner(link)?;
+        let (network, attachment) = reclaim::owner(link)?;
         (!recorded.contains(&attachment)).then_some((link, network, attachment))
     });
     let mut socket = link::socket()?;
@@ -248,16 +247,6 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
         }
     }
     Ok(())
-}
-
-/// The network and attachment that a link's alias names, if its name bears that out.
-pub(super) fn owner(link: &Link) -> Option<(String, Attachment)> {
-    let mut parts = link.alias.strip_prefix("weir:")?.splitn(3, '/');
-    let (network, id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
-    let attachment = Attachment::new(id, ifname).ok()?;
-    let mark = Mark::new(network, &attachment);
-    let ours = mark.is_on(&link.alias, link.mac) && mark.host_ifname == link.name;
-    ours.then(|| (network.to_owned(), attachment))
 }
 
 fn drop_hooks(

@@ -4,7 +4,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::plugin::{Call, Container, Host, ips};
+use crate::{
+    delegated::{scratch, script},
+    plugin::{Call, Container, Host, ips},
+};
 
 const NEW: &str = "cni.dev/valid-attachments";
 const OLD: &str = "cni.dev/attachments";
@@ -112,6 +115,46 @@ fn unreadable_records_and_leases_of_nobody_go_too() {
 }
 
 #[test]
+fn unreadable_records_of_another_ipam_plugin_are_told_by_their_interface() {
+    let host = Host::new("garbage-delegated");
+    let before = host.footprint();
+    let dir = scratch(&host, "plugins");
+    let path = script(
+        &host,
+        "keeper",
+        "cat > /dev/null; cd $(dirname $0)\n\
+         case $CNI_COMMAND in DEL) rm -f lease-$CNI_CONTAINERID;; ADD) touch lease-$CNI_CONTAINERID\n\
+         echo \"{\\\"ips\\\":[{\\\"address\\\":\\\"10.77.0.${CNI_CONTAINERID#c}/24\\\"}]}\";; esac",
+    );
+    let [lost, kept, elsewhere] = ["c2", "c3", "c4"].map(|id| host.container(id));
+    let path = path.to_str().unwrap();
+    let add = |pod, network: &str| {
+        let call = host.call("ADD", Some(pod)).key("ipam", json!({"type": "keeper"}));
+        call.key("name", json!(network)).variable("CNI_PATH", path).succeed()
+    };
+    let gc = |network: &str, valid: Value| {
+        let call = gc(&host, NEW, valid).key("ipam", json!({"type": "keeper"}));
+        call.key("name", json!(network)).variable("CNI_PATH", path).succeed()
+    };
+    let pods = [(&lost, "podnet"), (&kept, "podnet"), (&elsewhere, "other")];
+    for (pod, network) in pods {
+        add(pod, network);
+        fs::write(host.record(pod), "{").unwrap();
+    }
+    gc("podnet", list(&[&kept]));
+    for (pod, _) in pods {
+        let gone = pod.id == lost.id;
+        assert_eq!(host.record(pod).exists(), !gone, "{}", pod.id);
+        assert_eq!(dir.join(format!("lease-{}", pod.id)).exists(), !gone, "{}", pod.id);
+        assert_eq!(pod.space.links() == ["lo"], gone, "{}", pod.id);
+    }
+    gc("podnet", json!([]));
+    gc("other", json!([]));
+    fs::remove_dir_all(&dir).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+#[test]
 fn a_list_that_can_not_be_read_removes_nothing() {
     let host = Host::new("bad-list");
     let a = host.container("a");
@@ -135,9 +178,15 @@ fn leases_that_can_not_be_read_stop_nothing_else() {
     fs::write(host.state_dir().join("leases/podnet"), "no directory").unwrap();
     let message = gc(&host, NEW, json!([])).refused(5);
     assert!(message.contains("leases/podnet"), "{message}");
-    let left: Vec<_> =
-        containers.iter().filter(|container| container.space.links() != ["lo"]).collect();
-    assert_eq!(left.len(), 3, "those of readable records alone go");
+    let left = containers.iter().filter(|container| container.space.links() != ["lo"]);
+    assert_eq!(
+        left.count(),
+        0,
+        "their interfaces tell of those whose records can't be read either"
+    );
+    let records = || containers.iter().filter(|container| host.record(container).exists()).count();
+    assert_eq!(records(), 3, "those stay whose leases could not be released");
     fs::remove_file(host.state_dir().join("leases/podnet")).unwrap();
     gc(&host, NEW, json!([])).succeed();
+    assert_eq!(records(), 0);
 }
