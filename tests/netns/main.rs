@@ -44,5 +44,6 @@ mod reconcile;
 mod reconcile_unit;
 mod references;
 mod reload;
+mod sctp;
 mod status;
 mod tenants;

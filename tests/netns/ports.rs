@@ -1,12 +1,8 @@
 //! Host ports, by real sockets: from outside, the node, its loopback, another pod and the pod itself.
 
-use std::{
-    io::Read,
-    net::{SocketAddr, TcpStream},
-};
+use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     answer::{BRIEFLY, Client, PATIENCE, Server, tcp, udp},
@@ -190,48 +186,4 @@ fn a_client_that_goes_on_sending_reaches_the_next_pod() {
     }
     assert_eq!(flows().matches(kept).count(), 1, "{}", flows());
     drop(elsewhere);
-}
-
-#[test]
-fn sctp_is_translated() {
-    let host = Host::new("sctp");
-    let world = host.node.outside();
-    let a = host.container("a");
-    with_ports(&host, &a, &json!([map("9899", "SCTP", "9900")])).succeed();
-    // As raw packets: a kernel that translates SCTP need not have sockets of it.
-    let raw = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))).unwrap();
-    let (arrived, sender) = (a.space.run(raw), world.run(raw));
-    arrived.set_read_timeout(Some(PATIENCE)).unwrap();
-    let to = SocketAddr::from(([10, 9, 0, 1], 0));
-    sender.send_to(&sctp_init(5000, 9899), &to.into()).unwrap();
-    let mut packet = [0; 128];
-    let length = (&arrived).read(&mut packet).unwrap();
-    let sctp = &packet[20..length];
-    assert_eq!(sctp[..4], [5000_u16.to_be_bytes(), 9900_u16.to_be_bytes()].concat());
-    let mut unsummed = sctp.to_vec();
-    unsummed[8..12].fill(0);
-    assert_eq!(sctp[8..12], crc32c(&unsummed).to_le_bytes(), "the checksum is of what arrived");
-}
-
-/// RFC 9260, sections 3.1 and 3.3.2: an INIT with its checksum.
-fn sctp_init(source: u16, destination: u16) -> Vec<u8> {
-    let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    packet.extend([0; 8]);
-    packet.extend([1, 0, 0, 20]);
-    packet.extend(7_u32.to_be_bytes());
-    packet.extend(65_536_u32.to_be_bytes());
-    packet.extend([0, 1, 0, 1]);
-    packet.extend(1_u32.to_be_bytes());
-    let sum = crc32c(&packet).to_le_bytes();
-    packet[8..12].copy_from_slice(&sum);
-    packet
-}
-
-/// RFC 9260, appendix A.
-fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
-        })
-    })
 }
