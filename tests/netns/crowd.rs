@@ -5,7 +5,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +21,11 @@ const CROWD: usize = 200;
 fn range(call: Call<'_>) -> Call<'_> {
     let subnet = "10.88.0.0/24";
     let range = json!({"subnet": subnet, "rangeStart": "10.88.0.2", "rangeEnd": "10.88.0.201"});
-    call.key("ipam", json!({"ranges": [[range]], "routes": [{"dst": "0.0.0.0/0"}]}))
+    let ranges = json!([[range]]);
+    // A full range, which is meant here, keeps no STATUS from being a success.
+    let ipam =
+        json!({"ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "statusWhenFull": "ready"});
+    call.key("ipam", ipam)
 }
 
 fn at_once<T: Send>(containers: &[Container], act: impl Fn(&Container) -> T + Sync) -> Vec<T> {
@@ -55,18 +59,23 @@ fn a_crowd_fills_a_range_to_the_last_address() {
     let late = host.container("late");
     let refusal = range(host.call("ADD", Some(&late))).refused(101);
     assert!(refusal.contains("10.88.0.0/24"), "{refusal}");
-    let interfaces =
-        || replies.iter().flat_map(|reply| reply["interfaces"].as_array().unwrap().iter());
-    assert_eq!(distinct(replies.iter().flat_map(ips)), CROWD);
-    assert_eq!(distinct(interfaces().map(|interface| interface["mac"].to_string())), 2 * CROWD);
-    assert_eq!(distinct(interfaces().map(|interface| interface["name"].to_string())), CROWD + 1);
-    let lost: Vec<_> = replies.iter().flat_map(ips).filter(|ip| !answers(&host, ip)).collect();
-    assert!(lost.is_empty(), "{lost:?} don't answer");
+    assert_each_has_its_own(&host, &replies);
 
     at_once(&containers, |container| host.del(container));
     host.footprint().assert_is(&before, "afterwards");
     range(host.call("ADD", Some(&late))).succeed();
     host.del(&late);
+}
+
+/// Addresses, MACs and names of a crowd, and that all of it can be reached.
+fn assert_each_has_its_own(host: &Host, replies: &[Value]) {
+    let interfaces =
+        || replies.iter().flat_map(|reply| reply["interfaces"].as_array().unwrap().iter());
+    assert_eq!(distinct(replies.iter().flat_map(ips)), CROWD);
+    assert_eq!(distinct(interfaces().map(|interface| interface["mac"].to_string())), 2 * CROWD);
+    assert_eq!(distinct(interfaces().map(|interface| interface["name"].to_string())), CROWD + 1);
+    let lost: Vec<_> = replies.iter().flat_map(ips).filter(|ip| !answers(host, ip)).collect();
+    assert!(lost.is_empty(), "{lost:?} don't answer");
 }
 
 #[test]
@@ -128,6 +137,66 @@ fn every_verb_goes_beside_every_other() {
     });
     host.check(&still, &reply).succeed();
     host.del(&still);
+    host.footprint().assert_is(&before, "afterwards");
+}
+
+/// With as many addresses as pods: whoever takes one from the living, or doesn't give one back, is found out.
+#[test]
+fn a_crowd_comes_goes_and_comes_again_beside_check_gc_and_status() {
+    let host = Host::new("mixed-crowd");
+    let before = host.footprint();
+    let containers: Vec<_> = (0..CROWD).map(|n| host.container(&format!("c{n}"))).collect();
+    let entry = |container: &Container| json!({"containerID": container.id, "ifname": "eth0"});
+    let valid: Value = containers.iter().map(entry).collect();
+    let still = &containers[0];
+    let reply = range(host.call("ADD", Some(still))).succeed();
+    let add = |container: &Container| {
+        let reply = range(host.call("ADD", Some(container)).within(60)).succeed();
+        host.check(container, &reply).within(60).succeed();
+        reply
+    };
+    let working = AtomicBool::new(true);
+    let counts = [const { AtomicUsize::new(0) }; 3];
+    let replies = thread::scope(|scope| {
+        let (host, working, valid, reply, counts) = (&host, &working, &valid, &reply, &counts);
+        let beside = move |at: usize, call: Box<dyn Fn() -> Value + Send>| {
+            scope.spawn(move || {
+                while_set(working, || {
+                    counts[at].fetch_add(1, Ordering::Relaxed);
+                    call()
+                })
+            });
+        };
+        let gc = move || host.call("GC", None).key("cni.dev/valid-attachments", valid.clone());
+        beside(0, Box::new(move || host.check(still, reply).within(60).succeed()));
+        beside(1, Box::new(move || range(gc()).within(60).succeed()));
+        beside(2, Box::new(move || range(host.call("STATUS", None)).within(60).succeed()));
+        let _rest = Cleared(working);
+        at_once(&containers, |container| {
+            if container.id == still.id {
+                return reply.clone();
+            }
+            let reply = add(container);
+            // Each second one makes room for the others, and takes what they left.
+            if container.id.ends_with(['1', '3', '5', '7', '9']) {
+                return reply;
+            }
+            host.call("DEL", Some(container)).within(60).succeed();
+            add(container)
+        })
+    });
+    for (verb, count) in ["CHECK", "GC", "STATUS"].iter().zip(counts) {
+        let count = count.into_inner();
+        assert!(count > 3, "{verb} came {count} times");
+    }
+    assert_each_has_its_own(&host, &replies);
+    let late = host.container("late");
+    range(host.call("ADD", Some(&late))).refused(101);
+    let pairs: Vec<_> = containers.iter().zip(&replies).collect();
+    for (container, reply) in pairs {
+        host.check(container, reply).succeed();
+    }
+    at_once(&containers, |container| host.call("DEL", Some(container)).within(60).succeed());
     host.footprint().assert_is(&before, "afterwards");
 }
 
