@@ -5,10 +5,12 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use super::{Output, places::Configured, print, several};
 use crate::{
+    agent::log,
     error::{Context, Error, Kind, Result},
     telemetry::{
         pin,
@@ -35,7 +37,7 @@ pub struct Args {
 }
 
 /// Reloads and reports.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let bpf_dir = args.places.find().bpf_dir;
     if pin::layouts(&bpf_dir).is_ok_and(|layouts| !layouts.is_empty()) {
         eprintln!("weir: loading the programs");
@@ -48,11 +50,24 @@ pub fn run(args: &Args) -> Result<()> {
             bpf_dir.display()
         );
     }
-    match (args.output, done) {
-        (Output::Json, done) => print(&json(&done.unwrap_or_default())?),
-        (Output::Text, Some(done)) => print(&text(&done)),
-        (Output::Text, None) => Ok(()),
+    let nothing = done.is_none();
+    let done = done.unwrap_or_default();
+    match args.output {
+        Output::Json => print(&json(&done)?)?,
+        Output::Text if nothing => {}
+        Output::Text => print(&text(&done))?,
     }
+    done.refused.iter().for_each(log::say);
+    if done.refused.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let go = if done.refused.len() == 1 { "goes" } else { "go" };
+    eprintln!(
+        "weir: {} {go} on with the programs of before, and counted; see what is in the way (tc qdisc show, \
+         tc filter show), then once more: weir reload",
+        several(done.refused.len(), "interface")
+    );
+    Ok(ExitCode::FAILURE)
 }
 
 /// The error, and where the verifier's log is, if there is one: the last lines alone seldom show the way
@@ -83,21 +98,36 @@ fn keep(log: &str, file: &Path) -> io::Result<()> {
 }
 
 fn text(done: &Reloaded) -> String {
-    let Reloaded { pods, swap, load, from } = done;
+    let Reloaded { pods, swap, load, from, left, .. } = done;
     let pods = several(*pods, "pod");
     let mut text = format!("swapped the programs of {pods} in {swap:.1?}, loaded in {load:.0?}\n");
     for layout in from {
         text += &format!("carried the counts over from layout {layout}\n");
     }
+    for layout in left {
+        text += &format!("layout {layout} stays: an interface that refused counts there\n");
+    }
     text
 }
 
 fn json(done: &Reloaded) -> Result<String> {
+    let refused = done.refused.iter().map(|refusal| {
+        serde_json::json!({
+            "ifindex": refusal.ifindex,
+            "interface": refusal.interface,
+            "namespace": refusal.pod.as_ref().map(|(namespace, _)| namespace),
+            "pod": refusal.pod.as_ref().map(|(_, pod)| pod),
+            "why": refusal.why,
+        })
+    });
+    let refused: Vec<_> = refused.collect();
     let json = serde_json::json!({
         "pods": done.pods,
         "swap_seconds": done.swap.as_secs_f64(),
         "load_seconds": done.load.as_secs_f64(),
         "from": done.from,
+        "refused": refused,
+        "left": done.left,
     });
     let text = serde_json::to_string_pretty(&json);
     text.map(|text| text + "\n").context(Kind::Io, || "can't write the report as JSON".into())

@@ -79,21 +79,95 @@ fn has_room(old: &Path, new: &Path, name: &str) -> Result<()> {
     Err(Error::new(Kind::Telemetry, msg))
 }
 
+/// What is counted by the old maps as before, since an interface refuses the new programs.
+#[derive(Debug, Default)]
+pub struct Stay {
+    /// The pods.
+    pub pods: BTreeSet<u32>,
+    /// The interfaces, of limits that count for no pod too.
+    pub interfaces: BTreeSet<u32>,
+}
+
+impl Stay {
+    /// Whether nothing stays.
+    pub fn is_empty(&self) -> bool {
+        self.interfaces.is_empty()
+    }
+}
+
+/// What a [`register`] entered: what was there before is none of it.
+#[derive(Debug, Default)]
+pub struct Entered {
+    pods: BTreeSet<u32>,
+    limits: Vec<LimitKey>,
+}
+
+impl Entered {
+    /// Takes these out again. What they counted meanwhile stays, for when they come: so does their entry in
+    /// `pods`, by which [`Maps`](reader::Maps) tells them from the dead.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`].
+    pub fn take_back(
+        &self,
+        new: &Path,
+        pods: impl Iterator<Item = u32>,
+        limits: impl Iterator<Item = LimitKey>,
+    ) -> Result<()> {
+        let attachments = map(new, "attachments")?;
+        for pod in pods.filter(|pod| self.pods.contains(pod)) {
+            reader::remove(&attachments, bytes_of(&pod))?;
+        }
+        let map = map(new, "limits")?;
+        for key in limits {
+            let is_it = |entered: &LimitKey| bytes_of(entered) == bytes_of(&key);
+            if self.limits.iter().any(is_it) {
+                reader::remove(&map, bytes_of(&key))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes all pods and limits out of an old layout but those that stay, whose totals are still to come.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub fn forget_but(old: &Path, stay: &Stay) -> Result<()> {
+    let attachments = map(old, "attachments")?;
+    for (pod, _) in reader::dump::<u32, RawAttachment>(&attachments)? {
+        if !stay.pods.contains(&pod) {
+            reader::remove(&attachments, bytes_of(&pod))?;
+        }
+    }
+    let limits = map(old, "limits")?;
+    for (key, _) in reader::dump::<LimitKey, RawLimit>(&limits)? {
+        if !stay.interfaces.contains(&key.ifindex) {
+            reader::remove(&limits, bytes_of(&key))?;
+        }
+    }
+    Ok(())
+}
+
 /// Enters the pods of `old`, the ended ones for the rest of their time, with totals of 0.
 ///
 /// # Errors
 /// [`Kind::Telemetry`].
-pub fn register(old: &Path, new: &Path) -> Result<()> {
+pub fn register(old: &Path, new: &Path) -> Result<Entered> {
     let full = |name| move || format!("the new map {name} takes no further pod");
     let once = |entered: libbpf_rs::Result<()>| match entered {
         // Counted by these maps already, since a reconciliation hooked it anew, or ended there.
-        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
     };
+    let mut entered = Entered::default();
     let (attachments, pods) = (map(new, "attachments")?, map(new, "pods")?);
     for (pod, raw) in reader::dump::<u32, RawAttachment>(&map(old, "attachments")?)? {
-        once(attachments.update(bytes_of(&pod), bytes_of(&raw), MapFlags::NO_EXIST))
-            .context(Kind::Telemetry, full("attachments"))?;
+        if once(attachments.update(bytes_of(&pod), bytes_of(&raw), MapFlags::NO_EXIST))
+            .context(Kind::Telemetry, full("attachments"))?
+        {
+            entered.pods.insert(pod);
+        }
     }
     let cpus = libbpf_rs::num_possible_cpus()
         .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
@@ -104,10 +178,13 @@ pub fn register(old: &Path, new: &Path) -> Result<()> {
     }
     let limits = map(new, "limits")?;
     for (key, limit) in reader::dump::<LimitKey, RawLimit>(&map(old, "limits")?)? {
-        once(limits.update(bytes_of(&key), bytes_of(&limit), MapFlags::NO_EXIST))
-            .context(Kind::Telemetry, full("limits"))?;
+        if once(limits.update(bytes_of(&key), bytes_of(&limit), MapFlags::NO_EXIST))
+            .context(Kind::Telemetry, full("limits"))?
+        {
+            entered.limits.push(key);
+        }
     }
-    Ok(())
+    Ok(entered)
 }
 
 /// Each interface with its pod and its values by CPU.
@@ -129,6 +206,8 @@ fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Vec<PodTraffic>)>> {
 
 /// A total of the old maps, as what weir_merge is given, and the way to take it out of them.
 struct Total {
+    /// Whose it is; `None` for the node's own.
+    pod: Option<u32>,
     entries: Vec<MergeEntry>,
     map: &'static str,
     key: Vec<u8>,
@@ -144,12 +223,17 @@ pub fn add_totals(old: &Path, new: &Path) -> Result<()> {
 }
 
 /// As [`add_totals`], and takes them out of `old` as it goes: should the process end meanwhile, who does
-/// it again adds no more than the last hundred entries twice.
+/// it again adds no more than the last hundred entries twice. Where pods stay, theirs and the node's own stay
+/// with them.
 ///
 /// # Errors
 /// [`Kind::Telemetry`].
-pub fn take_totals(old: &Path, new: &Path) -> Result<()> {
-    let mut totals = all(old, new)?.into_iter().peekable();
+pub fn take_totals(old: &Path, new: &Path, stay: &Stay) -> Result<()> {
+    let goes = |total: &Total| match total.pod {
+        Some(pod) => !stay.pods.contains(&pod),
+        None => stay.is_empty(),
+    };
+    let mut totals = all(old, new)?.into_iter().filter(goes).peekable();
     while totals.peek().is_some() {
         let (mut entries, mut taken) = (Vec::new(), Vec::new());
         while let Some(total) = totals
@@ -190,16 +274,31 @@ fn all(old: &Path, new: &Path) -> Result<Vec<Total>> {
             let fields = u32::from_le_bytes([closed(), key.role, 0, 0]);
             entries.push(entry(MergeKind::MERGE_COUNTER, key.pod, fields, 0, (n, 0)));
         }
-        totals.push(Total { entries, map: "counters", key: bytes_of(&key).to_vec() });
+        totals.push(Total {
+            pod: Some(key.pod),
+            entries,
+            map: "counters",
+            key: bytes_of(&key).to_vec(),
+        });
     }
     for (key, histogram) in reader::dump::<HistogramKey, Histogram>(&map(old, "histograms")?)? {
         let entries = histogram_entries(key, &histogram);
-        totals.push(Total { entries, map: "histograms", key: bytes_of(&key).to_vec() });
+        totals.push(Total {
+            pod: Some(key.pod),
+            entries,
+            map: "histograms",
+            key: bytes_of(&key).to_vec(),
+        });
     }
     for (ifindex, pod, values) in traffic(old)? {
         let entries =
             values.iter().flat_map(|value| traffic_entries(ifindex, pod, value)).collect();
-        totals.push(Total { entries, map: "pods", key: bytes_of(&ifindex).to_vec() });
+        totals.push(Total {
+            pod: Some(pod),
+            entries,
+            map: "pods",
+            key: bytes_of(&ifindex).to_vec(),
+        });
     }
     let stats = map(old, "stats")?;
     for stat in 0..stats.max_entries().min(map(new, "stats")?.max_entries()) {
@@ -211,7 +310,7 @@ fn all(old: &Path, new: &Path) -> Result<Vec<Total>> {
             .context(Kind::Telemetry, || "can't read the map stats".into())?;
         let n = found.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum();
         let entries = vec![entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0))];
-        totals.push(Total { entries, map: "stats", key: bytes_of(&stat).to_vec() });
+        totals.push(Total { pod: None, entries, map: "stats", key: bytes_of(&stat).to_vec() });
     }
     Ok(totals)
 }

@@ -12,6 +12,7 @@ use crate::error::Result;
 mod clsact;
 pub mod histogram;
 mod hook;
+mod hooked;
 pub mod limit;
 mod load;
 mod lock;

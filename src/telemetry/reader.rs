@@ -168,11 +168,9 @@ impl Maps {
         let counters = dump::<CounterKey, u64>(&self.counters)?;
         let histograms = dump::<HistogramKey, Histogram>(&self.histograms)?;
         // Read after the counters, so that whoever is not in it was gone before they were counted.
-        let known: BTreeSet<u32> = dump::<u32, RawAttachment>(&self.attachments)?
-            .into_iter()
-            .map(|(id, _)| id)
-            .filter(|id| !dead.contains_key(id))
-            .collect();
+        let known = dump::<u32, RawAttachment>(&self.attachments)?.into_iter().map(|(id, _)| id);
+        let known: BTreeSet<u32> =
+            known.chain(self.owners()?).filter(|id| !dead.contains_key(id)).collect();
         for (key, _) in counters.iter().filter(|(key, _)| !known.contains(&key.pod)) {
             remove(&self.counters, bytes_of(key))?;
         }
@@ -187,6 +185,16 @@ impl Maps {
             remove(&self.attachments, bytes_of(&id))?;
         }
         Ok(())
+    }
+
+    /// Whom the interfaces are of: pods that a reload could not bring over yet, too.
+    fn owners(&self) -> Result<Vec<u32>> {
+        let mut owners = Vec::new();
+        for key in self.pods.keys() {
+            let ifindex = from_bytes::<u32>(&key).unwrap_or_default();
+            owners.extend(self.traffic(ifindex)?.map(|(owner, _)| owner));
+        }
+        Ok(owners)
     }
 
     fn pod(&self, id: u32, raw: &RawAttachment) -> Result<Pod> {
@@ -294,7 +302,8 @@ pub(super) fn dump<K: Wire, V: Wire>(map: &MapHandle) -> Result<Vec<(K, V)>> {
     Ok(entries.filter_map(|(key, value)| Some((from_bytes(key)?, from_other(value)?))).collect())
 }
 
-fn remove(map: &MapHandle, key: &[u8]) -> Result<()> {
+/// Removes an entry; one that is gone is no error.
+pub(super) fn remove(map: &MapHandle, key: &[u8]) -> Result<()> {
     match map.delete(key) {
         Err(err) if err.kind() != ErrorKind::NotFound => Err(err).context(Kind::Telemetry, || {
             format!("can't delete from the map {}", map.name().to_string_lossy())

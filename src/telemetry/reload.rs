@@ -7,28 +7,23 @@
 //! added in the kernel. Until that is done the new maps are in no place where anybody looks for them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use libbpf_rs::{MapHandle, Program};
-use nix::errno::Errno;
-
+pub use super::hooked::Refusal;
 use super::{
-    Mode,
-    clsact::Filter,
-    load, lock, merge,
+    hooked::{self, Hook, Programs, limited, programs},
+    load, lock,
+    merge::{self, Stay},
     pin::{self, layouts},
-    reader,
     registry::living,
-    swap::{self, Swap},
     sys,
-    wire::{Direction, LimitKey, RawAttachment, RawLimit},
+    wire::{LimitKey, RawAttachment},
 };
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +36,10 @@ pub struct Reloaded {
     pub load: Duration,
     /// The layouts that totals were carried over from, by the names of their directories.
     pub from: Vec<String>,
+    /// The interfaces that refused. They go on with the programs that they have, and the next reload tries again.
+    pub refused: Vec<Refusal>,
+    /// The layouts that stay, as pods are counted there by interfaces that refused.
+    pub left: Vec<String>,
 }
 
 /// The verifier's log of programs that [`reload`] could not load, from its end, 1 MiB at most; empty where
@@ -49,19 +48,11 @@ pub fn verifier_log() -> String {
     load::words()
 }
 
-/// The programs that are hooked to pods, by where.
-const HOOKED: [(&str, Direction, Filter); 4] = [
-    ("weir_from_pod", Direction::DIRECTION_TX, Filter::Count),
-    ("weir_to_pod", Direction::DIRECTION_RX, Filter::Count),
-    ("weir_limit_from", Direction::DIRECTION_TX, Filter::LimitLast),
-    ("weir_limit_to", Direction::DIRECTION_RX, Filter::LimitFirst),
-];
-
 /// Loads, swaps and removes what was swapped out. `None`: nothing was ever loaded here, and nothing is now.
 ///
 /// # Errors
 /// [`Kind::Telemetry`]: the kernel refused the programs (its verifier's words in the details), and the
-/// old ones run on; or it refused a swap, which names the interface. [`Kind::TryAgain`]: another
+/// old ones run on. [`Kind::TryAgain`]: another
 /// process loads, or hooks a pod, for ten seconds.
 pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     libbpf_rs::set_print(None);
@@ -89,11 +80,12 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
         all.sort();
         let _held = all.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>()?;
         for dir in old {
+            let mut stay = Stay::default();
             if !carried(&current, &dir).is_dir() {
-                move_pods(bpf_dir, &dir, &current, &mut done)?;
-                merge::take_totals(&dir, &current)?;
+                stay = move_pods(bpf_dir, &dir, &current, &mut done)?;
+                merge::take_totals(&dir, &current, &stay)?;
             }
-            forget(bpf_dir, &current, &dir)?;
+            leave(bpf_dir, &current, &dir, &stay, &mut done)?;
         }
         return Ok(Some(done));
     }
@@ -101,18 +93,29 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     done.load = begun.elapsed();
     // Held until nobody finds the old ones any more: who ends a pod meanwhile would mark it there alone.
     let held = old.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>();
-    let moved = held.and_then(|held| {
+    let moved = held.and_then(|mut held| {
         // All of them, before the first pod is moved.
         old.iter().try_for_each(|dir| merge::fits(dir, &new))?;
-        old.iter().try_for_each(|dir| move_whole(bpf_dir, dir, &new, &mut done)).map(|()| held)
+        let stays = old.iter().map(|dir| move_whole(bpf_dir, dir, &new, &mut done));
+        let stays = stays.collect::<Result<Vec<_>>>()?;
+        if stays.iter().any(|stay| !stay.is_empty()) {
+            // Their totals come when the maps are to be found, to nobody before they are all there.
+            held.push(lock::alone(&new)?);
+        }
+        Ok((held, stays))
     });
-    let _held = match moved {
-        Ok(held) => held,
+    let (_held, stays) = match moved {
+        Ok(moved) => moved,
         Err(err) => return load::clear(&new).and(Err(err)),
     };
     fs::rename(&new, &current)
         .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
-    old.iter().try_for_each(|dir| forget(bpf_dir, &current, dir))?;
+    for (dir, stay) in old.iter().zip(&stays) {
+        if !stay.is_empty() {
+            merge::take_totals(dir, &current, stay)?;
+        }
+        leave(bpf_dir, &current, dir, stay, &mut done)?;
+    }
     Ok(Some(done))
 }
 
@@ -137,17 +140,23 @@ fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded
         fs::rename(&from, current.join(name))
             .context(Kind::Telemetry, || format!("can't rename {}", from.display()))?;
     }
-    swap(bpf_dir, &programs, &pods, &limited(current)?, done)
+    // One that refuses goes on with the program of before, and with the same maps.
+    Swapped::all(bpf_dir, &programs, &pods, &limited(current)?, done);
+    Ok(())
 }
 
-/// Moves the pods of another layout, and their totals, to maps that nobody finds yet. The directory that
-/// says so appears with the maps: should this process end before the old ones are removed, the next reload
-/// doesn't add their totals again.
-fn move_whole(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
-    move_pods(bpf_dir, old, new, done)?;
-    merge::add_totals(old, new)?;
-    let sign = carried(new, old);
-    fs::create_dir(&sign).context(Kind::Telemetry, || format!("can't make {}", sign.display()))
+/// Moves the pods of another layout, and their totals, to maps that nobody finds yet; not the totals where some
+/// have to stay. The directory that says so appears with the maps: should this process end before the old ones
+/// are removed, the next reload doesn't add their totals again.
+fn move_whole(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<Stay> {
+    let stay = move_pods(bpf_dir, old, new, done)?;
+    if stay.is_empty() {
+        merge::add_totals(old, new)?;
+        let sign = carried(new, old);
+        fs::create_dir(&sign)
+            .context(Kind::Telemetry, || format!("can't make {}", sign.display()))?;
+    }
+    Ok(stay)
 }
 
 /// What says, within a layout's directory, that the totals of another are in its maps.
@@ -155,103 +164,96 @@ fn carried(new: &Path, old: &Path) -> PathBuf {
     new.join(format!("carried-{}", old.file_name().unwrap_or_default().to_string_lossy()))
 }
 
-/// Removes a layout whose totals are carried over, and the sign that they are.
-fn forget(bpf_dir: &Path, new: &Path, old: &Path) -> Result<()> {
+/// Removes a layout whose totals are carried over, and the sign that they are; or, where pods stay, what it
+/// knows of the others.
+fn leave(bpf_dir: &Path, new: &Path, old: &Path, stay: &Stay, done: &mut Reloaded) -> Result<()> {
+    if !stay.is_empty() {
+        done.left.push(name(old));
+        return merge::forget_but(old, stay);
+    }
     load::remove(bpf_dir, old)?;
     load::clear(&carried(new, old))
 }
 
-/// Moves the pods of another layout to the maps in `new`. Its totals are final then.
-fn move_pods(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
+fn name(layout: &Path) -> String {
+    layout.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Moves the pods of another layout to the maps in `new`, but for those whose interface refuses. The totals of
+/// the others are final then.
+fn move_pods(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<Stay> {
     merge::fits(old, new)?;
-    let programs = programs(new)?;
-    merge::register(old, new)?;
+    let ours = programs(new)?;
+    let entered = merge::register(old, new)?;
     let (pods, limited) = (living(old)?, limited(old)?);
-    if let Err(err) = swap(bpf_dir, &programs, &pods, &limited, done) {
-        // Some are swapped by now, to maps that may go with this error: nobody would know them there.
-        let back = self::programs(old)
-            .and_then(|programs| swap(bpf_dir, &programs, &pods, &limited, done));
-        return Err(back.err().into_iter().fold(err, |err, also| err.details(also)));
+    let swapped = Swapped::all(bpf_dir, &ours, &pods, &limited, done);
+    let mut stay = Stay::default();
+    if !swapped.refused.is_empty() {
+        let half = swapped.put_back(programs(old).ok().as_ref());
+        let stays = |ifindex: u32| swapped.refused.contains_key(&ifindex);
+        stay.interfaces = swapped.refused.keys().copied().collect();
+        stay.pods =
+            pods.iter().filter(|(_, raw)| stays(raw.ifindex)).map(|(pod, _)| *pod).collect();
+        let back = |ifindex: u32| stays(ifindex) && !half.contains(&ifindex);
+        let pods = pods.iter().filter(|(_, raw)| back(raw.ifindex)).map(|(pod, _)| *pod);
+        let limits = limited.into_iter().filter(|key| back(key.ifindex));
+        entered.take_back(new, pods, limits)?;
     }
     if sys::wait_for_runs().is_err() {
         // A kernel with nohz_full has no such barrier; no run takes so long.
         std::thread::sleep(Duration::from_millis(200));
     }
-    let name = old.file_name().unwrap_or_default();
-    done.from.push(name.to_string_lossy().into_owned());
-    Ok(())
+    done.from.push(name(old));
+    Ok(stay)
 }
 
-fn programs(dir: &Path) -> Result<[OwnedFd; 4]> {
-    let [a, b, c, d] = HOOKED.map(|(name, ..)| {
-        let path = dir.join(name);
-        Program::fd_from_pinned_path(&path)
-            .context(Kind::Telemetry, || format!("can't open {}", path.display()))
-    });
-    Ok([a?, b?, c?, d?])
+/// The hooks of a layout after a swap.
+struct Swapped {
+    hooks: Vec<Hook>,
+    /// By hook.
+    answers: Vec<Result<bool, String>>,
+    /// The interfaces that refused, each with its first word.
+    refused: BTreeMap<u32, String>,
 }
 
-/// What is limited by the programs of a layout, whether it is counted or not.
-fn limited(dir: &Path) -> Result<Vec<LimitKey>> {
-    let path = dir.join("limits");
-    let map = MapHandle::from_pinned_path(&path)
-        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    let all = reader::dump::<LimitKey, RawLimit>(&map)?;
-    Ok(all.into_iter().map(|(key, _)| key).collect())
-}
-
-/// Swaps every hook of every pod, and every limit; one whose interface is gone meanwhile has none. Links are opened
-/// before the first swap, filters swapped many at a time.
-fn swap(
-    bpf_dir: &Path,
-    programs: &[OwnedFd; 4],
-    pods: &[(u32, RawAttachment)],
-    limited: &[LimitKey],
-    done: &mut Reloaded,
-) -> Result<()> {
-    let (mut filters, mut links) = (Vec::new(), Vec::new());
-    for (&(name, direction, filter), program) in HOOKED.iter().zip(programs) {
-        let program = program.as_fd();
-        if filter != Filter::Count {
-            let theirs = limited.iter().filter(|key| key.direction == direction.0);
-            for ifindex in theirs.filter_map(|key| i32::try_from(key.ifindex).ok()) {
-                filters.push((None, Swap { program, name, ifindex, direction, filter }));
-            }
-            continue;
-        }
-        for (pod, raw) in pods {
-            if reader::mode(raw) == Mode::Tcx {
-                let pin = pin::link(bpf_dir, *pod, direction);
-                let link = sys::open_link(&pin)
-                    .context(Kind::Telemetry, || format!("can't open {}", pin.display()))?;
-                links.extend(link.map(|link| (*pod, raw.ifindex, link, program)));
-            } else if let Ok(ifindex) = i32::try_from(raw.ifindex) {
-                filters.push((Some(*pod), Swap { program, name, ifindex, direction, filter }));
+impl Swapped {
+    /// Swaps every hook of every pod, and every limit; one whose interface is gone meanwhile has none.
+    fn all(
+        bpf_dir: &Path,
+        programs: &Programs,
+        pods: &[(u32, RawAttachment)],
+        limited: &[LimitKey],
+        done: &mut Reloaded,
+    ) -> Self {
+        let hooks = hooked::hooks(bpf_dir, pods, limited);
+        let begun = Instant::now();
+        let answers = hooked::swap(programs, &hooks.iter().collect::<Vec<_>>());
+        done.swap += begun.elapsed();
+        let mut refused = BTreeMap::new();
+        for (hook, answer) in hooks.iter().zip(&answers) {
+            if let Err(why) = answer {
+                refused.entry(hook.ifindex).or_insert_with(|| why.clone());
             }
         }
+        let there = hooks.iter().zip(&answers).filter(|(_, answer)| **answer == Ok(true));
+        let whole = there.filter(|(hook, _)| !refused.contains_key(&hook.ifindex));
+        done.pods += whole.filter_map(|(hook, _)| hook.pod).collect::<BTreeSet<_>>().len();
+        done.refused.extend(refused.iter().map(|(at, why)| Refusal::new(*at, why, pods)));
+        Self { hooks, answers, refused }
     }
-    let refused = |ifindex: u32, err: &dyn std::fmt::Display| {
-        let msg = format!("the kernel refused the swap of a program on interface {ifindex}");
-        Error::new(Kind::Telemetry, msg).details(err)
-    };
-    let begun = Instant::now();
-    let mut swapped = BTreeSet::new();
-    for (pod, ifindex, link, program) in &links {
-        match sys::link_update(link, *program) {
-            // Its device is gone.
-            Err(err) if err.raw_os_error() == Some(Errno::ENOLINK as i32) => false,
-            Err(err) => return Err(refused(*ifindex, &err)),
-            Ok(()) => swapped.insert(*pod),
+
+    /// Has the interfaces that refused one program run none of the others either: a connection is followed by
+    /// the programs of both directions together. Says which can't even go back.
+    fn put_back(&self, old: Option<&Programs>) -> BTreeSet<u32> {
+        let halves = self.hooks.iter().zip(&self.answers).filter(|(hook, answer)| {
+            self.refused.contains_key(&hook.ifindex) && **answer == Ok(true)
+        });
+        let halves: Vec<&Hook> = halves.map(|(hook, _)| hook).collect();
+        let back = match old {
+            Some(old) => hooked::swap(old, &halves),
+            None => halves.iter().map(|_| Err(String::new())).collect(),
         };
+        let stuck = halves.iter().zip(back).filter(|(_, answer)| answer.is_err());
+        stuck.map(|(hook, _)| hook.ifindex).collect()
     }
-    let requests: Vec<_> = filters.iter().map(|(_, swap)| *swap).collect();
-    let there = swap::filters(&requests).map_err(|(position, err)| {
-        let ifindex = requests.get(position).map_or(0, |swap| swap.ifindex.unsigned_abs());
-        refused(ifindex, &err)
-    })?;
-    let there = filters.iter().zip(there).filter(|(_, there)| *there);
-    swapped.extend(there.filter_map(|((pod, _), _)| *pod));
-    done.swap += begun.elapsed();
-    done.pods += swapped.len();
-    Ok(())
 }

@@ -55,29 +55,30 @@ pub struct Swap<'a> {
     pub filter: Filter,
 }
 
-/// Replaces them; says for each whether it was there.
-///
-/// # Errors
-/// The position of the first that was refused, and the kernel's word; the ones before it are done, some
-/// of the ones after it may be.
-pub fn filters(swaps: &[Swap<'_>]) -> Result<Vec<bool>, (usize, io::Error)> {
-    let mut socket = open().map_err(|err| (0, err))?;
-    let mut there = Vec::with_capacity(swaps.len());
+/// Replaces them; says for each whether it was there, or the kernel's word where it refused. The others are
+/// done all the same.
+pub fn filters(swaps: &[Swap<'_>]) -> Vec<io::Result<bool>> {
+    let mut done = Vec::with_capacity(swaps.len());
     for chunk in swaps.chunks(AT_ONCE) {
-        let first = there.len();
-        let answers = exchange(&mut socket, first, chunk).map_err(|err| (first, err))?;
-        for answer in answers {
-            match answer {
-                None => there.push(true),
-                Some(Errno::ENOENT | Errno::ENODEV) => there.push(false),
-                Some(errno) if errno != Errno::EINVAL || swaps[there.len()].is_there() => {
-                    return Err((there.len(), errno.into()));
-                }
-                Some(_) => there.push(false),
+        // Of a socket that failed an answer may come yet: each has its own.
+        match open().and_then(|mut socket| exchange(&mut socket, chunk)) {
+            Ok(answers) => {
+                done.extend(chunk.iter().zip(answers).map(|(swap, answer)| match answer {
+                    None => Ok(true),
+                    Some(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+                    Some(Errno::EINVAL) if !swap.is_there() => Ok(false),
+                    Some(errno) => Err(errno.into()),
+                }))
             }
+            Err(err) => done.extend(chunk.iter().map(|_| Err(again(&err)))),
         }
     }
-    Ok(there)
+    done
+}
+
+/// The same error once more.
+fn again(err: &io::Error) -> io::Error {
+    err.raw_os_error().map_or_else(|| err.kind().into(), io::Error::from_raw_os_error)
 }
 
 fn open() -> io::Result<Socket> {
@@ -90,14 +91,10 @@ fn open() -> io::Result<Socket> {
 }
 
 /// The answer to each: what it was refused with, if it was.
-fn exchange(
-    socket: &mut Socket,
-    first: usize,
-    swaps: &[Swap<'_>],
-) -> io::Result<Vec<Option<Errno>>> {
+fn exchange(socket: &mut Socket, swaps: &[Swap<'_>]) -> io::Result<Vec<Option<Errno>>> {
     let mut datagram = Vec::new();
     for (position, swap) in swaps.iter().enumerate() {
-        let sequence = u32::try_from(first + position).map_err(io::Error::other)?;
+        let sequence = u32::try_from(position).map_err(io::Error::other)?;
         // Only the last is acknowledged; a refusal comes all the same.
         let ack = if position + 1 == swaps.len() { NLM_F_ACK } else { 0 };
         append(&mut datagram, swap.message(), ack, sequence);
@@ -114,11 +111,8 @@ fn exchange(
                 .map_err(io::Error::other)?;
             let length = usize::try_from(message.header.length).map_err(io::Error::other)?;
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            let position = usize::try_from(message.header.sequence_number)
-                .ok()
-                .and_then(|sequence| sequence.checked_sub(first));
-            let (Some(position), NetlinkPayload::Error(answer)) = (position, message.payload)
-            else {
+            let position = usize::try_from(message.header.sequence_number);
+            let (Ok(position), NetlinkPayload::Error(answer)) = (position, message.payload) else {
                 continue;
             };
             if let Some(place) = answers.get_mut(position) {

@@ -19,6 +19,7 @@ mod node;
 #[path = "../netns/plugin.rs"]
 #[allow(dead_code, reason = "the language has words that this test doesn't need")]
 mod plugin;
+mod refused;
 mod short;
 mod totals;
 mod upgrade;

@@ -180,6 +180,64 @@ fn a_load_that_the_kernel_refuses_leaves_the_old_programs_and_says_why() {
 }
 
 #[test]
+fn interfaces_that_refuse_are_all_named_and_the_others_swapped() {
+    let pair = Pair::new("reload-some", "clsact");
+    let node = &pair.counted.host.node;
+    let third = pair.counted.host.container("third");
+    let reply = pair.counted.call("ADD", Some(&third), "clsact").succeed();
+    let links = [pair.link.clone(), reply["interfaces"][0]["name"].as_str().unwrap().to_owned()];
+    let filter = |place: &str, program: &str| {
+        let ours = format!("prio {} handle {:#x}", 49_152, 0x7765_6972);
+        let program = pin::dir(&pair.bpf_dir()).join(program);
+        let bpf = format!("bpf da object-pinned {}", program.display());
+        node.succeed(&format!("tc filter add {place} {ours} {bpf}"));
+    };
+    // Somebody has their hooks in blocks that are shared out, where no filter of an interface can be replaced.
+    for (block, link) in [71, 73].iter().zip(&links) {
+        let (ingress, egress) = (block, block + 1);
+        node.succeed(&format!("tc qdisc del dev {link} clsact"));
+        let blocks = format!("ingress_block {ingress} egress_block {egress}");
+        node.succeed(&format!("tc qdisc add dev {link} {blocks} clsact"));
+        filter(&format!("block {ingress}"), "weir_from_pod");
+        filter(&format!("block {egress}"), "weir_to_pod");
+    }
+    let ask = |asked: u64| {
+        let (never, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let _over = Over(&over);
+            serve(&pair.server.space, pair.address, scope, &over);
+            assert_eq!(ask(&pair.client.space, pair.address, &never, 50), 50);
+        });
+        assert_eq!(pair.requests(), [asked; 2]);
+    };
+    ask(50);
+    let words = format!("{} reload -o json --bpf-dir", env!("CARGO_BIN_EXE_weir"));
+    let output = node.command(&format!("{words} {}", pair.bpf_dir().display()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&done["pods"], &done["left"]), (&json!(1), &json!([])), "{done}");
+    let refused = done["refused"].as_array().unwrap();
+    let refused: Vec<_> = refused.iter().map(|it| (&it["interface"], &it["pod"])).collect();
+    let expected = [(&json!(links[0]), &json!("server")), (&json!(links[1]), &json!("third"))];
+    assert_eq!(refused, expected);
+    for link in &links {
+        assert!(said.contains(&format!("interface {link} (")), "{said}");
+    }
+    assert!(said.contains("2 interfaces go on") && said.contains("not supported"), "{said}");
+    // The old programs go on, with the same maps.
+    ask(100);
+    for link in &links {
+        node.succeed(&format!("tc qdisc del dev {link} clsact"));
+        node.succeed(&format!("tc qdisc add dev {link} clsact"));
+        filter(&format!("dev {link} ingress"), "weir_from_pod");
+        filter(&format!("dev {link} egress"), "weir_to_pod");
+    }
+    assert_eq!(pair.reload()["pods"], 3);
+    ask(150);
+}
+
+#[test]
 fn where_no_pod_was_counted_nothing_is_loaded() {
     let counted = Counted::new("reload-nothing");
     let weir = env!("CARGO_BIN_EXE_weir");
