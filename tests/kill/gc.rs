@@ -44,6 +44,52 @@ fn a_struck_gc_is_finished_by_the_next() {
     }
 }
 
+/// Another IPAM plugin is struck, too, and says what it says.
+#[test]
+fn a_failed_gc_of_another_ipam_plugin_is_finished_by_the_next() {
+    let ground = Ground::new("gc-kept", "clsact").kept();
+    let [a, b, c] = ["a", "b", "c"].map(|id| ground.host.container(id));
+    failed_then_finished(&ground, &a, &[&b, &c], 64);
+}
+
+#[test]
+fn a_failed_gc_behind_another_plugin_is_finished_by_the_next() {
+    for (attach, sample) in [("clsact", 40), ("tcx", 80)] {
+        let mut ground = Ground::new("gc-chained", attach);
+        let [a, b, c] = ["a", "b", "c"].map(|id| ground.host.container(id));
+        for container in [&a, &b, &c] {
+            ground.chain(container);
+        }
+        failed_then_finished(&ground, &a, &[&b, &c], sample);
+    }
+}
+
+/// Fails the system calls of a GC that has two to take away and one to leave.
+fn failed_then_finished(ground: &Ground, stays: &Container, go: &[&Container; 2], sample: u64) {
+    let inside = go.map(|container| container.space.links());
+    let result = ground.call("ADD", Some(stays)).succeed();
+    let add = || go.map(|container| ground.call("ADD", Some(container)).succeed());
+    add();
+    gc(ground, stays).succeed();
+    let before = ground.see();
+    add();
+    let course = ground.course(gc(ground, stays));
+    ground.see().assert_is(&before, "unstruck");
+    each(&course.failures(sample), |strike| {
+        add();
+        let struck = ground.strike(strike, gc(ground, stays));
+        assert!(!struck.killed, "{strike}");
+        if struck.told(strike) {
+            ground.see().assert_is(&before, &format!("{strike}, by itself"));
+        }
+        gc(ground, stays).succeed();
+        ground.see().assert_is(&before, &strike.to_string());
+        assert_eq!(go.map(|container| container.space.links()), inside, "{strike}");
+        ground.call("CHECK", Some(stays)).key("prevResult", result.clone()).succeed();
+        struck.hit
+    });
+}
+
 #[test]
 fn a_struck_check_or_status_changes_nothing() {
     let ground = Ground::new("check", "tcx");
