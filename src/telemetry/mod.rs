@@ -13,6 +13,8 @@ mod clsact;
 pub mod histogram;
 mod hook;
 mod hooked;
+#[cfg(test)]
+mod layout;
 pub mod limit;
 mod load;
 mod lock;
