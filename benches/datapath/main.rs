@@ -1,8 +1,8 @@
 //! The packet path: what one run of a program costs, and whether requests counted are requests
-//! served, by `wrk` against nginx; and how long a reload takes under 250 pods.
+//! served, by `wrk` against nginx; what is left of the rate of `iperf3`; and how long a reload takes under 250 pods.
 //!
 //! ```text
-//! cargo bench --bench datapath [-- SECONDS]     (root; 5 seconds of wrk a turn unless said)
+//! cargo bench --bench datapath [-- SECONDS]     (root; 5 seconds of wrk and iperf3 a turn unless said)
 //! cargo bench --bench datapath -- 0             (the costs of runs alone)
 //! ```
 //!
@@ -19,6 +19,7 @@ mod node;
 mod reload;
 mod requests;
 mod runs;
+mod streams;
 
 use std::{env, io::Write, process::ExitCode, time::Duration};
 

@@ -22,6 +22,7 @@ use weir::telemetry::{
 use crate::{
     Result, millicores,
     node::{self, Pod},
+    streams,
 };
 
 const TURNS: usize = 3;
@@ -37,7 +38,7 @@ const MODES: [(&str, &[&str]); 2] =
 
 /// An nginx in one pod and a place for wrk in another.
 pub struct Pair {
-    server: Pod,
+    pub server: Pod,
     pub client: Pod,
     pub address: String,
     nginx: Child,
@@ -115,13 +116,15 @@ fn nginx(pod: &Pod, dir: &Path) -> Result<Child> {
     Err("nginx did not come up in 5 s".into())
 }
 
-fn command(pod: &Pod, words: &[&str]) -> Command {
+/// A command in a pod's network.
+pub fn command(pod: &Pod, words: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", pod.path().display())).arg("--").args(words);
     command
 }
 
-fn inside(pod: &Pod, words: &[&str]) -> Result<String> {
+/// What a command in a pod says on stdout; an error if it fails.
+pub fn inside(pod: &Pod, words: &[&str]) -> Result<String> {
     let output = command(pod, words).output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
@@ -229,6 +232,7 @@ pub fn report(time: Duration) -> Result<String> {
             with / without
         )?;
     }
+    text.push_str(&streams::report(&seen, &unseen, time)?);
     text.push_str(&millicores::report(&seen, time)?);
     text.push_str(&reloaded(&seen, time)?);
     let stats = Maps::open(Path::new(BPF_DIR))?.snapshot()?.stats;

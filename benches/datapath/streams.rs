@@ -1,0 +1,117 @@
+//! `iperf3` from one pod to another: bytes in few connections, and small packets, beside a pair of pods
+//! that nobody counts. Of bytes in the middle of a connection there is nothing to read, so this is what
+//! counting bytes and packets and following sequence numbers costs.
+
+use std::{
+    fmt::Write as _,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    Result,
+    requests::{Pair, command, inside},
+};
+
+/// The kinds of traffic: a name, iperf3's options, and what is told of it.
+const KINDS: [(&str, &[&str], Unit); 3] = [
+    ("TCP, 1 stream", &["-P", "1"], Unit::Bits),
+    ("TCP, 4 streams", &["-P", "4"], Unit::Bits),
+    ("UDP, 64 bytes each", &["-u", "-b", "0", "-l", "64"], Unit::Packets),
+];
+/// In turns, for the machine's rate moves by a tenth from one second to the next.
+const TURNS: usize = 5;
+
+#[derive(Clone, Copy)]
+enum Unit {
+    /// Gigabits a second at the receiver.
+    Bits,
+    /// Thousand packets a second at the receiver.
+    Packets,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bits => "Gbit/s",
+            Self::Packets => "thousand packets a second",
+        }
+    }
+
+    /// From what iperf3 reports.
+    fn of(self, report: &Value) -> Option<f64> {
+        let end = &report["end"];
+        match self {
+            Self::Bits => Some(end["sum_received"]["bits_per_second"].as_f64()? / 1e9),
+            Self::Packets => {
+                let sum = &end["sum"];
+                let received = sum["packets"].as_f64()? - sum["lost_packets"].as_f64()?;
+                Some(received / sum["seconds"].as_f64()? / 1e3)
+            }
+        }
+    }
+}
+
+/// iperf3's server for one test, ended when dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(pair: &Pair) -> Result<Self> {
+        let mut command = command(&pair.server, &["iperf3", "--server", "--one-off"]);
+        Ok(Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn rate(pair: &Pair, time: Duration, options: &[&str], unit: Unit) -> Result<f64> {
+    let _server = Server::start(pair)?;
+    let seconds = time.as_secs().to_string();
+    let words = ["iperf3", "--json", "--client", &pair.address, "--time", &seconds];
+    let words = [&words[..], options].concat();
+    // Its server has no other sign of life than that it answers.
+    let mut said = inside(&pair.client, &words);
+    for _ in 0..40 {
+        if said.is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        said = inside(&pair.client, &words);
+    }
+    let report: Value = serde_json::from_str(&said?)?;
+    unit.of(&report).ok_or_else(|| format!("iperf3 said no rate: {report}").into())
+}
+
+/// Measures and prints.
+pub fn report(seen: &Pair, unseen: &Pair, time: Duration) -> Result<String> {
+    let mut text = String::from("iperf3, pod to pod, at the receiver, median of the turns\n\n");
+    for (name, options, unit) in KINDS {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            with.push(rate(seen, time, options, unit)?);
+            without.push(rate(unseen, time, options, unit)?);
+        }
+        let [with, without] = [with, without].map(median);
+        writeln!(
+            text,
+            "  {name:<20} {with:>9.1} counted, {without:.1} uncounted, {}, ratio {:.3}",
+            unit.name(),
+            with / without
+        )?;
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
