@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Kind, Result},
     net::{self, Netns, link::Link},
     record::{Begun, PodName, Record},
-    spec, telemetry,
+    spec,
 };
 
 /// The `prevResult` of a chained call, which is one that lists interfaces; `None` if weir is first.
@@ -102,6 +102,7 @@ fn count(
 pub fn check(
     attachment: &Attachment,
     netns: &Netns,
+    counting: &Counting,
     prev_result: &Field<'_>,
     record: &Record,
 ) -> Result<()> {
@@ -122,7 +123,7 @@ pub fn check(
         );
         return Err(Error::new(Kind::Difference, msg));
     }
-    telemetry::verify(&record.bpf_dir, index, attached)
+    counting.verify(&record.bpf_dir, index, attached)
 }
 
 /// Checks that the result lists the container's interface.
@@ -140,6 +141,11 @@ pub fn is_listed(result: &Value, ifname: &str) -> bool {
 }
 
 /// The position of the container's interface among those of a result.
+/// The MAC that a result says of the container's interface.
+pub fn mac<'a>(result: &'a Value, ifname: &str) -> Option<&'a str> {
+    result.get("interfaces")?.get(interface(result, ifname)?)?.get("mac")?.as_str()
+}
+
 fn interface(result: &Value, ifname: &str) -> Option<usize> {
     let text = |interface: &Value, key: &str| {
         interface.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()

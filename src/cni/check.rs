@@ -3,14 +3,16 @@
 
 use std::{net::IpAddr, path::Path};
 
+use ipnetwork::IpNetwork;
+
 use super::{Call, chain, counting::Counting, field::Field, ports};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
     ipam::{delegate::Delegate, pool::Pool},
-    net::{self, Netns, Plan, nft},
+    net::{self, Mac, Netns, Plan, nft},
     record::{self, Entry, Plumbing, Record},
-    spec::{self, Version},
+    spec::{self, Route, Version},
     telemetry,
 };
 
@@ -27,7 +29,11 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
     let record = match record::find(&config.state_dir, attachment)? {
         Entry::Record(record) => *record,
         Entry::Absent => return difference(format!("{attachment} has no record: no ADD made it")),
-        Entry::Unreadable(why) => return difference(why.to_string()),
+        Entry::Unreadable(why) if why.kind() == Kind::Decode => {
+            return difference(why.to_string());
+        }
+        // Whether anything differs can't be told.
+        Entry::Unreadable(why) => return Err(why),
     };
     let id = netns.identity();
     if (record.netns.dev, record.netns.ino) != (id.dev, id.ino) {
@@ -38,8 +44,14 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
         return difference("telemetry is required, but the pod goes uncounted".into());
     }
     match &record.plumbing {
-        Some(plumbing) => plumbed(call, attachment, &netns, &prev_result, &record, plumbing),
-        None => chain::check(attachment, &netns, &prev_result, &record),
+        Some(plumbing) => {
+            plumbed(call, attachment, &netns, &prev_result, &record, plumbing)?;
+            match (&record.telemetry, record.host_ifindex) {
+                (Some(attached), Some(index)) => counting.verify(&record.bpf_dir, index, attached),
+                _ => Ok(()),
+            }
+        }
+        None => chain::check(attachment, &netns, &counting, &prev_result, &record),
     }
 }
 
@@ -57,7 +69,7 @@ fn plumbed(
 ) -> Result<()> {
     consult(prev_result, attachment, record)?;
     let mac = plumbing.mac.as_deref().map(str::parse).transpose()?;
-    let plan = Plan::new(&net::Request {
+    let mut plan = Plan::new(&net::Request {
         network: &record.network,
         attachment,
         mtu: plumbing.mtu,
@@ -67,6 +79,7 @@ fn plumbed(
         ports: &plumbing.ports,
         bandwidth: plumbing.bandwidth,
     })?;
+    as_reported(prev_result, attachment, plumbing, &mut plan)?;
     net::compare(&plan, netns, record.host_ifindex)?;
     match &plumbing.delegate {
         Some(delegated) => {
@@ -84,10 +97,35 @@ fn plumbed(
     if let (true, Some(index)) = (plumbing.guarded, record.host_ifindex) {
         telemetry::limit::verify(&record.bpf_dir, index, &plumbing.bandwidth)?;
     }
-    match (&record.telemetry, record.host_ifindex) {
-        (Some(attached), Some(index)) => telemetry::verify(&record.bpf_dir, index, attached),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Takes over what the plugins behind us say that they have changed. A route that the chain's result lacks
+/// was taken away by one of them, and isn't looked for. A MAC that isn't the pod's is a difference: who sets
+/// one sets it in the kernel, too.
+fn as_reported(
+    prev_result: &Field<'_>,
+    attachment: &Attachment,
+    plumbing: &Plumbing,
+    plan: &mut Plan,
+) -> Result<()> {
+    let mac = chain::mac(prev_result.value(), attachment.ifname())
+        .and_then(|mac| mac.parse::<Mac>().ok());
+    if let Some(mac) = mac.filter(|mac| *mac != plan.pod_mac) {
+        let (ifname, is) = (attachment.ifname(), plan.pod_mac);
+        return difference(format!("prevResult says that {ifname} has MAC {mac}, and it has {is}"));
     }
+    let routes = prev_result.get("routes").map(|routes| routes.list()).transpose()?;
+    let listed: Vec<IpNetwork> = routes
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|route| route.get("dst")?.read(spec::cidr).ok())
+        .collect();
+    let is_gone = |route: &Route| {
+        plumbing.routes.iter().any(|ours| ours.dst == route.dst) && !listed.contains(&route.dst)
+    };
+    plan.pod_routes.retain(|route| !is_gone(route));
+    Ok(())
 }
 
 /// Checks that the chain's result still has what our ADD reported; plugins behind us add to it.

@@ -1,5 +1,7 @@
 //! The configuration's `telemetry`, and its policy: fail open, unless counting is required.
 
+use std::path::Path;
+
 use super::{behind::Behind, config::Config, field::Field};
 use crate::{
     attachment::Attachment,
@@ -64,6 +66,21 @@ impl Counting {
         let identity = identity(attachment, pod);
         let (bpf_dir, choice) = (&config.bpf_dir, self.choice);
         self.tolerate(telemetry::attach(bpf_dir, choice, host_ifindex, &identity, intent, journal))
+    }
+
+    /// Compares the hooks with what [`attach`](Self::attach) left. Where counting isn't required a reload that
+    /// stands still is a note on stderr: a failed CHECK may end the pod, which has its network.
+    ///
+    /// # Errors
+    /// [`Kind::Difference`] naming what is missing; [`Kind::TryAgain`], if counting is required.
+    pub fn verify(&self, bpf_dir: &Path, host_ifindex: u32, attached: &Attached) -> Result<()> {
+        match telemetry::verify(bpf_dir, host_ifindex, attached) {
+            Err(err) if err.kind() == Kind::TryAgain && !self.required => {
+                eprintln!("weir: whether the pod is counted is not known: {err}");
+                Ok(())
+            }
+            verified => verified,
+        }
     }
 
     /// Makes a failure to count an uncounted pod, unless counting is required.

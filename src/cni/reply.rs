@@ -71,10 +71,22 @@ fn route(version: Version, route: &Route) -> Value {
     json
 }
 
-/// The result of the plugins before, passed on: all it lacks may be its version.
+/// The result of the plugins before, passed on field for field; only one of another version than the call's
+/// (kindnet's are of 0.4.0, whatever it is asked for) is put into that: `ips[].version` is of those before 1.0.0.
 pub fn passed_on(version: Version, mut prev_result: Value) -> Value {
-    if let Some(fields) = prev_result.as_object_mut() {
-        fields.entry("cniVersion").or_insert_with(|| version.text().into());
+    let Some(fields) = prev_result.as_object_mut() else { return prev_result };
+    let was = fields.insert("cniVersion".into(), version.text().into());
+    if was.is_none_or(|was| was == version.text()) {
+        return prev_result;
+    }
+    for ip in fields.get_mut("ips").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(ip) = ip.as_object_mut() else { continue };
+        if version >= Version::V1_0_0 {
+            ip.remove("version");
+        } else if let Some(address) = ip.get("address").and_then(Value::as_str) {
+            let family = if address.contains(':') { "6" } else { "4" };
+            ip.entry("version").or_insert(family.into());
+        }
     }
     prev_result
 }
@@ -211,12 +223,22 @@ mod tests {
     }
 
     #[test]
-    fn a_result_passed_on_gets_a_version_only_if_it_has_none() {
+    fn a_result_passed_on_is_of_the_calls_version_and_else_as_it_was() {
         let before = json!({"interfaces": [{"name": "eth0", "x": [1, null]}], "y": {}});
         let mut wanted = before.clone();
         wanted["cniVersion"] = json!("0.4.0");
         assert_eq!(passed_on(Version::V0_4_0, before), wanted);
-        assert_eq!(passed_on(Version::V1_0_0, wanted.clone()), wanted);
+        assert_eq!(passed_on(Version::V0_4_0, wanted.clone()), wanted);
+
+        let old = json!({"cniVersion": "0.4.0", "x": 1, "ips": [
+            {"version": "4", "address": "10.7.0.2/24"}, {"version": "6", "address": "fd00::2/64"},
+        ]});
+        let new = json!({"cniVersion": "1.0.0", "x": 1, "ips": [
+            {"address": "10.7.0.2/24"}, {"address": "fd00::2/64"},
+        ]});
+        assert_eq!(passed_on(Version::V1_0_0, old.clone()), new);
+        assert_eq!(passed_on(Version::V0_4_0, new), old);
+        assert_eq!(passed_on(Version::V0_4_0, json!([])), json!([]));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ipnetwork::IpNetwork;
+
 use super::{
     Call,
     args::Args,
@@ -17,7 +19,7 @@ use crate::{
         pool::Pool,
         range::{self, RangeSet},
     },
-    net::{Claims, claim},
+    net::{self, Claims, claim},
     record::{self, Entry},
     spec::Version,
     state, telemetry,
@@ -42,6 +44,11 @@ pub fn run(call: &Call) -> Result<()> {
     };
     match wanted.map(|wanted| wanted.ipam) {
         Some(Ipam::Pool { sets, when_full, .. }) => {
+            if range::subnets(&sets).iter().any(IpNetwork::is_ipv6) && !net::sysctl::has_ipv6() {
+                let why = "the network has an IPv6 range, and this node's kernel has no IPv6: take the range \
+                           out, or boot without ipv6.disable=1";
+                return Err(Error::new(Kind::Unavailable, why));
+            }
             has_addresses(call, &sets, when_full)?;
             // A note, whose failure is another: an ADD can be served all the same.
             match claim::overlaps(&range::subnets(&sets)) {

@@ -124,8 +124,8 @@ impl<'a> Delegate<'a> {
             }
         }
         // In a group of its own, what it starts can be ended with it.
-        let mut child = spawn(command.process_group(0)).context(Kind::Io, failed)?;
         let until = Instant::now() + self.patience;
+        let mut child = spawn(command.process_group(0), until).context(Kind::Io, failed)?;
         let answer = converse(&mut child, self.config, until);
         if !matches!(answer, Ok(Some(_)))
             && let Ok(group) = i32::try_from(child.id()).map(Pid::from_raw)
@@ -183,15 +183,21 @@ pub(crate) fn refusal(plugin: &str, status: ExitStatus, output: &[u8]) -> Error 
 
 /// Starts a plugin. One that is being replaced is open for writing for a moment (ETXTBSY), over
 /// which libcni, too, tries again.
-fn spawn(command: &mut Command) -> io::Result<Child> {
+fn spawn(command: &mut Command, until: Instant) -> io::Result<Child> {
     const PAUSE: Duration = Duration::from_millis(20);
-    for _ in 0..100 {
+    const MOST: Duration = Duration::from_secs(2);
+    let until = until.min(Instant::now() + MOST);
+    loop {
         match command.spawn() {
-            Err(err) if err.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(PAUSE),
+            Err(err)
+                if err.kind() == io::ErrorKind::ExecutableFileBusy
+                    && Instant::now() + PAUSE < until =>
+            {
+                thread::sleep(PAUSE);
+            }
             done => return done,
         }
     }
-    command.spawn()
 }
 
 /// Gives the child its configuration, and waits for its answer and its end; `None` if that is not so in time.

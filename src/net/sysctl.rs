@@ -7,13 +7,13 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Where the kernel shows the settings of the caller's network namespace.
 const ROOT: &str = "/proc/sys/net";
@@ -66,14 +66,17 @@ impl Sysctl {
     /// Compares the kernel's value.
     ///
     /// # Errors
-    /// [`Kind::Difference`] naming the setting and both values.
+    /// [`Kind::Difference`] naming the setting and both values, [`Kind::Io`] where it can't be read.
     pub fn check(&self) -> Result<()> {
         if self.absent() {
             return Ok(());
         }
         let path = self.path();
-        let is = fs::read_to_string(&path)
-            .context(Kind::Difference, || format!("can't read {}", path.display()))?;
+        let is = fs::read_to_string(&path).map_err(|err| {
+            let gone = err.kind() == io::ErrorKind::NotFound;
+            let kind = if gone { Kind::Difference } else { Kind::Io };
+            Error::new(kind, format!("can't read {}", path.display())).details(err)
+        })?;
         let is = is.trim();
         if is == self.value {
             return Ok(());
@@ -101,8 +104,13 @@ impl Sysctl {
     }
 }
 
+/// Whether the kernel has IPv6: built in, and not booted with `ipv6.disable=1`.
+pub fn has_ipv6() -> bool {
+    Path::new(ROOT).join("ipv6").exists()
+}
+
 /// Whether the kernel sets IPv6 up on a link of that MTU: it has IPv6, and the link can carry it
 /// (RFC 8200, section 5).
 pub fn ipv6_on_links(mtu: u32) -> bool {
-    mtu >= 1280 && Path::new(ROOT).join("ipv6").exists()
+    mtu >= 1280 && has_ipv6()
 }

@@ -253,7 +253,7 @@ pub(super) fn decode(bytes: &[u8], attachment: &Attachment) -> Entry {
         Ok(record) => Entry::Record(Box::new(record)),
         Err(why) => {
             let msg = format!("the record of {attachment} is unreadable");
-            Entry::Unreadable(Error::new(Kind::Io, msg).details(why))
+            Entry::Unreadable(Error::new(Kind::Decode, msg).details(why))
         }
     }
 }

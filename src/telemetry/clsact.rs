@@ -10,6 +10,7 @@ use std::{
 };
 
 use libbpf_rs::{ErrorKind, Program, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook};
+use nix::{errno::Errno, net::if_::if_indextoname};
 
 use super::{sys, wire::Direction};
 
@@ -89,22 +90,30 @@ pub fn holds(program: BorrowedFd<'_>, ifindex: i32, direction: Direction) -> boo
 /// Removes our counting filter of one direction; one that is gone, or whose qdisc or device is, is no error.
 pub fn detach(ifindex: i32, direction: Direction) -> libbpf_rs::Result<()> {
     match bare_hook(ifindex, direction, Filter::Count).detach() {
-        Err(err) if !is_absence(&err) => Err(err),
+        Err(err) if !is_absence(&err, ifindex) => Err(err),
         _ => Ok(()),
     }
 }
 
-/// The kernel says ENOENT without the filter, EINVAL without the qdisc and ENODEV without the
-/// device; anything else is no answer.
-fn is_absence(err: &libbpf_rs::Error) -> bool {
-    !matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::OutOfMemory)
+/// The kernel says ENOENT without the filter, EINVAL without the qdisc and ENODEV, for which the library has no
+/// name, without the device; anything else is no answer.
+fn is_absence(err: &libbpf_rs::Error, ifindex: i32) -> bool {
+    let without_device = || {
+        let index = u32::try_from(ifindex).unwrap_or_default();
+        if_indextoname(index) == Err(Errno::ENXIO)
+    };
+    match err.kind() {
+        ErrorKind::NotFound | ErrorKind::InvalidInput => true,
+        ErrorKind::Other => without_device(),
+        _ => false,
+    }
 }
 
 /// The id of the program behind our filter of one direction; `None` without one.
 pub fn query(ifindex: i32, direction: Direction, filter: Filter) -> libbpf_rs::Result<Option<u32>> {
     match bare_hook(ifindex, direction, filter).query() {
         Ok(id) => Ok(Some(id)),
-        Err(err) if is_absence(&err) => Ok(None),
+        Err(err) if is_absence(&err, ifindex) => Ok(None),
         Err(err) => Err(err),
     }
 }

@@ -260,11 +260,15 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached, patience: Durat
     };
     for (direction, program) in &pins.programs {
         let present = match attached.mode {
-            Mode::Clsact => clsact::query(index, *direction, clsact::Filter::Count)
-                .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
-                .is_some_and(|found| {
-                    Program::id_from_fd(program.as_fd()).is_ok_and(|own| own == found)
-                }),
+            Mode::Clsact => {
+                let found = clsact::query(index, *direction, clsact::Filter::Count)
+                    .context(Kind::Telemetry, || {
+                        format!("can't ask for the filter on {ifindex}")
+                    })?;
+                let own = Program::id_from_fd(program.as_fd())
+                    .context(Kind::Telemetry, || "can't ask for a pinned program".into())?;
+                found == Some(own)
+            }
             Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, *direction), ifindex)?,
         };
         if !present {

@@ -143,10 +143,11 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
     let Some(limits) = limits(bpf_dir)? else { return missing("map") };
     for side in sides(bandwidth) {
         let Some(program) = pin::program(bpf_dir, side.program)? else { return missing("program") };
-        let own = Program::id_from_fd(program.as_fd()).ok();
+        let own = Program::id_from_fd(program.as_fd())
+            .context(Kind::Telemetry, || format!("can't ask for the program {}", side.program))?;
         let found = clsact::query(index, side.direction, side.filter)
             .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?;
-        if found.is_none() || found != own {
+        if found != Some(own) {
             return missing("filter");
         }
         let entry = limits

@@ -129,12 +129,14 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
     hook::find(bpf_dir, container_id, ifname)
 }
 
-/// Compares the kernel with what [`attach`] left.
+/// Compares the kernel with what [`attach`] left. Waits half a second for a reload that swaps programs, which
+/// takes some milliseconds.
 ///
 /// # Errors
-/// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry.
+/// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry;
+/// [`Kind::TryAgain`](crate::error::Kind::TryAgain): a reload stands still.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    hook::verify(bpf_dir, ifindex, attached, lock::WAIT)
+    hook::verify(bpf_dir, ifindex, attached, lock::A_MOMENT)
 }
 
 /// Held while the totals are read, so that no reload carries others over meanwhile: between the two a pod

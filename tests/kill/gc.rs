@@ -1,7 +1,7 @@
 //! GC struck: the next one leaves what is listed, and nothing else. CHECK and STATUS struck: they
 //! change nothing.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     ground::Ground,
@@ -107,6 +107,9 @@ fn a_struck_check_or_status_changes_nothing() {
         each(&strikes, |strike| {
             let struck = ground.strike(strike, call());
             assert!(struck.killed || struck.told(strike) || !struck.answer.stdout.is_empty());
+            // What can't be read is no difference.
+            let said = serde_json::from_str::<Value>(&struck.answer.stdout).unwrap_or_default();
+            assert_ne!(said["code"], json!(103), "{strike}: {said}");
             ground.see().assert_is(&before, &strike.to_string());
             struck.hit
         });

@@ -91,6 +91,29 @@ fn the_result_of_the_chain_is_consulted() {
         *changed.pointer_mut(pointer).unwrap() = json!("10.88.0.99/32");
         assert!(host.check(&a, &changed).refused_without_a_trace(103).contains(named));
     }
+    let mut changed = reply.clone();
+    changed["interfaces"][1]["mac"] = json!("02:00:00:00:00:99");
+    assert!(host.check(&a, &changed).refused_without_a_trace(103).contains("02:00:00:00:00:99"));
+}
+
+#[test]
+fn a_route_that_a_later_plugin_took_away_is_looked_for_only_if_the_result_has_it() {
+    let host = Host::new("routeless");
+    let a = host.container("a");
+    let reply = host.add(&a);
+    assert_eq!(reply["routes"], json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
+    a.space.succeed("ip route del default");
+    assert!(host.check(&a, &reply).refused_without_a_trace(103).contains("route to 0.0.0.0/0"));
+    for routes in [json!(null), json!([]), json!([{"dst": "198.51.100.0/24"}])] {
+        let mut changed = reply.clone();
+        changed["routes"] = routes;
+        host.check(&a, &changed).succeed();
+    }
+    // The one to the gateway is nobody else's.
+    a.space.succeed("ip route flush dev eth0");
+    let mut changed = reply.clone();
+    changed["routes"] = json!([]);
+    host.check(&a, &changed).refused_without_a_trace(103);
 }
 
 #[test]

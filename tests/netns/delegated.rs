@@ -197,7 +197,7 @@ fn one_that_hangs_holds_status_for_two_seconds() {
     let began = Instant::now();
     let message = call.refused_without_a_trace(50);
     assert!(message.contains("sleeper"), "{message}");
-    assert!((2..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((2..4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::counted::Counted;
 fn pods_start_and_the_node_stays_ready_while_a_reload_stands_still() {
     let counted = Counted::new("held-pins");
     let [a, b] = ["a", "b"].map(|id| counted.host.container(id));
-    counted.call("ADD", Some(&a), "clsact").succeed();
+    let result = counted.call("ADD", Some(&a), "clsact").succeed();
     let bpf_dir = counted.bpffs.join("weir");
     let gate = bpf_dir.join("waiting");
     fs::create_dir(&gate).unwrap();
@@ -20,8 +20,18 @@ fn pods_start_and_the_node_stays_ready_while_a_reload_stands_still() {
         let lock = fs::File::open(&held).unwrap();
         lock.lock().unwrap();
         let begun = Instant::now();
-        counted.call("STATUS", None, "clsact").within(5).succeed();
+        counted.call("STATUS", None, "clsact").within(2).succeed();
         eprintln!("STATUS in {:?} while {} is held", begun.elapsed(), held.display());
+        // A failed CHECK may end the pod: that it can't be told whether it is counted is a note, unless it must be.
+        let check = |required: bool| {
+            let call = counted.call("CHECK", Some(&a), "clsact").within(4);
+            let call = call.key("telemetry", json!({"required": required}));
+            call.key("prevResult", result.clone())
+        };
+        let answer = check(false).answer();
+        assert_eq!(answer.code, Some(0), "{answer:?}");
+        assert!(answer.stderr.contains("whether the pod is counted is not known"), "{answer:?}");
+        check(true).refused(11);
         drop(lock);
     }
     // Where the pod may go uncounted it does, after the ten seconds that a load may take.

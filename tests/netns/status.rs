@@ -26,6 +26,21 @@ fn a_state_dir_that_can_not_be_written_is_code_50() {
 }
 
 #[test]
+fn an_ipv6_range_on_a_node_without_ipv6_is_code_50() {
+    let host = Host::new("status-v6");
+    let dual = json!({"ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]]});
+    let status = |ipam: &serde_json::Value| {
+        let hide = "mount -t tmpfs none /proc/sys/net && exec \"$@\"";
+        let words = ["unshare", "--mount", "sh", "-c", hide, "sh"];
+        let words = words.iter().map(|&word| word.to_owned()).collect();
+        host.call("STATUS", None).key("ipam", ipam.clone()).under(words)
+    };
+    host.call("STATUS", None).key("ipam", dual.clone()).succeed();
+    assert!(status(&dual).refused_without_a_trace(50).contains("ipv6.disable=1"));
+    status(&json!({"subnet": "10.88.0.0/16"})).succeed();
+}
+
+#[test]
 fn a_full_range_is_code_50_until_somebody_dies() {
     let host = Host::new("full-status");
     let small = json!({"subnet": "10.88.0.0/30"});
