@@ -55,6 +55,30 @@ impl Pair {
         Reload { begun, ended: Instant::now(), swap }
     }
 
+    /// Goes to a version twice at once: the one carries over, the other swaps what it finds then.
+    fn go_twice(&self, version: Version) -> Reload {
+        let before = self.node.layouts();
+        let done = thread::scope(|scope| {
+            let one = || {
+                let begun = Instant::now();
+                let done = self.node.says(version, "reload");
+                assert_eq!((&done["pods"], &done["refused"]), (&json!(2), &json!([])), "{done}");
+                (begun, Instant::now(), done)
+            };
+            let (one, other) = (scope.spawn(one), scope.spawn(one));
+            [one.join().unwrap(), other.join().unwrap()]
+        });
+        let (carried, in_place): (Vec<_>, Vec<_>) =
+            done.into_iter().partition(|(.., done)| done["from"] == json!(before));
+        assert_eq!(in_place.len(), 1);
+        assert_eq!(in_place[0].2["from"], json!([]));
+        let [(begun, ended, done)] = &carried[..] else { panic!("{carried:?}") };
+        let after = self.node.layouts();
+        assert_eq!((after.len(), after == before), (1, false), "{after:?}");
+        let swap = Duration::from_secs_f64(done["swap_seconds"].as_f64().unwrap());
+        Reload { begun: *begun, ended: *ended, swap }
+    }
+
     /// With nobody underway all that was asked has been counted.
     fn settled(&self) {
         let (never, before) = (AtomicBool::new(false), self.requests());
@@ -101,8 +125,9 @@ impl Pair {
     }
 }
 
-fn totals_survive(attach: &'static str) {
-    let pair = Pair::new(&format!("layouts-{attach}"), attach, Version::This);
+/// On the ways up and down that `go` goes.
+fn totals_survive(label: &str, attach: &'static str, go: fn(&Pair, Version) -> Reload) {
+    let pair = Pair::new(label, attach, Version::This);
     // Before the clock of the first reload runs.
     Version::Other.weir();
     let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -118,7 +143,7 @@ fn totals_survive(attach: &'static str) {
         };
         let mut reloads = Vec::new();
         for version in [Version::Other, Version::This, Version::Other, Version::This] {
-            reloads.push(pair.go(version));
+            reloads.push(go(&pair, version));
             // For the watcher, and for the totals to grow in either.
             thread::sleep(Duration::from_millis(200));
         }
@@ -144,12 +169,17 @@ fn totals_survive(attach: &'static str) {
 
 #[test]
 fn totals_survive_the_way_up_and_down_by_filters() {
-    totals_survive("clsact");
+    totals_survive("layouts-clsact", "clsact", Pair::go);
 }
 
 #[test]
 fn totals_survive_the_way_up_and_down_by_links() {
-    totals_survive("tcx");
+    totals_survive("layouts-tcx", "tcx", Pair::go);
+}
+
+#[test]
+fn totals_survive_two_who_go_the_same_way_at_once() {
+    totals_survive("layouts-two", "clsact", Pair::go_twice);
 }
 
 /// Scrapes while there is somebody busy and this version's maps are there; says how many had totals.

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::{Value, json};
 
 use crate::{
@@ -139,6 +140,68 @@ fn a_configuration_that_no_add_would_take_stops_all() {
         assert!(output.status.code() == Some(1) && said.contains(why), "{said}");
         assert!(!site.dir.join("bin").exists() && !site.dir.join("net.d").exists());
     }
+}
+
+/// What happens to files of the two directories, in the order in which the kernel tells of it, by names. Only
+/// what is made under a name, put there by renaming, or taken away.
+fn watched(site: &Site, act: impl FnOnce()) -> Vec<String> {
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    let kinds = [
+        (AddWatchFlags::IN_CREATE, "made"),
+        (AddWatchFlags::IN_MODIFY, "written"),
+        (AddWatchFlags::IN_MOVED_TO, "renamed to"),
+        (AddWatchFlags::IN_DELETE, "deleted"),
+    ];
+    let all = kinds.iter().fold(AddWatchFlags::empty(), |all, (kind, _)| all | *kind);
+    for dir in ["bin", "net.d"] {
+        inotify.add_watch(&site.dir.join(dir), all).unwrap();
+    }
+    act();
+    let mut told: Vec<String> = Vec::new();
+    while let Ok(events) = inotify.read_events() {
+        for event in events {
+            let (_, kind) = kinds.iter().find(|(kind, _)| event.mask.contains(*kind)).unwrap();
+            told.push(format!("{kind} {}", event.name.unwrap().into_string().unwrap()));
+        }
+    }
+    told.dedup();
+    told
+}
+
+/// A configuration whose plugin isn't there yet, or not any more, would fail every pod that starts meanwhile; and so
+/// would half a file.
+#[test]
+fn the_executable_comes_before_the_configuration_and_goes_after_it() {
+    let site = Site::new("order");
+    for dir in ["bin", "net.d"] {
+        fs::create_dir(site.dir.join(dir)).unwrap();
+    }
+    let put = [
+        "made .weir.new",
+        "written .weir.new",
+        "renamed to weir",
+        "made .10-weir.conflist.new",
+        "written .10-weir.conflist.new",
+        "renamed to 10-weir.conflist",
+    ];
+    let first = site.version(1);
+    let told = watched(&site, || {
+        site.succeed(&first, "install");
+    });
+    assert_eq!(told, put);
+    // Likewise over what is there.
+    let file = site.dir.join("mine.conflist");
+    let example = fs::read_to_string("examples/10-weir.conflist").unwrap();
+    fs::write(&file, example.replace("10.88.", "10.77.")).unwrap();
+    let second = site.version(2);
+    let told = watched(&site, || {
+        site.succeed(&second, &format!("install --force --conf {}", file.display()));
+    });
+    assert_eq!(told, put);
+    let told = watched(&site, || {
+        site.uninstall("");
+    });
+    assert_eq!(told, ["deleted 10-weir.conflist", "deleted weir"]);
 }
 
 /// How many loops there are, and for how long they go on at least.

@@ -3,17 +3,21 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
+    time::Instant,
 };
 
+use libbpf_rs::Program;
 use serde_json::{Value, json};
 use weir::telemetry::{
-    pin,
+    Mode, pin,
     reader::{Maps, Snapshot},
-    wire::Stat,
+    sys,
+    wire::{Direction, Stat},
 };
 
 use crate::{
@@ -64,8 +68,9 @@ impl Pair {
     }
 }
 
-fn counted_is_served(attach: &str) {
-    let pair = Pair::new(&format!("reload-{attach}"), attach);
+/// While so many at once reload, again and again.
+fn counted_is_served(attach: &str, at_once: usize) {
+    let pair = Pair::new(&format!("reload-{attach}-{at_once}"), attach);
     let (over, closed) = (AtomicBool::new(false), AtomicBool::new(false));
     let served = AtomicU64::new(0);
     let asked: u64 = thread::scope(|scope| {
@@ -89,9 +94,20 @@ fn counted_is_served(attach: &str) {
             .collect();
         let mut reloads = 0;
         while reloads < 3 || served.load(Ordering::Relaxed) < 20_000 {
-            let done = pair.reload();
-            assert_eq!(done["pods"], 2, "{done}");
-            assert_eq!(done["from"], json!([]));
+            let begun = Instant::now();
+            let loaded: f64 = thread::scope(|scope| {
+                let one = || {
+                    let done = pair.reload();
+                    assert_eq!(done["pods"], 2, "{done}");
+                    assert_eq!((&done["from"], &done["refused"]), (&json!([]), &json!([])));
+                    done["load_seconds"].as_f64().unwrap()
+                };
+                let all: Vec<_> = (0..at_once).map(|_| scope.spawn(one)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).sum()
+            });
+            // Each has loaded in a time of its own.
+            let took = begun.elapsed().as_secs_f64();
+            assert!(loaded <= took, "{loaded} s of loading in {took} s");
             reloads += 1;
         }
         over.store(true, Ordering::Relaxed);
@@ -104,9 +120,47 @@ fn counted_is_served(attach: &str) {
         assert_eq!(stats[lost.0 as usize], 0, "{lost:?}");
     }
     pair.assert_bytes_are_the_links();
+    pair.assert_hooked_by_what_is_pinned();
 }
 
 impl Pair {
+    /// Every hook runs the program that is pinned, and no reload has left anything beside it.
+    fn assert_hooked_by_what_is_pinned(&self) {
+        let entries = fs::read_dir(self.bpf_dir()).unwrap().map(Result::unwrap);
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert!(names.iter().all(|name| name == pin::SCHEMA || name == "links"), "{names:?}");
+        let pinned = ["weir_from_pod", "weir_to_pod"].map(|name| {
+            let path = pin::dir(&self.bpf_dir()).join(name);
+            let program = Program::fd_from_pinned_path(path).unwrap();
+            Program::id_from_fd(program.as_fd()).unwrap()
+        });
+        for (pod, of) in self.snapshot().pods {
+            let run = [Direction::DIRECTION_TX, Direction::DIRECTION_RX].map(|direction| {
+                if of.mode == Mode::Clsact {
+                    let side = ["egress", "ingress"][direction.0 as usize];
+                    return self.filter(of.ifindex, side);
+                }
+                let link = sys::open_link(&pin::link(&self.bpf_dir(), pod, direction));
+                link.unwrap().unwrap().info().unwrap().prog_id
+            });
+            assert_eq!(run, pinned, "{of:?}");
+        }
+    }
+
+    /// The program of the only filter of ours on a side of an interface.
+    fn filter(&self, ifindex: u32, side: &str) -> u32 {
+        let node = &self.counted.host.node;
+        let links = node.ip("link");
+        let link = links.as_array().unwrap().iter().find(|link| link["ifindex"] == ifindex);
+        let name = link.unwrap()["ifname"].as_str().unwrap().to_owned();
+        let shown = node.succeed(&format!("tc filter show dev {name} {side}"));
+        let ids: Vec<_> = shown.split(" id ").skip(1).collect();
+        let [id] = ids[..] else { panic!("{shown}") };
+        id.split(' ').next().unwrap().parse().unwrap()
+    }
+
     /// The kernel's own figures of the server's link, from the first packet on.
     fn assert_bytes_are_the_links(&self) {
         let links = self.counted.host.node.ip(&format!("-s link show {}", self.link));
@@ -125,12 +179,19 @@ impl Pair {
 
 #[test]
 fn counted_is_served_while_filters_are_swapped() {
-    counted_is_served("clsact");
+    counted_is_served("clsact", 1);
 }
 
 #[test]
 fn counted_is_served_while_links_are_swapped() {
-    counted_is_served("tcx");
+    counted_is_served("tcx", 1);
+}
+
+#[test]
+fn two_reloads_at_once_come_one_after_the_other() {
+    for attach in ["clsact", "tcx"] {
+        counted_is_served(attach, 2);
+    }
 }
 
 #[test]
