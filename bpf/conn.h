@@ -145,6 +145,12 @@ struct conn {
 	struct half half[DIRECTION_MAX];
 };
 
+/* The direction of the side that opened the connection: it carries the requests. */
+static __always_inline __u32 requests_direction(const struct conn *conn)
+{
+	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
+}
+
 /* A segment that came before its turn. */
 #define HOLD_SLOTS 64
 /* The longest skb without BIG TCP; a longer one is not held. */

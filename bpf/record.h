@@ -120,6 +120,8 @@ static __always_inline void record_head(struct __sk_buff *skb, struct cursor *c,
 	r->protocol = conn->protocol;
 	r->number = number;
 	r->code = part;
+	if (conn->protocol == L7_TLS)
+		r->status = conn->half[requests_direction(conn)].status;
 	r->duration_ns = before;
 	record_send_bytes(skb, at, end - at);
 }

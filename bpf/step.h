@@ -31,12 +31,6 @@ struct step {
 	struct http2_half *http2; /* this direction's, if the connection has it */
 };
 
-/* The direction of the side that opened the connection: it carries the requests. */
-static __always_inline __u32 requests_direction(const struct conn *conn)
-{
-	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
-}
-
 /* Sets up what reads a database's protocol; -1: nothing is read. */
 static __always_inline int database_begin(struct step *s, __u32 dir)
 {

@@ -16,6 +16,8 @@
 #include "tls.h"
 
 /* So many of a server's bytes tell what it is, if it speaks first. */
+/* As many records of a ClientHello's bytes in one skb. */
+#define HELLO_PIECES 4
 #define GREETING 5
 
 /* The server speaks first, or before the request's first line is whole. Returns whether to go on.
@@ -158,7 +160,7 @@ __noinline int read_tls(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 	if (step_begin(&s, dir))
 		return 0;
 	/* The ClientHello behind what tls_client() took, until the server answers. */
-	for (i = 0; !s.responses && !conn->decided && i < 2; i++) {
+	for (i = 0; !s.responses && !conn->decided && i < HELLO_PIECES; i++) {
 		__u64 before = UNTIL_CLOSE - s.half->remain + i * RECORD_DATA;
 
 		record_head(skb, c, conn, 1, c->at + i * RECORD_DATA, c->end,

@@ -163,6 +163,8 @@ static __always_inline void tls_client(struct step *s)
 		return;
 	}
 	s->conn->protocol = L7_TLS;
+	/* For who listens: the hello may go on in further records. */
+	h->status = h->line[3] << 8 | h->line[4];
 	h->state = HALF_SKIP;
 	h->remain = UNTIL_CLOSE;
 }

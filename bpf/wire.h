@@ -396,14 +396,15 @@ struct record {
 	__u8 role;	   /* enum role */
 	__u8 protocol;	   /* enum l7_protocol */
 	__u8 method;	   /* enum http_method, db_operation; DNS: enum transport */
-	__u16 status;	   /* HTTP's; a DNS type; enum tls_version */
-	__u8 error;	   /* enum http_error */
-	__u8 code;	   /* grpc-status, DNS rcode, enum db_outcome, enum head_part */
-	__u16 pod_port;	   /* host byte order, as all below but the address */
-	__u16 peer_port;   /* 0 with a peer_addr of 0: not known any more */
-	__u8 family;	   /* enum family */
-	__u8 version;	   /* enum http_version */
-	__u16 len;	   /* bytes of record_data.data */
+	__u16 status;	 /* HTTP's; a DNS type; enum tls_version; RECORD_HEAD of a ClientHello: the
+			    length of the TLS record that it begins in */
+	__u8 error;	 /* enum http_error */
+	__u8 code;	 /* grpc-status, DNS rcode, enum db_outcome, enum head_part */
+	__u16 pod_port;	 /* host byte order, as all below but the address */
+	__u16 peer_port; /* 0 with a peer_addr of 0: not known any more */
+	__u8 family;	 /* enum family */
+	__u8 version;	 /* enum http_version */
+	__u16 len;	 /* bytes of record_data.data */
 	__u8 peer_addr[16];
 };
 _Static_assert(sizeof(struct record) == 64, "record is read as bytes");

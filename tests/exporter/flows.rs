@@ -146,14 +146,38 @@ fn a_look_up_is_told_with_its_name_and_a_handshake_with_what_the_client_wants() 
         &[0, 16, 0, 5, 0, 3, 2, b'h', b'2', 0, 43, 0, 5, 4, 3, 4, 3, 3],
     ]
     .concat();
-    stream.write_all(&hello(1, &[0, 0, 2, 0x13, 1, 1, 0], &extensions)).unwrap();
+    let whole = hello(1, &[0, 0, 2, 0x13, 1, 1, 0], &extensions);
+    stream.write_all(&whole).unwrap();
     served.read_exact(&mut [0; 40]).unwrap();
-    served.write_all(&hello(2, &[0, 0x13, 1, 0], &[0, 43, 0, 2, 3, 4])).unwrap();
+    let answer = hello(2, &[0, 0x13, 1, 0], &[0, 43, 0, 2, 3, 4]);
+    served.write_all(&answer).unwrap();
     let handshake = json!({
         "namespace": "shop", "pod": "web", "role": "server", "protocol": "tls", "tls_version": "1.3",
         "offered_versions": ["1.3", "1.2"], "server_name": "example.org", "alpn": ["h2"], "port": 80,
     });
     assert_eq!(listener.flow(), handshake);
+
+    // The same in records that end within the name, behind three kilobytes, in one segment and in many.
+    let far = [&[0, 21, 11, 184][..], &[0; 3000], &extensions].concat();
+    let message = &hello(1, &[0, 0, 2, 0x13, 1, 1, 0], &far)[5..];
+    let name = message.windows(11).position(|window| window == b"example.org").unwrap();
+    let (one, two) = message.split_at(name + 3);
+    let record = |part: &[u8]| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[22, 3, 3], &length[..], part].concat()
+    };
+    let whole = [record(one), record(two)].concat();
+    for size in [whole.len(), 700] {
+        let mut stream = traffic::connect();
+        stream.set_nodelay(true).unwrap();
+        let (mut served, _) = web.tcp.accept().unwrap();
+        for part in whole.chunks(size) {
+            stream.write_all(part).unwrap();
+            served.read_exact(&mut vec![0; part.len()]).unwrap();
+        }
+        served.write_all(&answer).unwrap();
+        assert_eq!(listener.flow(), handshake, "{size}");
+    }
 }
 
 /// A ClientHello (1) or ServerHello (2) of TLS 1.2 or newer: what lies between random and extensions.

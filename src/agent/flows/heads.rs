@@ -25,12 +25,20 @@ const ONE: usize = 16 << 10;
 /// The connection, and the request's number on it.
 type Key = (u64, u32);
 
+/// The first bytes of a head.
+#[derive(Debug, Default)]
+struct First {
+    bytes: Vec<u8>,
+    /// The length of the TLS record that they begin in; 0: not TLS.
+    record: u16,
+}
+
 #[derive(Debug)]
 enum Waiting {
     /// First bytes, which may go on.
-    Bytes(Vec<u8>),
+    Bytes(First),
     /// First bytes, behind which some are missing.
-    Cut(Vec<u8>),
+    Cut(First),
     /// The head is read.
     Known(Head),
 }
@@ -38,7 +46,7 @@ enum Waiting {
 impl Waiting {
     fn weight(&self) -> usize {
         match self {
-            Self::Bytes(bytes) | Self::Cut(bytes) => bytes.capacity(),
+            Self::Bytes(first) | Self::Cut(first) => first.bytes.capacity(),
             Self::Known(head) => head.weight(),
         }
     }
@@ -62,14 +70,16 @@ impl Heads {
         let key = (record.conn, record.number);
         let first = u32::from(record.code) & HeadPart::HEAD_FIRST.0 != 0;
         let known = self.remove(&key);
-        if let Some(mut joined) = join(known, (!first).then_some(record.duration_ns), bytes) {
+        let place =
+            if first { Place::First(record.status) } else { Place::Behind(record.duration_ns) };
+        if let Some(mut joined) = join(known, place, bytes) {
             // A connection that has not shown yet what it is speaks HTTP/1, or will have no record.
             let hello = u32::from(record.protocol) == L7Protocol::L7_TLS.0;
             if let Waiting::Bytes(head) = &joined
                 && !hello
-                && (head.len() >= ONE || ends(head, bytes.len()))
+                && (head.bytes.len() >= ONE || ends(&head.bytes, bytes.len()))
             {
-                joined = Waiting::Known(Head::http1(head));
+                joined = Waiting::Known(Head::http1(&head.bytes));
             }
             self.keep(key, joined);
         }
@@ -87,7 +97,7 @@ impl Heads {
     /// The head of a request that has ended, as far as it is known.
     pub fn http(&mut self, conn: u64, number: u32) -> Option<Head> {
         match self.remove(&(conn, number))? {
-            Waiting::Bytes(bytes) | Waiting::Cut(bytes) => Some(Head::http1(&bytes)),
+            Waiting::Bytes(first) | Waiting::Cut(first) => Some(Head::http1(&first.bytes)),
             Waiting::Known(head) => Some(head),
         }
     }
@@ -95,7 +105,9 @@ impl Heads {
     /// What the client of a handshake said, as far as it is known.
     pub fn hello(&mut self, conn: u64, number: u32) -> Option<Hello> {
         match self.remove(&(conn, number))? {
-            Waiting::Bytes(bytes) | Waiting::Cut(bytes) => hello::parse(&bytes),
+            Waiting::Bytes(first) | Waiting::Cut(first) => {
+                hello::parse(&hello::unframed(&first.bytes, first.record))
+            }
             Waiting::Known(_) => None,
         }
     }
@@ -118,15 +130,26 @@ impl Heads {
     }
 }
 
-/// `before` is the piece's place in the head, or `None` for the first one.
-fn join(known: Option<Waiting>, before: Option<u64>, bytes: &[u8]) -> Option<Waiting> {
-    let mut head = match (known, before) {
-        (_, None) => Vec::new(),
-        (Some(Waiting::Bytes(head)), Some(before)) if head.len() as u64 == before => head,
+/// Where in a head a piece is.
+enum Place {
+    /// At its beginning, in a TLS record of that length.
+    First(u16),
+    /// Behind so many bytes.
+    Behind(u64),
+}
+
+fn join(known: Option<Waiting>, place: Place, bytes: &[u8]) -> Option<Waiting> {
+    let mut head = match (known, place) {
+        (_, Place::First(record)) => First { record, ..First::default() },
+        (Some(Waiting::Bytes(head)), Place::Behind(before))
+            if head.bytes.len() as u64 == before =>
+        {
+            head
+        }
         (Some(Waiting::Bytes(head)), _) => return Some(Waiting::Cut(head)),
         (known, _) => return known,
     };
-    head.extend_from_slice(&bytes[..bytes.len().min(ONE - head.len())]);
+    head.bytes.extend_from_slice(&bytes[..bytes.len().min(ONE - head.bytes.len())]);
     Some(Waiting::Bytes(head))
 }
 

@@ -26,6 +26,28 @@ pub struct Hello {
     pub versions: Vec<Word>,
 }
 
+/// A type and a version, and a length: what precedes each TLS record (RFC 8446, section 5.1).
+const RECORD: usize = 5;
+const HANDSHAKE: u8 = 22;
+
+/// The message without the headers of the records that it goes on in. `first` is the length of the one that it
+/// begins in, with the message's type, which these bytes are behind; 0 where nobody knows.
+pub fn unframed(bytes: &[u8], first: u16) -> Vec<u8> {
+    let Some(first) = usize::from(first).checked_sub(1) else { return bytes.to_vec() };
+    let (message, mut rest) = bytes.split_at(first.min(bytes.len()));
+    let mut message = message.to_vec();
+    while let Some((&[kind, _, _, high, low], behind)) = rest.split_first_chunk::<RECORD>() {
+        if kind != HANDSHAKE {
+            break;
+        }
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (part, further) = behind.split_at(length.min(behind.len()));
+        message.extend_from_slice(part);
+        rest = further;
+    }
+    message
+}
+
 /// How many bytes the ClientHello has that these begin, once it can be told.
 pub fn length(bytes: &[u8]) -> Option<usize> {
     let (length, _) = bytes.split_first_chunk::<3>()?;
@@ -172,6 +194,27 @@ pub(super) mod tests {
             assert!(part.server_name.is_none() || part.server_name == known.server_name);
             assert!(known.alpn.starts_with(&part.alpn));
         }
+    }
+
+    #[test]
+    fn records_that_it_is_cut_into_are_put_together_however_small() {
+        let whole = client_hello(NAMED);
+        for size in 1..whole.len() {
+            let (first, rest) = whole.split_at(size.min(whole.len()));
+            let framed = rest.chunks(size).fold(first.to_vec(), |mut framed, part| {
+                let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+                framed.extend([HANDSHAKE, 3, 3, length[0], length[1]]);
+                framed.extend(part);
+                framed
+            });
+            let length = u16::try_from(size + 1).unwrap();
+            assert_eq!(unframed(&framed, length), whole, "{size}");
+            for end in 0..framed.len() {
+                assert!(whole.starts_with(&unframed(&framed[..end], length)), "{size} {end}");
+            }
+        }
+        assert_eq!(unframed(&whole, 0), whole);
+        assert_eq!(unframed(&[&whole[..9], &[23, 3, 3, 0, 1, 7]].concat(), 10), whole[..9]);
     }
 
     #[test]
