@@ -16,7 +16,7 @@ use crate::{
     answer::{BRIEFLY, Client, PATIENCE, Server, tcp},
     node::Space,
     plugin::{Call, Container, Host, ips},
-    ports::{both, elements, map},
+    ports::{both, elements, map, reached, send_loopback_to},
 };
 
 /// What `weir reconcile` drops and says; its exit status.
@@ -231,13 +231,7 @@ fn whatever_part_is_missing_comes_back() {
     let host = Host::new("flushed-part");
     let a = host.container("a");
     let result = masqueraded(&host, &a, both("8080")).succeed();
-    let (check, whole) = (host.check(&a, &result).key("ipMasq", json!(true)), ruleset(&host));
-    let lines = |text: &str| {
-        let handle = |line: &str| line.split(" # handle").next().unwrap().to_owned();
-        let mut lines: Vec<_> = text.lines().map(handle).collect();
-        lines.sort();
-        lines
-    };
+    let (check, whole) = (host.check(&a, &result).key("ipMasq", json!(true)), unnumbered(&host));
     for harm in [
         "flush table inet weir",
         "flush chain inet weir hostports_in",
@@ -254,9 +248,56 @@ fn whatever_part_is_missing_comes_back() {
         assert!(told.ends_with("is missing; mend it: weir reconcile"), "{harm}: {told}");
         let said = mend(&host);
         assert!(said.contains("mended attachments: 1"), "{harm}: {said}");
-        assert_eq!(lines(&ruleset(&host)), lines(&whole), "{harm}");
+        assert_eq!(unnumbered(&host), whole, "{harm}");
         check.succeed();
     }
+}
+
+/// The lines of the ruleset without the kernel's numbers.
+fn unnumbered(host: &Host) -> Vec<String> {
+    let text = ruleset(host);
+    let mut lines: Vec<_> =
+        text.lines().map(|line| line.split(" # handle").next().unwrap().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn an_add_has_the_rules_that_it_needs() {
+    let host = Host::new("flushed-add");
+    let world = host.node.outside();
+    let first = host.container("first");
+    masqueraded(&host, &first, both("8080")).succeed();
+    let whole = unnumbered(&host);
+    let _servers = (Server::new(&world, "world"), Server::new(&host.node, "node"));
+    let emptied =
+        ["guard", "in", "out", "back"].map(|chain| format!("chain inet weir hostports_{chain}"));
+    let deleted = ["hostports_guard", "postrouting"]
+        .map(|chain| format!("chain inet weir {chain} ; delete chain inet weir {chain}"));
+    let others = ["table inet weir", "chain inet weir postrouting"].map(str::to_owned);
+    for (at, harm) in others.into_iter().chain(emptied).chain(deleted).enumerate() {
+        let pod = host.container(&format!("c{at}"));
+        host.node.succeed(&format!("nft flush {harm}"));
+        let result = masqueraded(&host, &pod, both("8081")).succeed();
+        host.check(&pod, &result).key("ipMasq", json!(true)).succeed();
+        let _server = Server::new(&pod.space, "pod");
+        let seen = |name: &str, ip: &str| Some(format!("{name} sees {ip}"));
+        assert_eq!(tcp(&pod.space, "10.9.0.2", 80), seen("world", "10.9.0.1"), "{harm}");
+        assert_eq!(tcp(&world, "10.9.0.1", 8081), seen("pod", "10.9.0.2"), "{harm}");
+        assert_eq!(tcp(&world, "fd09::1", 8081), seen("pod", "fd09::2"), "{harm}");
+        assert!(tcp(&host.node, "127.0.0.1", 8081).is_some_and(|told| told.starts_with("pod")));
+        assert!(reached(&host.node, 80));
+        send_loopback_to(&pod.space, "eth0", "169.254.1.1");
+        assert!(!reached(&pod.space, 80), "{harm}");
+        host.del(&pod);
+        assert_eq!(unnumbered(&host), whole, "{harm}");
+    }
+    // Whole as they are, they are left alone.
+    let numbered = ruleset(&host);
+    let pod = host.container("last");
+    masqueraded(&host, &pod, both("8081")).succeed();
+    host.del(&pod);
+    assert_eq!(ruleset(&host), numbered);
 }
 
 #[test]

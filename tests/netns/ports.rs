@@ -115,6 +115,19 @@ fn a_port_of_one_address_is_of_no_other() {
     assert!(tcp(&world, "192.0.2.1", 8080).unwrap().starts_with('a'));
 }
 
+/// Has a space send what is for 127.0.0.0/8 to its gateway (CVE-2020-8558).
+pub fn send_loopback_to(space: &Space, device: &str, gateway: &str) {
+    space.succeed(&format!("sysctl -qw net.ipv4.conf.{device}.route_localnet=1"));
+    space.succeed("ip addr del 127.0.0.1/8 dev lo");
+    space.succeed(&format!("ip route add 127.0.0.0/8 via {gateway} dev {device}"));
+}
+
+/// Whether somebody takes a connection from the space to this port of 127.0.0.1.
+pub fn reached(space: &Space, port: u16) -> bool {
+    let at = SocketAddr::new([127, 0, 0, 1].into(), port);
+    space.run(|| TcpStream::connect_timeout(&at, BRIEFLY)).is_ok()
+}
+
 #[test]
 fn neither_a_pod_nor_a_neighbour_gets_at_the_nodes_loopback() {
     let host = Host::new("loopback");
@@ -128,17 +141,11 @@ fn neither_a_pod_nor_a_neighbour_gets_at_the_nodes_loopback() {
     assert!(tcp(&host.node, "127.0.0.1", 80).is_some());
     assert!(tcp(&host.node, "127.0.0.1", 9090).is_some());
 
-    // A pod, and a host on the same network, that know the trick (CVE-2020-8558).
-    let reached = |space: &Space, port: u16| {
-        let at = SocketAddr::new([127, 0, 0, 1].into(), port);
-        space.run(|| TcpStream::connect_timeout(&at, BRIEFLY)).is_ok()
-    };
+    // A pod, and a host on the same network, that know the trick.
     for (space, device, gateway) in
         [(&a.space, "eth0", "169.254.1.1"), (&world, "out1", "10.9.0.1")]
     {
-        space.succeed(&format!("sysctl -qw net.ipv4.conf.{device}.route_localnet=1"));
-        space.succeed("ip addr del 127.0.0.1/8 dev lo");
-        space.succeed(&format!("ip route add 127.0.0.0/8 via {gateway} dev {device}"));
+        send_loopback_to(space, device, gateway);
         for port in [80, 8080, 9090] {
             assert!(!reached(space, port), "{device} reached port {port}");
         }

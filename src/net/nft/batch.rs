@@ -54,6 +54,12 @@ impl Chain {
         ChainMessage { attributes }
     }
 
+    /// The chain by its name alone.
+    pub fn named(&self) -> ChainMessage {
+        let name = ChainAttribute::Name(self.name.into());
+        ChainMessage { attributes: vec![ChainAttribute::Table(TABLE.into()), name] }
+    }
+
     /// All rules of the chain.
     pub fn rules(&self) -> RuleMessage {
         let chain = RuleAttribute::Chain(self.name.into());

@@ -23,7 +23,7 @@ use self::{
     element::{Element, Place},
     schema::Found,
 };
-use super::{ATTEMPTS, MEND, add_or_create, lacking, put_right, rule_comments};
+use super::{ATTEMPTS, MEND, add_or_create, lacking, put_right, rule_comments, standing::stand};
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
@@ -71,6 +71,10 @@ pub fn expose(
 ) -> Result<(), Refused> {
     let mut socket = open().map_err(Refused::Failed)?;
     let elements = element::all(ports, addresses);
+    if !elements.is_empty() {
+        // Before the first element: an element leads to the pod, and the guard keeps it in.
+        stand(&mut socket, &schema::chains(), |exclusive| schema::create(owner, &[], exclusive))?;
+    }
     for chunk in elements.chunks(CHUNK) {
         add(&mut socket, owner, chunk)?;
     }

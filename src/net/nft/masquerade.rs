@@ -16,7 +16,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use self::interval::{Interval, Intervals};
-use super::{ATTEMPTS, MEND, family::Family, lacking, lost_a_race, put_right, rule_comments};
+use super::{
+    ATTEMPTS, MEND, family::Family, lacking, lost_a_race, put_right, rule_comments, standing::stand,
+};
 use crate::{
     error::{Error, Kind, Result},
     net::netlink::{Netlink, Refusal},
@@ -31,16 +33,20 @@ pub fn masquerade_ensure(subnets: &[IpNetwork]) -> Result<()> {
         return Ok(());
     }
     let mut socket = Netlink::open(NETLINK_NETFILTER)?;
+    stand(&mut socket, &schema::chains(), |exclusive| schema::create(&[], exclusive)).map_err(
+        |refusal| match refusal.errno {
+            Errno::EOPNOTSUPP => lacking(&refusal, "ipMasq", "set ipMasq to false"),
+            _ => refusal.into(),
+        },
+    )?;
     let mut last = None;
-    for attempt in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let Err(refusal) = socket.exchange(schema::add_elements(subnets)) else { return Ok(()) };
         let mended = match refusal.errno {
-            // The first to need the table makes it; should it be there but lack its sets or chain
-            // (somebody deleted them), it is put right without asking for exclusiveness.
-            Errno::ENOENT => socket.exchange(schema::create(subnets, attempt == 0)),
+            // Somebody deleted the sets alone, or all just now.
+            Errno::ENOENT => socket.exchange(schema::create(subnets, false)),
             // An interval set takes no overlapping elements.
             Errno::EEXIST | Errno::ENOTEMPTY => widen(&mut socket, subnets),
-            Errno::EOPNOTSUPP => return Err(lacking(&refusal, "ipMasq", "set ipMasq to false")),
             _ => return Err(refusal.into()),
         };
         match mended {

@@ -5,8 +5,9 @@
 //! nothing in it, and so its DEL deletes nothing there (a process that deletes an element takes an RCU
 //! grace period to finish).
 //!
-//! An ADD sends the elements it needs. Only when the kernel answers that there is no such set or map
-//! does it send all of its part of the table, in one transaction that fails if another ADD was faster.
+//! An ADD asks for the chains it needs, and sends its elements. Only where the rules, or the sets and maps,
+//! are missing does it send all of its part of the table, in one transaction that fails if another ADD was
+//! faster.
 //! Talks netlink: to execute `nft` costs as much as two ADDs.
 
 mod batch;
@@ -14,6 +15,7 @@ mod expression;
 mod family;
 pub mod hostport;
 pub mod masquerade;
+mod standing;
 
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;

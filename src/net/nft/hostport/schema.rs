@@ -147,6 +147,15 @@ pub fn found(message: SetElementMessage) -> Vec<Found> {
     batch::elements_in(message).into_iter().map(read).collect()
 }
 
+/// The chains, and how many rules each has.
+pub fn chains() -> [(Chain, u32); 4] {
+    let rules = rules();
+    CHAINS.map(|chain| {
+        let own = rules.iter().filter(|(of, _, _)| of.name == chain.name);
+        (chain, own.fold(0, |count, _| count + 1))
+    })
+}
+
 /// The comments of all rules.
 pub fn comments() -> impl Iterator<Item = &'static str> {
     rules().into_iter().map(|(_, text, _)| text)

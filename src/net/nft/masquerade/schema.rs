@@ -37,6 +37,11 @@ use crate::net::nft::{
 pub const CHAIN: Chain =
     Chain { name: "postrouting", kind: "nat", hook: InetHookNumber::PostRouting, priority: 100 };
 
+/// The chain, and how many rules it has: one for each family.
+pub fn chains() -> [(Chain, u32); 1] {
+    [(CHAIN, 2)]
+}
+
 /// The set of a family's subnets.
 pub fn set_of(family: Family) -> Set {
     match family {
