@@ -6,7 +6,13 @@
 //! make an ADD slower.
 
 use std::{
-    collections::BTreeSet, fs::File, io::Read, net::IpAddr, os::unix::fs::FileExt, path::Path,
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    net::IpAddr,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,8 +20,9 @@ use super::range::RangeSet;
 use crate::{
     attachment::Attachment,
     error::{Context, Error, Kind, Result},
+    record,
     spec::Address,
-    state::{self, ATTACHMENTS, Dir, LEASES, LOCK},
+    state::{self, ATTACHMENTS, Dir, LEASES, LOCK, Lock},
 };
 
 /// The lock is held for some ten microseconds; who waits this long meets a stuck holder.
@@ -58,7 +65,7 @@ impl Pool<'_> {
     ) -> Result<Vec<Address>> {
         let wishes = wishes(sets, requested)?;
         let dir = state::create(self.state_dir, &[LEASES, self.network])?;
-        let lock = dir.lock(LOCK, PATIENCE)?;
+        let lock = self.lock(&dir)?;
         let mut cursors = read_cursors(lock.file(), sets.len());
         let chosen = match choose(&dir, sets, &wishes, &cursors, claimed) {
             // A call that was killed between its two removals may have left leases of nobody.
@@ -97,7 +104,7 @@ impl Pool<'_> {
         let Some(dir) = state::open(self.state_dir, &[LEASES, self.network])? else {
             return Ok(());
         };
-        let _lock = dir.lock(LOCK, PATIENCE)?;
+        let _lock = self.lock(&dir)?;
         for ip in addresses {
             let name = ip.to_string();
             if dir.read_link(&name)?.is_some_and(|is| is == target(owner)) {
@@ -147,8 +154,31 @@ impl Pool<'_> {
         let Some(dir) = state::open(self.state_dir, &[LEASES, self.network])? else {
             return Ok(Vec::new());
         };
-        let _lock = dir.lock(LOCK, PATIENCE)?;
+        let _lock = self.lock(&dir)?;
         self.sweep_locked(&dir)
+    }
+
+    /// Takes the network's lock.
+    ///
+    /// What this process has waited for in vain it waits for no more: GC would wait again for each of the
+    /// attachments that it ends, behind a process that was stopped with the lock in its hands.
+    fn lock(&self, dir: &Dir) -> Result<Lock> {
+        static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        let stuck = || STUCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.state_dir.join(LEASES).join(self.network).join(LOCK);
+        let again = stuck().contains(&file);
+        let patience = if again { Duration::ZERO } else { PATIENCE };
+        dir.lock(LOCK, patience).map_err(|err| {
+            if err.kind() != Kind::TryAgain || again {
+                return err;
+            }
+            let all: Vec<_> = record::holders_of(&file).iter().map(ToString::to_string).collect();
+            stuck().insert(file);
+            if all.is_empty() {
+                return err;
+            }
+            err.details(format!("process {} holds it; if it is stuck, end it", all.join(", ")))
+        })
     }
 
     fn sweep_locked(&self, dir: &Dir) -> Result<Vec<String>> {

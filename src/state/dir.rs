@@ -367,7 +367,8 @@ fn acquire(file: &File, share: Share, bound: Duration, path: impl Fn() -> PathBu
             Err(TryLockError::Error(err)) => return Err(failed("lock", &path(), err)),
         }
         if Instant::now() >= end {
-            let msg = format!("{} is locked by another call for {bound:?}", path().display());
+            let time = if bound.is_zero() { String::new() } else { format!(" for {bound:?}") };
+            let msg = format!("{} is locked by another call{time}", path().display());
             return Err(Error::new(Kind::TryAgain, msg));
         }
         thread::sleep(wait);

@@ -1,6 +1,9 @@
 //! GC: what the runtime doesn't list goes, of the network that was named and of no other.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -189,4 +192,33 @@ fn leases_that_can_not_be_read_stop_nothing_else() {
     fs::remove_file(host.state_dir().join("leases/podnet")).unwrap();
     gc(&host, NEW, json!([])).succeed();
     assert_eq!(records(), 0);
+}
+
+#[test]
+fn leases_whose_lock_is_held_are_waited_for_once() {
+    let host = Host::new("held-leases");
+    let pods: Vec<_> = (0..6).map(|n| host.container(&format!("c{n}"))).collect();
+    let before = host.footprint();
+    for pod in &pods {
+        host.add(pod);
+    }
+    let file = host.state_dir().join("leases/podnet/lock");
+    let lock = fs::File::open(&file).unwrap();
+    lock.lock().unwrap();
+    let begun = Instant::now();
+    let answer = gc(&host, NEW, json!([])).within(60).answer();
+    let took = begun.elapsed();
+    let error: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(error["code"], 11, "{answer:?}");
+    assert!(error["msg"].as_str().unwrap().contains(file.to_str().unwrap()), "{error}");
+    let holder = format!("{} (", std::process::id());
+    assert!(error["details"].as_str().unwrap().contains(&holder), "{error}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let left = pods.iter().filter(|pod| pod.space.links() != ["lo"]).count();
+    assert_eq!((left, host.node.links()), (0, vec!["lo".to_owned()]));
+    let held = pods.iter().filter(|pod| host.record(pod).exists()).count();
+    assert_eq!(held, pods.len(), "a record stays as long as its leases");
+    drop(lock);
+    gc(&host, NEW, json!([])).succeed();
+    host.footprint().assert_is(&before, "afterwards");
 }
