@@ -30,6 +30,19 @@ pub fn interfaces_before(config: &Config) -> Result<Option<Field<'_>>> {
     Err(prev_result.wrong(why))
 }
 
+/// Whether the call of an end is that of a chained attachment, as far as it tells: its `prevResult` lists
+/// interfaces without the one of that name on the node, which an ADD that is first makes; or there is no IPAM,
+/// which such an ADD needs. What can't be read tells nothing.
+pub fn is_behind_another(config: &Config, host_ifname: &str) -> bool {
+    let has_ipam =
+        config.json.get("ipam").and_then(Value::as_object).is_some_and(|ipam| !ipam.is_empty());
+    let Ok(Some(result)) = interfaces_before(config) else { return !has_ipam };
+    let listed = result.value().get("interfaces").and_then(Value::as_array);
+    let is_ours =
+        |interface: &Value| interface.get("name").and_then(Value::as_str) == Some(host_ifname);
+    !listed.is_some_and(|listed| listed.iter().any(is_ours))
+}
+
 /// Counts the container's interface from its host side, and passes the result on.
 pub fn add(
     call: &Call,

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::{
-    Call,
+    Call, chain,
     config::Misplaced,
     teardown::{self, Search},
 };
 use crate::{
     attachment::Attachment,
     error::Result,
+    net::names,
     record::{self, Entry, Record},
 };
 
@@ -29,7 +30,8 @@ pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result
         Ok(Some(Entry::Record(record))) => (teardown::recorded(call, attachment, record), true),
         Ok(Some(Entry::Absent)) => {
             let lost = misplaced.state_dir.is_some();
-            let search = if lost { Search::Everything } else { Search::BehindTheLink };
+            let search =
+                if lost { Search::Everything } else { of_the_unrecorded(call, attachment) };
             let found = teardown::strays(call, attachment, search);
             let all = !lost && found == Ok(false);
             (found.map(drop), all)
@@ -67,6 +69,16 @@ pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result
     }
 }
 
+/// Where to look for what an attachment without a record has. Behind another plugin there is no link of ours
+/// that would tell of it: that is so by the result that came with the call, or by a configuration without IPAM.
+fn of_the_unrecorded(call: &Call, attachment: &Attachment) -> Search {
+    if chain::is_behind_another(&call.config, &names::host_ifname(attachment)) {
+        Search::Hooks
+    } else {
+        Search::BehindTheLink
+    }
+}
+
 /// Ends an attachment whose record somebody holds all the time: an ADD, an IPAM plugin that outlives it, or
 /// another call that ends it. It would add, or take away, what the next call believes settled.
 ///
@@ -82,7 +94,9 @@ fn end_held(call: &Call, attachment: &Attachment) -> Result<()> {
             teardown::recorded(call, attachment, &record)
         }
         // Gone just now.
-        Entry::Absent => teardown::strays(call, attachment, Search::BehindTheLink).map(drop),
+        Entry::Absent => {
+            teardown::strays(call, attachment, of_the_unrecorded(call, attachment)).map(drop)
+        }
         _ => Err(teardown::held(&call.config.state_dir, attachment)),
     }
 }

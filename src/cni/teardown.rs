@@ -113,6 +113,8 @@ pub enum Search {
     /// Only where its link is there: runtimes ask often for an id that never was, which shows by having
     /// neither a record nor a link, and then the maps are not read.
     BehindTheLink,
+    /// There, and through the counters' maps: behind another plugin, whose link says nothing.
+    Hooks,
     /// Through every map, and the leases of every network.
     Everything,
 }
@@ -171,16 +173,21 @@ pub fn strays(call: &Call, attachment: &Attachment, search: Search) -> Result<bo
     let mut strays = Strays::default();
     let link = remove_stray(&call.config.name, attachment);
     let link_gone = link.is_ok();
-    if search == Search::Everything || !matches!(link, Ok(Stray::Absent)) {
+    let is_there = !matches!(link, Ok(Stray::Absent));
+    if search == Search::Everything || is_there {
         failures.note(ports::evict(attachment).map(|ports| strays.ports = ports));
+    }
+    if search != Search::BehindTheLink || is_there {
         failures.note(uncount(call, attachment).map(|counted| strays.counted = counted));
     }
     failures.note(link.map(|link| strays.link = link));
-    if search == Search::BehindTheLink && matches!(strays.link, Stray::Removed(_)) {
+    let removed = matches!(strays.link, Stray::Removed(_));
+    if search != Search::Everything && (removed || strays.counted) {
         let dir = call.config.state_dir.display();
+        let held = if removed { "its addresses are held" } else { "its record is" };
         eprintln!(
             "weir: no record of {attachment} in {dir}: took away by their marks {strays}; if its ADD had \
-             another stateDir, its addresses are held there: weir reconcile --state-dir DIR"
+             another stateDir, {held} there: weir reconcile --state-dir DIR"
         );
     }
     if search == Search::Everything && link_gone {
@@ -190,7 +197,7 @@ pub fn strays(call: &Call, attachment: &Attachment, search: Search) -> Result<bo
         Some(plugin) => call.delegate(&plugin, &call.stdin)?.del(attachment),
         None => Ok(()),
     }));
-    let found = matches!(strays.link, Stray::Removed(_)) || strays.ports || strays.counted;
+    let found = removed || strays.ports || strays.counted;
     failures.into_result().map(|()| found)
 }
 

@@ -334,3 +334,51 @@ fn the_hooks_on_anothers_link_go_without_a_readable_record() {
     assert_eq!(counted.living(), [""; 0]);
     assert!(host.node.links().contains(&"vethx".into()));
 }
+
+#[test]
+fn the_hooks_on_anothers_link_go_without_any_record() {
+    for attach in ["clsact", "tcx"] {
+        let counted = Counted::new("lost-chained");
+        let host = &counted.host;
+        let [a, b] = ["a", "b"].map(|id| host.container(id));
+        let [of_a, of_b] = [&a, &b].map(|pod| {
+            let netns = pod.space.path().to_str().unwrap().to_owned();
+            let name = format!("veth{}", pod.id);
+            let add = format!("ip link add {name} type veth peer name eth0 netns {netns}");
+            host.node.succeed(&add);
+            json!({
+                "cniVersion": "1.1.0",
+                "interfaces": [{"name": name}, {"name": "eth0", "sandbox": netns}],
+            })
+        });
+        let chained = |verb: &str, pod, result: &Value| {
+            counted.call(verb, Some(pod), attach).key("prevResult", result.clone())
+        };
+        // A clsact qdisc stays for others.
+        for (verb, pod, result) in [("ADD", &a, &of_a), ("DEL", &a, &of_a), ("ADD", &b, &of_b)] {
+            chained(verb, pod, result).succeed();
+        }
+        let (before, pins) = (host.footprint(), counted.pins());
+        // Told by the result of the plugin before, or by a configuration without IPAM.
+        for knows in ["prevResult", "ipam"] {
+            let record = host.record(&a);
+            chained("ADD", &a, &of_a).succeed();
+            assert_eq!(counted.living().len(), 2);
+            fs::remove_file(record).unwrap();
+            let del = match knows {
+                "prevResult" => chained("DEL", &a, &of_a),
+                _ => counted.call("DEL", Some(&a), attach).without("ipam"),
+            };
+            let answer = del.answer();
+            assert_eq!(answer.code, Some(0), "{attach}: {answer:?}");
+            assert!(answer.stderr.contains("its counting"), "{attach}: {answer:?}");
+            host.footprint().assert_is(&before, knows);
+            assert_eq!(counted.filters("vetha"), [0, 0], "{attach}");
+            assert_eq!(counted.pins(), pins, "{attach}");
+            assert_eq!(counted.living(), ["b"], "{attach}");
+            // What was never added is as silent as before.
+            assert_eq!(del.answer().stderr, "");
+        }
+        chained("CHECK", &b, &of_b).succeed();
+    }
+}
