@@ -27,9 +27,9 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Starts `act`. Of what this process has open it may use the sockets, and must not print.
+    /// Starts `act`. Of what this process has open it may use the sockets it has made, and must not print.
     ///
-    /// The process is in a session of its own and has nothing open but the sockets: nobody who waits for the
+    /// The process is in a session of its own and has nothing open but those: nobody who waits for the
     /// end of stdout, or for a lock, or for a namespace to go, waits for it, and no terminal's signal meets it.
     ///
     /// # Errors
@@ -67,7 +67,8 @@ impl Aside {
 }
 
 /// Closes what this process has open, but for sockets and `kept`. Sockets stay, since who closes netfilter's
-/// last waits: that is to be neither `act` nor who waits for it.
+/// last waits: that is to be neither `act` nor who waits for it. The standard three go, whatever they are: a
+/// runtime may read its plugins' output from a socket, to its end.
 fn close_all_but_sockets(kept: RawFd) {
     const OPEN: &str = "/proc/self/fd";
     let is_socket = |fd: RawFd| {
@@ -78,7 +79,8 @@ fn close_all_but_sockets(kept: RawFd) {
     let all: Vec<RawFd> =
         all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for fd in all {
-        if fd != kept && !is_socket(fd) {
+        let standard = fd <= libc::STDERR_FILENO;
+        if fd != kept && (standard || !is_socket(fd)) {
             let _ = close(fd);
         }
     }

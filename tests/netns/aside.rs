@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -37,6 +38,43 @@ fn left_aside(log: &str) -> Option<i32> {
 fn open_files(process: i32) -> Vec<PathBuf> {
     let all = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
     all.map(|fd| fs::read_link(fd.unwrap().path()).unwrap()).collect()
+}
+
+#[test]
+fn whoever_reads_its_callers_stdout_does_not_wait_for_it() {
+    let host = Host::new("aside-stdout");
+    let log = host.state_dir().with_file_name("log");
+    let log = log.to_str().unwrap();
+    let pod = host.container("pod");
+    let before = host.footprint();
+    host.add(&pod);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let name = fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd())).unwrap();
+    thread::scope(|scope| {
+        let del = host.call("DEL", Some(&pod)).under(stuck(log)).within(90);
+        scope.spawn(move || del.answer_on(theirs));
+        let begun = Instant::now();
+        let process = loop {
+            if let Some(process) = left_aside(log) {
+                break process;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            thread::sleep(Duration::from_millis(10));
+        };
+        let files = open_files(process);
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:\t"));
+        for process in [tracer.unwrap().parse().unwrap(), process] {
+            kill(Pid::from_raw(process), Signal::SIGKILL).unwrap();
+        }
+        // Netfilter's and the link's stay.
+        assert!(files.iter().any(|file| file.to_string_lossy().starts_with("socket:")));
+        assert!(!files.contains(&name), "{name:?} in {files:?}");
+    });
+    drop(ours);
+    host.del(&pod);
+    fs::remove_file(log).unwrap();
+    host.footprint().assert_is(&before, "afterwards");
 }
 
 #[test]

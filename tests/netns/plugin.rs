@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{ErrorKind, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -295,6 +296,12 @@ impl Call<'_> {
     /// The answer of a call whose stdout is that file.
     pub fn answer_to(&self, path: &str) -> Answer {
         self.answer_by(fs::File::options().write(true).open(path).unwrap().into())
+    }
+
+    /// The answer of a call whose stdout is that end of a socket.
+    #[allow(dead_code, reason = "a word for tests/netns")]
+    pub fn answer_on(&self, socket: UnixStream) -> Answer {
+        self.answer_by(OwnedFd::from(socket).into())
     }
 
     fn answer_by(&self, stdout: Stdio) -> Answer {
