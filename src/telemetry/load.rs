@@ -31,15 +31,17 @@ const LEAVING: &str = "leaving";
 /// `Kind::Telemetry`: no bpffs, no permission, or the verifier's word; `Kind::TryAgain`: another
 /// process held the lock for ten seconds. Nothing is left pinned.
 pub fn ensure(bpf_dir: &Path) -> Result<()> {
-    if pin::dir(bpf_dir).is_dir() {
-        return Ok(());
+    // Who uninstalls removes the directory itself: it may go between its making and its lock.
+    for _ in 0..4 {
+        if pin::dir(bpf_dir).is_dir() {
+            return Ok(());
+        }
+        pin::prepare(bpf_dir)?;
+        let Some(_lock) = lock::loading(bpf_dir)? else { continue };
+        return if pin::dir(bpf_dir).is_dir() { Ok(()) } else { load(bpf_dir) };
     }
-    pin::prepare(bpf_dir)?;
-    let _lock = lock::loading(bpf_dir)?;
-    if pin::dir(bpf_dir).is_dir() {
-        return Ok(());
-    }
-    load(bpf_dir)
+    let msg = format!("{} is removed as often as it is made", bpf_dir.display());
+    Err(Error::new(Kind::TryAgain, msg))
 }
 
 /// Removes what a loader left that died; says whether there was such. One that loads is left alone.

@@ -1,11 +1,12 @@
 //! The locks of the pins: who loads, who hooks pods, who swaps programs.
 //!
-//! All are flocks on directories, which end with their process.
+//! All are flocks on directories, which end with their process. Whoever waits for one may find that the directory
+//! was removed meanwhile, or another is in its place: a lock that keeps nobody out.
 
 use std::{
     fs::{self, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
@@ -30,12 +31,16 @@ const IN_ALL: Duration = Duration::from_secs(20);
 /// an end, would never let him: a flock is given to whoever may share it, however long others wait.
 const GATE: &str = "waiting";
 
-/// The lock of those who load: the directory, locked for as long as it is open.
+/// How often a directory is opened again that was replaced while its lock was waited for.
+const TRIES: u32 = 16;
+
+/// The lock of those who load: the directory, locked for as long as it is open. `None`: there is no such
+/// directory.
 ///
 /// # Errors
 /// [`Kind::TryAgain`]: another process has it for ten seconds.
-pub fn loading(bpf_dir: &Path) -> Result<fs::File> {
-    wait(fs::File::open(bpf_dir), bpf_dir, fs::File::try_lock, WAIT)
+pub fn loading(bpf_dir: &Path) -> Result<Option<fs::File>> {
+    wait_for(bpf_dir, fs::File::try_lock, WAIT)
 }
 
 /// The lock of a layout's pins: shared by those who hook pods to them, alone for who swaps them.
@@ -51,10 +56,7 @@ pub fn share(dir: &Path, patience: Duration) -> Result<Option<fs::File>> {
 
 /// As [`share`], for who gave way already.
 pub fn share_behind_the_gate(dir: &Path, patience: Duration) -> Result<Option<fs::File>> {
-    match fs::File::open(dir) {
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
-        opened => wait(opened, dir, fs::File::try_lock_shared, patience).map(Some),
-    }
+    wait_for(dir, fs::File::try_lock_shared, patience)
 }
 
 /// Waits while somebody waits to swap programs.
@@ -76,7 +78,8 @@ pub fn give_way(bpf_dir: &Path, patience: Duration) -> Result<()> {
 /// As [`loading`].
 pub fn alone(dir: &Path) -> Result<fs::File> {
     let _gate = dir.parent().map(Gate::close).transpose()?;
-    wait(fs::File::open(dir), dir, fs::File::try_lock, WAIT)
+    let absent = || Error::new(Kind::Telemetry, format!("{} is not there any more", dir.display()));
+    wait_for(dir, fs::File::try_lock, WAIT)?.ok_or_else(absent)
 }
 
 /// Removes a gate that somebody left who was killed. Call holding the lock of those who load.
@@ -121,6 +124,35 @@ impl Drop for Gate {
 
 type Lock = fn(&fs::File) -> std::result::Result<(), TryLockError>;
 
+/// Locks what is behind a path at that time; `None` if nothing is.
+fn wait_for(path: &Path, lock: Lock, patience: Duration) -> Result<Option<fs::File>> {
+    for _ in 0..TRIES {
+        let locked = match fs::File::open(path) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => wait(opened, path, lock, patience)?,
+        };
+        let is_there = is_behind(&locked, path);
+        if is_there.context(Kind::Telemetry, || format!("can't look at {}", path.display()))? {
+            return Ok(Some(locked));
+        }
+    }
+    let msg = format!("{} was replaced {TRIES} times while its lock was taken", path.display());
+    Err(Error::new(Kind::TryAgain, msg))
+}
+
+/// Whether a path still leads to this file.
+///
+/// # Errors
+/// Those of stat(2), but that there is nothing.
+pub fn is_behind(file: &fs::File, path: &Path) -> io::Result<bool> {
+    let found = match fs::metadata(path) {
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    let of = file.metadata()?;
+    Ok((of.dev(), of.ino()) == (found.dev(), found.ino()))
+}
+
 fn wait(
     opened: io::Result<fs::File>,
     path: &Path,
@@ -157,11 +189,69 @@ fn wait(
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::atomic::{AtomicBool, AtomicU32, Ordering},
+        sync::{
+            OnceLock,
+            atomic::{AtomicBool, AtomicU32, Ordering},
+        },
         thread,
     };
 
     use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("weir-lock-{}-{name}", std::process::id()))
+    }
+
+    /// While they wait for the lock its holder removes the directory, and another comes in its place, or none.
+    #[test]
+    fn a_lock_is_of_what_is_there_when_it_is_got() {
+        let (bpf_dir, aside) = (scratch("replaced"), scratch("aside"));
+        let dir = bpf_dir.join("0123456789abcdef");
+        for successor in [true, false] {
+            for alone_too in [true, false] {
+                fs::create_dir_all(&dir).unwrap();
+                let held = fs::File::open(&dir).unwrap();
+                held.lock().unwrap();
+                let got = thread::scope(|scope| {
+                    let waits = scope.spawn(|| match alone_too {
+                        true => wait_for(&dir, fs::File::try_lock, WAIT),
+                        false => share(&dir, WAIT),
+                    });
+                    thread::sleep(Duration::from_millis(50));
+                    fs::rename(&dir, &aside).unwrap();
+                    if successor {
+                        fs::create_dir(&dir).unwrap();
+                    }
+                    drop(held);
+                    waits.join().unwrap().unwrap()
+                });
+                assert_eq!(got.is_some(), successor);
+                if let Some(got) = got {
+                    assert!(is_behind(&got, &dir).unwrap());
+                    assert!(fs::File::open(&dir).unwrap().try_lock().is_err());
+                    fs::remove_dir(&dir).unwrap();
+                }
+                fs::remove_dir(&aside).unwrap();
+            }
+        }
+        fs::remove_dir(&bpf_dir).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_always_replaced_is_given_up() {
+        static PLACE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+        let (dir, aside) = PLACE.get_or_init(|| (scratch("always"), scratch("always-aside")));
+        fs::create_dir(dir).unwrap();
+        let replaces: Lock = |_| {
+            let (dir, aside) = PLACE.get().unwrap();
+            let _ = fs::remove_dir(aside);
+            fs::rename(dir, aside).unwrap();
+            fs::create_dir(dir).unwrap();
+            Ok(())
+        };
+        assert_eq!(wait_for(dir, replaces, WAIT).unwrap_err().kind(), Kind::TryAgain);
+        [dir, aside].into_iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+    }
 
     /// Two who hook pods, each of whom lets go only when the other has taken the lock after him, or has
     /// waited for it in vain for a while: it is never free unless somebody gives way.

@@ -98,13 +98,10 @@ pub(super) fn all(bpf_dir: &Path, patience: Duration) -> Result<Vec<Registry>> {
         lock::give_way(bpf_dir, patience)?;
         let mut all = Vec::new();
         for dir in layouts(bpf_dir)? {
+            // A reload that was waited for has carried it over, to one that wasn't there before.
             let Some(shared) = lock::share_behind_the_gate(&dir, patience)? else {
                 continue 'again;
             };
-            // A reload that was waited for has carried it over, to one that wasn't there before.
-            if !dir.is_dir() {
-                continue 'again;
-            }
             let opened = MapHandle::from_pinned_path(dir.join("attachments"));
             match opened {
                 Ok(map) => {

@@ -57,10 +57,7 @@ pub fn verifier_log() -> String {
 pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     libbpf_rs::set_print(None);
     pin::probe(bpf_dir)?;
-    if !bpf_dir.is_dir() {
-        return Ok(None);
-    }
-    let _loading = lock::loading(bpf_dir)?;
+    let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(None) };
     let current = pin::dir(bpf_dir);
     let old = others(bpf_dir)?;
     let begun = Instant::now();

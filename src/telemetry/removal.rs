@@ -35,7 +35,7 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
         return Ok(removed);
     }
     pin::probe(bpf_dir)?;
-    let _loading = lock::loading(bpf_dir)?;
+    let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(removed) };
     for dir in layouts(bpf_dir)? {
         let _alone = lock::alone(&dir)?;
         // A removal that was killed may have begun with any pin.
