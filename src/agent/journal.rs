@@ -141,7 +141,7 @@ impl Journal {
 fn unsettled(entry: &Entry) -> bool {
     match entry {
         Entry::Record(record) => record.under_way,
-        Entry::Absent | Entry::Unreadable(_) => true,
+        Entry::Absent | Entry::Unreadable(_) | Entry::OutOfReach(_) => true,
     }
 }
 

@@ -101,7 +101,9 @@ pub fn join(journal: &[(Attachment, Entry)], snapshot: Option<&Snapshot>) -> Vec
         .filter_map(|(attachment, entry)| match entry {
             Entry::Absent => None,
             Entry::Record(record) => Some(recorded(record, snapshot.is_some(), &mut unseen)),
-            Entry::Unreadable(why) => Some(unreadable(attachment, why.to_string())),
+            Entry::Unreadable(why) | Entry::OutOfReach(why) => {
+                Some(unreadable(attachment, why.to_string()))
+            }
         })
         .collect();
     members.extend(unseen.iter().map(|(id, pod)| unrecorded(*id, pod)));

@@ -33,7 +33,7 @@ pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
             return difference(why.to_string());
         }
         // Whether anything differs can't be told.
-        Entry::Unreadable(why) => return Err(why),
+        Entry::Unreadable(why) | Entry::OutOfReach(why) => return Err(why),
     };
     let id = netns.identity();
     if (record.netns.dev, record.netns.ino) != (id.dev, id.ino) {

@@ -46,8 +46,11 @@ pub fn run(call: &Call, attachment: &Attachment, misplaced: Misplaced) -> Result
             }
         }
         Ok(None) => (end_held(call, attachment), true),
-        // What is wrong with the state dir keeps no link, and no host port, alive.
-        Err(_) => (teardown::unrecorded(call, attachment, Search::Everything), false),
+        // What is wrong with the state dir keeps no link, and no host port, alive. The record stays, so that
+        // a DEL that can read it finds the rest.
+        Err(_) | Ok(Some(Entry::OutOfReach(_))) => {
+            (teardown::strays(call, attachment, Search::Everything).map(drop), false)
+        }
     };
     let gone = match (claim, gone) {
         (Err(err), Err(also)) => Err(err.details(also)),

@@ -55,13 +55,22 @@ pub fn run(call: &Call) -> Result<()> {
             };
             stale(attachment, None) && (leases() || linked())
         }
-        Entry::Absent => false,
+        Entry::OutOfReach(_) | Entry::Absent => false,
     };
     let until = Instant::now() + HELD;
     let mut failures = Failures::default();
     for (attachment, entry) in record::list(&config.state_dir)? {
-        if ends(&attachment, &entry) {
-            failures.note(end(call, &attachment, until, ends));
+        match entry {
+            // It may be of this network, and the next GC's to take away.
+            Entry::OutOfReach(why)
+                if valid.as_ref().is_none_or(|valid| !valid.contains(&attachment)) =>
+            {
+                failures.note(Err(why));
+            }
+            entry if ends(&attachment, &entry) => {
+                failures.note(end(call, &attachment, until, ends));
+            }
+            _ => {}
         }
     }
     failures.note(pool.sweep().map(drop));

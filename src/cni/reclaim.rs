@@ -134,6 +134,7 @@ pub fn would_help(call: &Call) -> Result<bool> {
             Entry::Absent => true,
             Entry::Record(record) => record.network == *network && is_dead(&record, &boot_id),
             Entry::Unreadable(_) => is_bare(&owner)? && !record::is_held(state_dir, &owner)?,
+            Entry::OutOfReach(_) => false,
         };
         if dead {
             return Ok(true);

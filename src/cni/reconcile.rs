@@ -199,6 +199,7 @@ fn drop_dead(
                 }
                 Err(err) => report.failures.push(err),
             },
+            Entry::OutOfReach(why) => report.failures.push(why),
             Entry::Absent => {}
         }
     }
@@ -306,12 +307,18 @@ fn drop_remnants(places: &Places, report: &mut Report) {
 
 fn drop_masquerade(places: &Places, report: &mut Report) -> Result<()> {
     let wanted = || -> Result<Vec<_>> {
-        let records = record::list(&places.state_dir)?.into_iter();
-        let plumbed = records.filter_map(|(_, entry)| match entry {
-            Entry::Record(record) => record.plumbing,
-            _ => None,
-        });
-        Ok(plumbed.flat_map(|plumbing| plumbing.masquerade).collect())
+        let mut wanted = Vec::new();
+        for (_, entry) in record::list(&places.state_dir)? {
+            match entry {
+                Entry::Record(record) => {
+                    wanted.extend(record.plumbing.into_iter().flat_map(|its| its.masquerade));
+                }
+                // Its pod may be the one that lives behind it.
+                Entry::OutOfReach(why) => return Err(why),
+                Entry::Unreadable(_) | Entry::Absent => {}
+            }
+        }
+        Ok(wanted)
     };
     if nft::masquerade_narrow(&wanted()?, false)?.is_empty() {
         return Ok(());

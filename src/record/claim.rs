@@ -47,7 +47,7 @@ impl Claim {
 /// attachment lets go of it; `None` where that is not so by `until`.
 ///
 /// # Errors
-/// [`Kind::Io`]: the directory can't be read; a record that can't is [`Entry::Unreadable`].
+/// [`Kind::Io`]: the directory or the record can't be read; what is none is [`Entry::Unreadable`].
 pub fn claim(state_dir: &Path, attachment: &Attachment, until: Instant) -> Result<Option<Claim>> {
     const PAUSE: Duration = Duration::from_millis(5);
     let Some(dir) = state::open(state_dir, &[ATTACHMENTS])? else {
@@ -68,9 +68,9 @@ pub fn claim(state_dir: &Path, attachment: &Attachment, until: Instant) -> Resul
 fn attempt(dir: &Dir, attachment: &Attachment) -> Result<Option<Claim>> {
     let free = |entry| Ok(Some(Claim { entry, held: None }));
     let (bytes, file) = match journal::open(dir, attachment) {
-        Ok(Some(found)) => found,
-        Ok(None) => return free(Entry::Absent),
-        Err(why) => return free(Entry::Unreadable(why)),
+        Ok(found) => found,
+        Err(Entry::OutOfReach(why)) => return Err(why),
+        Err(entry) => return free(entry),
     };
     match file.try_lock() {
         Ok(()) => {}

@@ -42,6 +42,9 @@ pub enum Entry {
     Record(Box<Record>),
     /// Something that can't be read as one: of another version, cut off, or not ours.
     Unreadable(Error),
+    /// A file that the kernel would not give us now, for want of memory or by an I/O error: what it says is not
+    /// known, and is not lost.
+    OutOfReach(Error),
 }
 
 impl Record {
@@ -225,9 +228,8 @@ const LOOKS: usize = 8;
 fn read(dir: &Dir, attachment: &Attachment) -> Entry {
     for _ in 0..LOOKS {
         let (bytes, file) = match open(dir, attachment) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Entry::Absent,
-            Err(err) => return Entry::Unreadable(err),
+            Ok(found) => found,
+            Err(entry) => return entry,
         };
         let mut entry = decode(&bytes, attachment);
         let Entry::Record(record) = &mut entry else { return entry };
@@ -242,9 +244,16 @@ fn read(dir: &Dir, attachment: &Attachment) -> Entry {
     Entry::Unreadable(Error::new(Kind::TryAgain, msg))
 }
 
-/// The bytes of a record, and its file, open; `None` if there is none.
-pub(super) fn open(dir: &Dir, attachment: &Attachment) -> Result<Option<(Vec<u8>, File)>> {
-    dir.read_open(&attachment.file_name(), MAX_BYTES)
+/// The bytes of a record, and its file, open; what there is instead, if it can't be opened and read.
+pub(super) fn open(dir: &Dir, attachment: &Attachment) -> Result<(Vec<u8>, File), Entry> {
+    let name = attachment.file_name();
+    match dir.read_open(&name, MAX_BYTES) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(Entry::Absent),
+        // A directory, a link, or what is too long is no record of ours, and won't be.
+        Err(why) if dir.is_file(&name, MAX_BYTES) == Ok(false) => Err(Entry::Unreadable(why)),
+        Err(why) => Err(Entry::OutOfReach(why)),
+    }
 }
 
 /// What these bytes are.

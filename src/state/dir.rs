@@ -254,6 +254,14 @@ impl Dir {
         }
     }
 
+    /// Whether the name is that of a regular file of at most `limit` bytes.
+    pub fn is_file(&self, name: &str, limit: u64) -> Result<bool> {
+        let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.failed("look at", name, errno))?;
+        let is_regular = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        Ok(is_regular && u64::try_from(found.st_size).is_ok_and(|size| size <= limit))
+    }
+
     /// Makes a symbolic link; `false`, and no change, if the name is taken.
     pub fn link(&self, name: &str, target: &str) -> Result<bool> {
         match symlinkat(target, &self.fd, name) {

@@ -36,7 +36,7 @@ GC)
     for file in KEPT/*; do
         case $conf in
         *"\"containerID\":\"${file##*/}\""*) ;;
-        *) rm -f $file ;;
+        *) rm -f "$file" ;;
         esac
     done ;;
 esac

@@ -382,3 +382,58 @@ fn the_hooks_on_anothers_link_go_without_any_record() {
         chained("CHECK", &b, &of_b).succeed();
     }
 }
+
+/// What the kernel would not give us a moment ago is not what can't be read.
+#[test]
+fn a_record_out_of_reach_costs_no_living_pod_its_counting() {
+    let counted = Counted::new("out-of-reach");
+    let host = &counted.host;
+    let a = host.container("a");
+    let netns = a.space.path().to_str().unwrap().to_owned();
+    host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    let result = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+    });
+    let chained = |verb: &str, container: Option<&Container>| {
+        counted.call(verb, container, "clsact").key("prevResult", result.clone()).without("ipam")
+    };
+    // No file can be opened any more that has the record's name: the node is out of them.
+    let exhausted = "strace -qq -o /dev/null -P a@eth0 -e inject=openat:error=ENFILE";
+    let exhausted: Vec<_> = exhausted.split(' ').map(str::to_owned).collect();
+    let gc = |under: &[String]| {
+        let call = chained("GC", None).key("cni.dev/valid-attachments", json!([]));
+        call.under(under.to_vec())
+    };
+    chained("ADD", Some(&a)).succeed();
+    let whole = || {
+        assert_eq!(counted.filters("vethx"), [1, 1]);
+        assert_eq!(counted.living(), ["a"]);
+        chained("CHECK", Some(&a)).succeed();
+    };
+    let (weir, state) = (env!("CARGO_BIN_EXE_weir"), host.state_dir());
+    let places = format!(
+        "--state-dir {} --bpf-dir {}",
+        state.display(),
+        counted.bpffs.join("weir").display()
+    );
+    let reconciled =
+        host.node.command(&format!("{} {weir} reconcile {places}", exhausted.join(" ")));
+    let said = String::from_utf8(reconciled.stderr).unwrap();
+    assert!(reconciled.status.code() == Some(1) && said.contains("a@eth0"), "{said}");
+    whole();
+    assert!(gc(&exhausted).refused(5).contains("a@eth0"));
+    whole();
+    assert!(host.reconcile_in(&places).is_empty());
+    whole();
+    // A DEL takes away what it finds without, and the next one the rest.
+    assert!(chained("DEL", Some(&a)).under(exhausted.clone()).refused(5).contains("a@eth0"));
+    assert!(host.record(&a).exists());
+    chained("DEL", Some(&a)).succeed();
+    assert_eq!(counted.filters("vethx"), [0, 0]);
+    chained("ADD", Some(&a)).succeed();
+    whole();
+    gc(&[]).succeed();
+    assert_eq!(counted.filters("vethx"), [0, 0]);
+    assert!(!host.record(&a).exists());
+}

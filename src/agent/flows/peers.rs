@@ -60,7 +60,7 @@ impl Peers {
         let journal = record::list(&self.state_dir)?;
         let records = journal.into_iter().filter_map(|(_, entry)| match entry {
             Entry::Record(record) => Some(*record),
-            Entry::Absent | Entry::Unreadable(_) => None,
+            Entry::Absent | Entry::Unreadable(_) | Entry::OutOfReach(_) => None,
         });
         self.know(records.collect());
         let settled = |changed: &SystemTime| changed.elapsed().is_ok_and(|age| age > SETTLED);

@@ -22,7 +22,7 @@ pub fn look(state_dir: &Path, given: Option<&Path>) -> Option<Finding> {
     let records = record::list(state_dir).ok()?;
     let networks = records.into_iter().filter_map(|(_, entry)| match entry {
         Entry::Record(record) => Some(record.network),
-        Entry::Unreadable(_) | Entry::Absent => None,
+        Entry::Unreadable(_) | Entry::OutOfReach(_) | Entry::Absent => None,
     });
     let networks: BTreeSet<String> = networks.collect();
     let usual = PLACES.map(PathBuf::from);
