@@ -118,6 +118,20 @@ impl Pod {
         map.update(bytes_of(&self.id), bytes_of(&attachment), MapFlags::EXIST).unwrap();
     }
 
+    /// Takes away the entry by which the maps know this pod, as a reload does that can't bring it over yet.
+    pub fn withdraw(&self) -> RawAttachment {
+        let map = self.map("attachments");
+        let found = map.lookup(bytes_of(&self.id), MapFlags::ANY).unwrap().unwrap();
+        map.delete(bytes_of(&self.id)).unwrap();
+        from_bytes(&found).unwrap()
+    }
+
+    /// Puts it back.
+    pub fn enter(&self, entry: &RawAttachment) {
+        let map = self.map("attachments");
+        map.update(bytes_of(&self.id), bytes_of(entry), MapFlags::NO_EXIST).unwrap();
+    }
+
     /// Pins the map of one name under another.
     pub fn pin_over(&self, name: &str, over: &str) {
         let mut map = self.map(name);

@@ -186,6 +186,27 @@ fn a_deleted_pod_stays_for_its_grace_time_and_then_leaves_page_and_maps() {
 }
 
 #[test]
+fn what_was_counted_of_a_pod_that_waits_for_its_reload_outlives_the_dead() {
+    let node = Node::new("waits");
+    let (web, db) = (Pod::new(&node, "web"), Pod::new(&node, "db"));
+    web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
+    db.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 8);
+    let entry = web.withdraw();
+    run("ip", &["link", "delete", "db"]);
+    db.delete();
+    db.delete_earlier(Duration::from_secs(61));
+    let _agent = node.agent();
+    eventually("the dead is gone, and its counters", || {
+        let page = get("/metrics").body;
+        page.contains("weir_map_entries{map=\"attachments\"} 0\n")
+            && page.contains("weir_map_entries{map=\"counters\"} 1\n")
+    });
+    web.enter(&entry);
+    let all = r#"pod="web",role="server",method="GET",protocol="1.1",status="200"} 7"#;
+    eventually("all of the other", || get("/metrics").body.contains(all));
+}
+
+#[test]
 fn in_a_storm_of_restarts_every_first_page_is_right_and_soon_there() {
     let node = Node::new("storm");
     let web = Pod::new(&node, "web");
