@@ -72,6 +72,30 @@ fn a_failed_add_says_so_and_leaves_nothing() {
     }
 }
 
+/// UDP flows that stay for half a minute are no reason to keep a pod from starting, or from ending.
+#[test]
+fn flows_that_could_not_be_forgotten_are_said() {
+    let ground = Ground::new("add-flows", "clsact");
+    let a = ground.host.container("a");
+    let (of_add, before) = course(&ground, &a);
+    ground.call("ADD", Some(&a)).succeed();
+    let of_del = ground.course(ground.call("DEL", Some(&a)));
+    for (verb, course) in [("ADD", of_add), ("DEL", of_del)] {
+        each(&course.failures_of("NFNL_SUBSYS_CTNETLINK"), |strike| {
+            if verb == "DEL" {
+                ground.call("ADD", Some(&a)).succeed();
+            }
+            let struck = ground.strike(strike, ground.call(verb, Some(&a)));
+            assert!(struck.told(strike), "{verb}: {strike}: {:?}", struck.answer);
+            let said = struck.answer.stderr.contains("UDP flows to a host port may go");
+            assert!(said, "{verb}: {strike}: {:?}", struck.answer);
+            ground.call("DEL", Some(&a)).succeed();
+            ground.see().assert_is(&before, &strike.to_string());
+            struck.hit
+        });
+    }
+}
+
 #[test]
 fn behind_another_plugin() {
     for (attach, sample) in [("clsact", 28), ("tcx", 86)] {

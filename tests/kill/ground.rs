@@ -64,8 +64,8 @@ pub struct Sight {
 }
 
 impl Ground {
-    /// A node whose pods have everything that weir does: two families, masquerade, a host port, a
-    /// limit, counting by `attach`.
+    /// A node whose pods have everything that weir does: two families, masquerade, a host port of
+    /// TCP and of UDP, whose flows are forgotten, a limit, counting by `attach`.
     pub fn new(label: &str, attach: &str) -> Self {
         let host = Host::new(label);
         let name = host.node.path().file_name().unwrap().to_str().unwrap().to_owned();
@@ -148,7 +148,10 @@ impl Ground {
             let port = 8000 + u16::from(container.id.as_bytes()[0]);
             let rate = 100_000_000;
             let runtime = json!({
-                "portMappings": [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}],
+                "portMappings": [
+                    {"hostPort": port, "containerPort": 80, "protocol": "tcp"},
+                    {"hostPort": port, "containerPort": 80, "protocol": "udp"},
+                ],
                 "bandwidth": {
                     "ingressRate": rate, "ingressBurst": rate,
                     "egressRate": rate, "egressBurst": rate,

@@ -129,6 +129,13 @@ impl Course {
         self.strikes(&ERRORS.map(Blow::Fail), sample, |made| !speaks(made) && !never(made))
     }
 
+    /// A failure by each error of each system call that says this.
+    pub fn failures_of(&self, what: &str) -> Vec<Strike> {
+        let all = self.strikes(&ERRORS.map(Blow::Fail), 1, |made| made.rest.contains(what));
+        assert!(!all.is_empty(), "nothing says {what}");
+        all
+    }
+
     fn strikes(&self, blows: &[Blow], sample: u64, wanted: impl Fn(&Made) -> bool) -> Vec<Strike> {
         let all = self.0.iter().filter(|made| wanted(made)).flat_map(|made| {
             blows.iter().map(|&blow| Strike { syscall: made.syscall.clone(), nth: made.nth, blow })
