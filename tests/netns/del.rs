@@ -9,7 +9,7 @@ use crate::{
     counted::Counted,
     node::talk,
     plugin::{Host, ips},
-    ports::{both, elements},
+    ports::{both, elements, with_ports},
 };
 
 #[test]
@@ -17,8 +17,8 @@ fn nothing_is_left_and_repeats_succeed() {
     let host = Host::new("del");
     let a = host.container("a");
     let before = host.footprint();
-    for masquerade in [false, true] {
-        host.call("ADD", Some(&a)).key("ipMasq", json!(masquerade)).succeed();
+    for (masquerade, ports) in [(false, json!([])), (true, json!([])), (true, both("8080"))] {
+        with_ports(&host, &a, &ports).key("ipMasq", json!(masquerade)).succeed();
         assert!(host.footprint() != before);
         for _ in 0..3 {
             host.del(&a);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     delegated::{scratch, script},
     plugin::{Call, Container, Host, ips},
+    ports::{both, with_ports},
 };
 
 const NEW: &str = "cni.dev/valid-attachments";
@@ -31,7 +32,7 @@ fn what_is_not_listed_goes_and_what_is_stays() {
     for key in [NEW, OLD] {
         let (a, b) = (host.container("a"), host.container("b"));
         let reply = host.add(&a);
-        host.add(&b);
+        with_ports(&host, &b, &both("8080")).succeed();
         gc(&host, key, list(&[&a])).succeed();
         gc(&host, key, list(&[&a])).succeed();
         host.check(&a, &reply).succeed();

@@ -42,6 +42,36 @@ pub struct Call<'a> {
 pub struct Footprint(BTreeSet<String>);
 
 impl Footprint {
+    /// Everything on the node that a pod could leave behind: links, addresses, routes, neighbours,
+    /// qdiscs, elements of our nftables table but a network's subnets, which may stay, and the files below
+    /// a directory, of state and pins, but the allocator's own, with the pins of a bpffs that is there.
+    pub fn of(node: &Node, dir: &Path) -> Self {
+        let mut seen: BTreeSet<String> = [
+            "ip -o link",
+            "ip -o address",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "ip neighbour show nud permanent",
+            "tc qdisc show",
+        ]
+        .iter()
+        .flat_map(|words| {
+            let lines = node.succeed(words);
+            lines.lines().map(|line| format!("{words}: {}", settled(line))).collect::<Vec<_>>()
+        })
+        // The kernel's own for a router: they come with forwarding, which is the node's.
+        .filter(|line| !line.contains(" anycast "))
+        // A worker of the kernel's makes it, some time after the address, and it goes with the link.
+        .filter(|line| !line.contains(": local fe80:"))
+        .collect();
+        seen.extend(elements(node));
+        let mut files = Vec::new();
+        list(dir, &mut files);
+        files.retain(|file| file.file_name().unwrap() != "lock");
+        seen.extend(files.iter().map(|file| format!("file {}", file.display())));
+        Self(seen)
+    }
+
     /// Fails unless the other one is the same.
     pub fn assert_is(&self, before: &Self, when: &str) {
         let more: Vec<_> = self.0.difference(&before.0).collect();
@@ -159,32 +189,9 @@ impl Host {
         dropped
     }
 
-    /// Everything on the node that a pod could leave behind: links, addresses, routes, neighbours,
-    /// qdiscs, and the files of the state dir but the allocator's own.
+    /// What a pod could leave behind.
     pub fn footprint(&self) -> Footprint {
-        let mut seen: BTreeSet<String> = [
-            "ip -o link",
-            "ip -o address",
-            "ip route show table all",
-            "ip -6 route show table all",
-            "ip neighbour show nud permanent",
-            "tc qdisc show",
-        ]
-        .iter()
-        .flat_map(|words| {
-            let lines = self.node.succeed(words);
-            lines.lines().map(|line| format!("{words}: {}", settled(line))).collect::<Vec<_>>()
-        })
-        // The kernel's own for a router: they come with forwarding, which is the node's.
-        .filter(|line| !line.contains(" anycast "))
-        // A worker of the kernel's makes it, some time after the address, and it goes with the link.
-        .filter(|line| !line.contains(": local fe80:"))
-        .collect();
-        let mut files = Vec::new();
-        list(&self.dir, &mut files);
-        files.retain(|file| file.file_name().unwrap() != "lock");
-        seen.extend(files.iter().map(|file| format!("file {}", file.display())));
-        Footprint(seen)
+        Footprint::of(&self.node, &self.dir)
     }
 
     /// What `weir pods` lists.
@@ -209,6 +216,22 @@ impl Host {
     pub fn record(&self, container: &Container) -> PathBuf {
         self.state_dir().join("attachments").join(format!("{}@eth0", container.id))
     }
+}
+
+/// The elements of sets and maps of our nftables table, without the subnets of networks.
+fn elements(node: &Node) -> Vec<String> {
+    let ruleset: Value = serde_json::from_str(&node.succeed("nft -j list ruleset")).unwrap();
+    let objects = ruleset["nftables"].as_array().unwrap().iter();
+    let sets = objects.filter_map(|object| object.get("map").or_else(|| object.get("set")));
+    let ours = sets.filter(|set| {
+        let subnets = set["name"].as_str().unwrap().starts_with("masquerade");
+        set["family"] == "inet" && set["table"] == "weir" && !subnets
+    });
+    let elements = ours.flat_map(|set| {
+        let all = set["elem"].as_array().cloned().unwrap_or_default();
+        all.into_iter().map(move |element| format!("nft {}: {element}", set["name"]))
+    });
+    elements.collect()
 }
 
 /// A line without the state that the kernel gives a link only some time after it was brought up.
