@@ -11,7 +11,8 @@ use crate::{
 
 /// The example on a node of the test's own: state, leases and pins below the test's directory.
 fn network(example: &str) -> Network {
-    let network = Network::new("1.0.0");
+    let mut network = Network::new("1.0.0");
+    network.ports = false;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
     let mut list: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let dir = &network.dir;
