@@ -48,7 +48,7 @@ fn netlink() -> Result<()> {
     let variable = |name| env::var(name).map_err(|err| format!("{name}: {err}"));
     let attachment = Attachment::new(&variable("CNI_CONTAINERID")?, &variable("CNI_IFNAME")?)?;
     if variable("CNI_COMMAND")? != "ADD" {
-        return Ok(net::remove(None, &Mark::new(NETWORK, &attachment))?);
+        return Ok(net::remove(None, &Mark::new(NETWORK, &attachment), None)?);
     }
     let netns = Netns::open(Path::new(&variable("CNI_NETNS")?))?;
     let address =

@@ -5,13 +5,13 @@
 //! so that no successor meets a stale route; the record only when all is gone, so that what failed can be tried again. Failures are
 //! gathered: for some runtimes the first DEL is the only one.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, os::fd::AsFd, path::Path, time::Duration};
 
 use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
-    net::{self, Mark, link},
+    net::{self, Mark, link, nft::hostport::Deletion},
     record::{self, Delegated, Holder, Record},
     state, telemetry,
 };
@@ -67,7 +67,7 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
     let mut failures = Failures::default();
     let ours = record.plumbing.as_ref();
     // Closed at the end: the link waits for the same grace period.
-    let mut deletion = None;
+    let mut deletion: Option<Deletion> = None;
     let unmapped = match ours {
         Some(plumbing) => {
             let withdrawn = ports::withdraw(attachment, plumbing);
@@ -78,7 +78,8 @@ pub fn recorded(call: &Call, attachment: &Attachment, record: &Record) -> Result
     let link_gone = match ours {
         Some(_) => {
             let mark = Mark::new(&record.network, attachment);
-            failures.note(net::remove(record.host_ifindex, &mark))
+            let along = deletion.as_ref().map(|deletion| deletion.0.as_fd());
+            failures.note(net::remove(record.host_ifindex, &mark, along))
         }
         None => true,
     };
@@ -250,7 +251,7 @@ fn remove_stray(network: &str, attachment: &Attachment) -> Result<Stray> {
     if !mark.is_on(&stray.alias, stray.mac) {
         return Ok(Stray::Foreign);
     }
-    net::remove(Some(stray.index), &mark).map(|()| Stray::Removed(stray.name))
+    net::remove(Some(stray.index), &mark, None).map(|()| Stray::Removed(stray.name))
 }
 
 /// Ends the counting of whatever the maps have of the attachment; says whether there was any. An

@@ -55,7 +55,7 @@ pub fn create<'a>(plan: &'a Plan, netns: &'a Netns, undo: &mut Undo) -> Result<P
     let mut pod = netns.run(link::socket)??;
     create_or_replace(plan, netns, &mut host, &mut pod)?;
     let mark = plan.mark.clone();
-    undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark));
+    undo.push(format!("delete {}", mark.host_ifname), move || link::remove(None, &mark, None));
     let links = adopt(plan, &mut host)?;
     Ok(Pair { links, plan, netns, host, pod })
 }

@@ -7,17 +7,16 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    path::Path,
 };
 
 use nix::{
     errno::Errno,
     fcntl::OFlag,
     libc,
-    unistd::{ForkResult, close, fork, pipe2, setsid},
+    unistd::{ForkResult, fork, pipe2, setsid},
 };
 
 /// The process that was started.
@@ -27,14 +26,17 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Starts `act`. Of what this process has open it may use the sockets it has made, and must not print.
+    /// Starts `act`. Of what this process has open it may use what is `kept`, and must not print.
     ///
-    /// The process is in a session of its own and has nothing open but those: nobody who waits for the
+    /// The process is in a session of its own and has nothing else open: nobody who waits for the
     /// end of stdout, or for a lock, or for a namespace to go, waits for it, and no terminal's signal meets it.
     ///
     /// # Errors
     /// The kernel's: too many processes, no memory.
-    pub fn start(act: impl FnOnce() -> Result<(), Errno>) -> nix::Result<Self> {
+    pub fn start(
+        mut kept: Vec<RawFd>,
+        act: impl FnOnce() -> Result<(), Errno>,
+    ) -> nix::Result<Self> {
         let (end, say) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: the child is this thread alone, with memory of its own. Should another thread exist
         // (it has handed over what it had to say, and is about to end), then the child needs no lock of
@@ -42,7 +44,8 @@ impl Aside {
         match unsafe { fork() }? {
             ForkResult::Parent { .. } => Ok(Self { end: end.into() }),
             ForkResult::Child => {
-                close_all_but_sockets(say.as_raw_fd());
+                kept.push(say.as_raw_fd());
+                close_all_but(&mut kept);
                 let _ = setsid();
                 let errno = act().err().map_or(0, |errno| errno as i32);
                 let _ = File::from(say).write_all(&errno.to_ne_bytes());
@@ -66,24 +69,24 @@ impl Aside {
     }
 }
 
-/// Closes what this process has open, but for sockets and `kept`. Sockets stay, since who closes netfilter's
-/// last waits: that is to be neither `act` nor who waits for it. The standard three go, whatever they are: a
-/// runtime may read its plugins' output from a socket, to its end.
-fn close_all_but_sockets(kept: RawFd) {
-    const OPEN: &str = "/proc/self/fd";
-    let is_socket = |fd: RawFd| {
-        let target = fs::read_link(Path::new(OPEN).join(fd.to_string()));
-        target.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
-    };
-    let all = fs::read_dir(OPEN).into_iter().flatten().flatten();
-    let all: Vec<RawFd> =
-        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in all {
-        let standard = fd <= libc::STDERR_FILENO;
-        if fd != kept && (standard || !is_socket(fd)) {
-            let _ = close(fd);
+/// Closes what this process has open, but for these.
+fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept.iter().filter_map(|&fd| libc::c_uint::try_from(fd).ok()) {
+        if let Some(before) = fd.checked_sub(1).filter(|&before| from <= before) {
+            close_range(from, before);
         }
+        from = fd + 1;
     }
+    close_range(from, libc::c_uint::MAX);
+}
+
+/// `close_range(2)`, of Linux 5.9. Where it is forbidden, all stays open.
+fn close_range(from: libc::c_uint, to: libc::c_uint) {
+    // SAFETY: it takes three numbers. What it closes is used no more: this process goes on to `act`, whose
+    // files are kept, and to its end.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
 }
 
 impl AsFd for Aside {

@@ -1,5 +1,7 @@
 //! The veth pair: made in one message, found again by index and alias, taken away.
 
+use std::os::fd::BorrowedFd;
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -242,11 +244,12 @@ fn is_gone(refusal: &Refusal) -> bool {
 /// sides. Nothing there to delete is success.
 ///
 /// The link is found by its index or its name, whichever of the two it still has, and deleted only
-/// if it bears the attachment's mark: names can be taken and indices reused by others.
+/// if it bears the attachment's mark: names can be taken and indices reused by others. `along` stays open
+/// until the kernel is done, as [`removal`] says.
 ///
 /// # Errors
 /// [`Kind::Kernel`] when the kernel refuses.
-pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
+pub fn remove(host_ifindex: Option<u32>, mark: &Mark, along: Option<BorrowedFd<'_>>) -> Result<()> {
     let mut socket = socket()?;
     let ours = |link: &Link| mark.is_on(&link.alias, link.mac);
     let mut found = match host_ifindex {
@@ -256,7 +259,7 @@ pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
     if found.is_none() {
         found = by_name(&mut socket, &mark.host_ifname)?.filter(ours);
     }
-    found.map_or(Ok(()), |link| delete(&mut socket, &link))
+    found.map_or(Ok(()), |link| delete_along(&mut socket, &link, along))
 }
 
 /// Deletes a link by its index; one that has just gone is success. Returns when the link is out of
@@ -265,7 +268,11 @@ pub fn remove(host_ifindex: Option<u32>, mark: &Mark) -> Result<()> {
 /// # Errors
 /// [`Kind::Kernel`] when the kernel refuses.
 pub fn delete(socket: &mut Netlink, link: &Link) -> Result<()> {
-    match removal::announced(socket, link) {
+    delete_along(socket, link, None)
+}
+
+fn delete_along(socket: &mut Netlink, link: &Link, along: Option<BorrowedFd<'_>>) -> Result<()> {
+    match removal::announced(socket, link, along) {
         Err(refusal) if !is_gone(&refusal) => Err(Error::from(refusal)),
         _ => Ok(()),
     }

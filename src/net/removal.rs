@@ -6,7 +6,10 @@
 //! so another process of ours asks, and waits. Should that be killed before it has asked, this one asks
 //! again; killed later, it finishes nevertheless, since the kernel does.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::{
@@ -28,15 +31,22 @@ const IFI_INDEX: std::ops::Range<usize> = 4..8;
 /// The kernel's one lock for network configuration may be held by many before us.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Deletes a link; returns as soon as its removal is announced.
+/// Deletes a link; returns as soon as its removal is announced. `along` stays open until the kernel is done: to
+/// close a socket of netfilter waits for that, and is best not done by who is waited for.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn announced(socket: &mut Netlink, link: &Link) -> Result<(), Refusal> {
+pub fn announced(
+    socket: &mut Netlink,
+    link: &Link,
+    along: Option<BorrowedFd<'_>>,
+) -> Result<(), Refusal> {
     let delete = |socket: &mut Netlink| socket.exchange(vec![link::deletion(link)]).map(drop);
     // Whatever is missing for it, there is the other way.
     let Some(listener) = listener() else { return delete(socket) };
-    let Ok(aside) = Aside::start(|| delete(socket).map_err(|refusal| refusal.errno)) else {
+    let kept = [Some(socket.as_fd().as_raw_fd()), along.map(|along| along.as_raw_fd())];
+    let kept = kept.into_iter().flatten().collect();
+    let Ok(aside) = Aside::start(kept, || delete(socket).map_err(|refusal| refusal.errno)) else {
         return delete(socket);
     };
     match wait(listener, aside, link.index, PATIENCE) {
@@ -112,7 +122,7 @@ mod tests {
         patience: Duration,
         act: impl FnOnce() -> Result<(), Errno>,
     ) -> Option<Result<(), Errno>> {
-        wait(listener().unwrap(), Aside::start(act).unwrap(), u32::MAX, patience)
+        wait(listener().unwrap(), Aside::start(Vec::new(), act).unwrap(), u32::MAX, patience)
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn add(node: &Node, pod: &Space, plan: &Plan) -> Result<Links, Error> {
 }
 
 fn remove(node: &Node, plan: &Plan, index: Option<u32>) -> Result<(), Error> {
-    node.run(|| net::remove(index, &plan.mark))
+    node.run(|| net::remove(index, &plan.mark, None))
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn removal_goes_by_alias_and_repeats() {
     // Another attachment's record names our index, or our name: it must not take our link.
     let stranger = crate::net_apply::plan("c2", 6, true);
     remove(&node, &stranger, Some(links.host_ifindex)).unwrap();
-    node.run(|| net::remove(None, &Mark::new("other", &attachment("c1")))).unwrap();
+    node.run(|| net::remove(None, &Mark::new("other", &attachment("c1")), None)).unwrap();
     assert_eq!(pod.links(), ["lo", "eth0"]);
 
     node.succeed(&format!("ip link set {} name elsewhere", plan.mark.host_ifname));
