@@ -203,6 +203,43 @@ pub fn test_run(
     skb: Skb,
     repeat: u32,
 ) -> io::Result<Duration> {
+    run(program, frame, skb, repeat, &mut []).map(|ran| ran.mean)
+}
+
+/// What became of a frame that a tc program was run on once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// What the program returned: an action of tc's, -1 for none.
+    pub verdict: i32,
+    /// The frame behind the program.
+    pub frame: Vec<u8>,
+}
+
+/// Runs a tc `program` on an Ethernet `frame` once, as [`test_run`] does.
+///
+/// # Errors
+/// As [`test_run`]; `ENOSPC` for a program that made the frame longer than a page.
+pub fn test_pass(program: BorrowedFd<'_>, frame: &[u8], skb: Skb) -> io::Result<Passed> {
+    let mut out = vec![0; 4096];
+    let ran = run(program, frame, skb, 1, &mut out)?;
+    out.truncate(ran.len);
+    Ok(Passed { verdict: ran.verdict, frame: out })
+}
+
+struct Ran {
+    mean: Duration,
+    verdict: i32,
+    /// Of the frame behind the program, whose bytes are in the buffer that was given for it.
+    len: usize,
+}
+
+fn run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    skb: Skb,
+    repeat: u32,
+    out: &mut [u8],
+) -> io::Result<Ran> {
     let mut context = SkBuff { ifindex: skb.ifindex, gso_segs: skb.gso_segs, ..Default::default() };
     let len = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
     let mut opts = libbpf_sys::bpf_test_run_opts {
@@ -215,11 +252,19 @@ pub fn test_run(
         repeat: i32::try_from(repeat).map_err(io::Error::other)?,
         ..Default::default()
     };
-    // SAFETY: every pointer is to a live buffer whose length stands beside it; nothing is written
-    // back but `opts` itself, since no output buffer is named.
+    if !out.is_empty() {
+        opts.data_out = out.as_mut_ptr().cast();
+        opts.data_size_out = len(out.len())?;
+    }
+    // SAFETY: every pointer is to a live buffer whose length stands beside it; only `out` and `opts`
+    // itself are written to, and both are borrowed here alone.
     let err = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut opts) };
     if err < 0 {
         return Err(io::Error::from_raw_os_error(-err));
     }
-    Ok(Duration::from_nanos(u64::from(opts.duration)))
+    Ok(Ran {
+        mean: Duration::from_nanos(u64::from(opts.duration)),
+        verdict: opts.retval.cast_signed(),
+        len: opts.data_size_out as usize,
+    })
 }

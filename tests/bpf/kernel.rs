@@ -13,12 +13,15 @@ use nix::{
 use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
-    sys::{Skb, test_run},
+    sys::{Skb, test_pass},
     wire::{Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind},
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
 const LOOPBACK: u32 = 1;
+
+/// `TC_ACT_UNSPEC`, as tcx `TCX_NEXT`: who is attached behind decides.
+const NEXT: i32 = -1;
 
 pub struct Kernel {
     mounted: PathBuf,
@@ -26,6 +29,9 @@ pub struct Kernel {
     programs: RwLock<[OwnedFd; 2]>,
     pub maps: Maps,
 }
+
+/// `enum held_state`.
+const HELD_CLAIMED: u32 = 1;
 
 /// What changed between two snapshots, by key; the pod's id left out.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
@@ -88,23 +94,43 @@ impl Kernel {
         self.pass(0, false, frame);
     }
 
-    /// A frame from or to the pod at an interface; 0: the test's own.
+    /// A frame from or to the pod at an interface; 0: the test's own. Whatever it is, the program has
+    /// to leave it as it is, to whoever comes next.
     pub fn pass(&self, ifindex: u32, from_pod: bool, frame: &[u8]) {
         let programs = self.programs.read().unwrap();
         let program = programs[usize::from(!from_pod)].as_fd();
-        test_run(program, frame, Skb { ifindex, ..Default::default() }, 1).unwrap();
+        let skb = Skb { ifindex, ..Default::default() };
+        let passed = test_pass(program, frame, skb).unwrap();
+        assert_eq!(passed.verdict, NEXT, "who comes behind decides about every packet");
+        assert!(passed.frame == frame, "a packet was changed: {frame:?} {:?}", passed.frame);
     }
 
     /// Another pod of the node, at an interface of its own, whose index is returned.
     pub fn neighbour(&self) -> u32 {
+        let ifindex = Self::interface();
+        self.attach(ifindex, "neighbour");
+        ifindex
+    }
+
+    /// An interface for another pod; its index.
+    pub fn interface() -> u32 {
         let words = "link add neighbour type veth peer name neighbour-pod";
         assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
-        let ifindex = nix::net::if_::if_nametoindex("neighbour").unwrap();
-        let identity = Identity { pod: "neighbour".into(), ..Default::default() };
+        nix::net::if_::if_nametoindex("neighbour").unwrap()
+    }
+
+    /// What ADD does for a pod with this name and container id.
+    pub fn attach(&self, ifindex: u32, name: &str) -> Attached {
+        let (pod, container_id) = (name.to_owned(), name.to_owned());
+        let identity = Identity { pod, container_id, ..Default::default() };
         let choice = Choice::Clsact;
         let intent = telemetry::intend(choice);
-        telemetry::attach(&self.bpf_dir(), choice, ifindex, &identity, intent, |_| Ok(())).unwrap();
-        ifindex
+        telemetry::attach(&self.bpf_dir(), choice, ifindex, &identity, intent, |_| Ok(())).unwrap()
+    }
+
+    /// What DEL does for it.
+    pub fn detach(&self, ifindex: u32, name: &str, attached: &Attached) {
+        telemetry::detach(&self.bpf_dir(), name, attached, Some(ifindex)).unwrap();
     }
 
     /// Takes the programs that are pinned by now.
@@ -157,14 +183,53 @@ impl Kernel {
 
     /// As if nothing had passed for two minutes.
     pub fn age_connections(&self) {
+        self.age_connections_by(120);
+    }
+
+    /// As if nothing had passed for so many seconds.
+    pub fn age_connections_by(&self, seconds: u64) {
         let path = pin::dir(&self.bpf_dir()).join("conns");
         let conns = MapHandle::from_pinned_path(path).unwrap();
-        for key in conns.keys() {
+        // All first: one that is written anew stands before those of its bucket that were passed.
+        for key in conns.keys().collect::<Vec<_>>() {
             let mut conn = conns.lookup(&key, MapFlags::ANY).unwrap().unwrap();
             let seen = offset_of!(Conn, seen_ns);
             let before = u64::from_ne_bytes(conn[seen..seen + 8].try_into().unwrap());
-            conn[seen..seen + 8].copy_from_slice(&(before - 120_000_000_000).to_ne_bytes());
+            conn[seen..seen + 8]
+                .copy_from_slice(&before.wrapping_sub(seconds * 1_000_000_000).to_ne_bytes());
             conns.update(&key, &conn, MapFlags::EXIST).unwrap();
+        }
+    }
+
+    /// What an ADD without a free place does to pods that ended: nobody knows the id any more.
+    pub fn forget(&self, pod: u32) {
+        let pod = pod.to_ne_bytes();
+        for name in ["attachments", "counters", "histograms"] {
+            let path = pin::dir(&self.bpf_dir()).join(name);
+            let map = MapHandle::from_pinned_path(path).unwrap();
+            let keys: Vec<_> = map.keys().filter(|key| key.starts_with(&pod)).collect();
+            keys.iter().for_each(|key| map.delete(key).unwrap());
+        }
+    }
+
+    /// With no program under way no direction is owned, and no place for early segments claimed.
+    pub fn assert_at_rest(&self) {
+        let open =
+            |name| MapHandle::from_pinned_path(pin::dir(&self.bpf_dir()).join(name)).unwrap();
+        let (conns, held) = (open("conns"), open("held"));
+        for key in conns.keys() {
+            let conn = conns.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            for direction in 0..2 {
+                let half =
+                    offset_of!(Conn, half) + direction * size_of_val(&Conn::default().half[0]);
+                assert_eq!(conn[half..half + 4], [0; 4], "direction {direction} is owned");
+            }
+        }
+        for key in held.keys() {
+            let place = held.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            let state = offset_of!(Held, state);
+            let state = u32::from_ne_bytes(place[state..state + 4].try_into().unwrap());
+            assert_ne!(state, HELD_CLAIMED, "a place stays claimed");
         }
     }
 
