@@ -139,8 +139,8 @@ struct conn {
 	__u8 again;	 /* 1 + its direction; 0: none */
 	__u8 decided;	 /* the protocol is sure, and counted */
 	__u8 lost_answered; /* after a gap: the server has said something since */
-	__u8 zero;
-	__u32 lost_acked; /* what it acknowledged last, likewise */
+	__u8 http2;	    /* it has, or had, a place in the map http2 */
+	__u32 lost_acked;   /* what it acknowledged last, likewise */
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };

@@ -275,12 +275,8 @@ static long http2_step(__u32 i, struct step *s)
 		bad = -1;
 	else
 		bad = frame_step(s);
-	if (!bad)
-		return 0;
-	/* Its state goes with what is no HTTP/2. */
-	if (!s->conn->decided)
-		http2_end(s->conn, HTTP_ERROR_NONE);
-	return refuted(s);
+	/* Its state goes with the connection: the other direction may be read in it just now. */
+	return bad ? refuted(s) : 0;
 }
 
 /* Finds this direction's state; -1: the map is full, and nothing more is parsed. */

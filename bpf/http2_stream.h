@@ -26,6 +26,8 @@ static __always_inline struct http2 *http2_begin(struct conn *conn)
 
 	if (found)
 		return found;
+	/* Before it is there: whoever ends the connection owns both directions, and sees it. */
+	conn->http2 = 1;
 	if (!share_take(conn->pod, SHARE_HTTP2)) {
 		/* EEXIST: the other direction was faster. */
 		if (!bpf_map_update_elem(&http2, &id, &http2_zero, BPF_NOEXIST))
@@ -41,13 +43,6 @@ static __always_inline struct http2 *http2_begin(struct conn *conn)
 		room_wanted = 1;
 	}
 	return found;
-}
-
-/* Whether there may be such state: from the server's word on, in an upgrade. */
-static __always_inline int has_http2(const struct conn *conn)
-{
-	return conn->protocol == L7_HTTP2 || conn->half[DIRECTION_RX].upgrade == UPGRADE_DONE ||
-	       conn->half[DIRECTION_TX].upgrade == UPGRADE_DONE;
 }
 
 static __always_inline void http2_forget(__u64 id, __u32 pod)

@@ -82,7 +82,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		return 0;
 	if (pod == POD_FORGOTTEN) {
 		/* Nobody would read, or remove, what were counted now. */
-		if (has_http2(conn))
+		if (conn->http2)
 			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
 		conn->state = TCP_SYN_SENT;
 		conn_remove(key, conn);
@@ -154,9 +154,23 @@ static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_s
 	return 0;
 }
 
+/*
+ * Whether no connection is left that it could be of: its pod is forgotten, and has none. Pod 0: it
+ * is being made.
+ */
+static __always_inline int is_ownerless(const struct http2 *of)
+{
+	struct share *own;
+
+	if (!of->pod || pod_state(of->pod) != POD_FORGOTTEN)
+		return 0;
+	own = share_of(of->pod);
+	return !own || !own->of[SHARE_CONNS];
+}
+
 static long sweep_http2(void *map, __u64 *id, struct http2 *of, void *nothing)
 {
-	if (of->ended && !of->open)
+	if ((of->ended && !of->open) || is_ownerless(of))
 		http2_forget(*id, of->pod);
 	return 0;
 }

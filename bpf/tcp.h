@@ -87,7 +87,7 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	}
 	if (conn->opaque == OPAQUE_GAP)
 		error = HTTP_ERROR_MALFORMED;
-	if (has_http2(conn)) {
+	if (conn->http2) {
 		http2_end(conn, error);
 		/* What the client may still say asks for nothing. */
 		conn->opaque = conn->opaque ?: OPAQUE_PROTOCOL;

@@ -16,19 +16,19 @@ use weir::telemetry::wire::{
 
 use crate::{exchange::Exchange, stream::Side};
 
-const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
-const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
-const POST: HttpMethod = HttpMethod::HTTP_METHOD_POST;
+pub const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
+pub const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
+pub const POST: HttpMethod = HttpMethod::HTTP_METHOD_POST;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
+pub const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
+pub const END_STREAM: u8 = 0x1;
+pub const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
@@ -41,7 +41,7 @@ pub fn exchanges() -> Vec<Exchange> {
     all
 }
 
-fn http2(name: &'static str, requests: Vec<u8>, responses: Vec<u8>) -> Exchange {
+pub fn http2(name: &'static str, requests: Vec<u8>, responses: Vec<u8>) -> Exchange {
     Exchange::new(name, requests, responses, L7Protocol::L7_HTTP2)
 }
 
@@ -56,13 +56,13 @@ impl Grpc for Exchange {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A literal field with a literal name and no Huffman code; `form` 0x40 puts it into the table.
-fn field(form: u8, name: &str, value: &str) -> Vec<u8> {
+pub fn field(form: u8, name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).unwrap();
     [&[form, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
 }
@@ -205,6 +205,12 @@ const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\
 /// A connection that begins with HTTP/1 (RFC 7540, 3.2).
 fn upgrading(name: &'static str, turns: [(Side, Vec<u8>); 4]) -> Exchange {
     Exchange::of(name, turns, L7Protocol::L7_HTTP1)
+}
+
+/// A request that asks for HTTP/2, and the server's consent.
+pub fn upgrade() -> (Vec<u8>, Vec<u8>) {
+    let agreed = format!("{AGREED}Upgrade: h2c\r\n\r\n");
+    (format!("GET / HTTP/1.1\r\n{ASKS}\r\n").into(), agreed.into())
 }
 
 /// One request in HTTP/1, then one with a body that asks for the upgrade, then two on it.

@@ -15,6 +15,7 @@ mod http1_cases;
 mod http2_cases;
 mod kafka_cases;
 mod kernel;
+mod leak;
 mod mysql_cases;
 mod parallel;
 mod postgresql_cases;

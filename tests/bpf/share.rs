@@ -21,7 +21,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
 /// What the first pod has counted of a kind.
-fn counted(kernel: &Kernel, kind: CounterKind) -> u64 {
+pub fn counted(kernel: &Kernel, kind: CounterKind) -> u64 {
     let counters = kernel.snapshot().counters.into_iter();
     counters
         .filter(|(key, _)| key.pod == kernel.attached.pod && u32::from(key.kind) == kind.0)
@@ -29,12 +29,12 @@ fn counted(kernel: &Kernel, kind: CounterKind) -> u64 {
         .sum()
 }
 
-fn stat(kernel: &Kernel, stat: Stat) -> u64 {
+pub fn stat(kernel: &Kernel, stat: Stat) -> u64 {
     kernel.snapshot().stats[stat.0 as usize]
 }
 
 /// What all pods have taken of a table, by what the programs keep of it.
-fn taken(kernel: &Kernel, table: ShareTable) -> u32 {
+pub fn taken(kernel: &Kernel, table: ShareTable) -> u32 {
     let path = pin::dir(&kernel.bpf_dir()).join("taken");
     let map = MapHandle::from_pinned_path(path).unwrap();
     let bytes = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
@@ -44,7 +44,7 @@ fn taken(kernel: &Kernel, table: ShareTable) -> u32 {
 }
 
 /// The elements of a map, by the kernel.
-fn elements(kernel: &Kernel, map: &str) -> u32 {
+pub fn elements(kernel: &Kernel, map: &str) -> u32 {
     let map = MapHandle::from_pinned_path(pin::dir(&kernel.bpf_dir()).join(map)).unwrap();
     u32::try_from(map.keys().count()).unwrap()
 }
@@ -67,7 +67,7 @@ fn own(kernel: &Kernel, port: u16) -> Stream<'_> {
 }
 
 /// After a sweep nothing is kept of what ended, and of each table as much as is in its map.
-fn assert_balanced(kernel: &Kernel) {
+pub fn assert_balanced(kernel: &Kernel) {
     for _ in 0..8 {
         kernel.maps.sweep(Duration::from_secs(60)).unwrap();
     }
