@@ -102,7 +102,7 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 {
 	struct cursor *c = cursor();
 	struct conn *conn;
-	int i;
+	__u32 i;
 
 	if (!c)
 		return;
@@ -115,7 +115,9 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 			read_bytes(skb, c, conn, c->dir);
 			segment_end(conn, c->dir);
 		}
-		if (!c->more)
+		/* Behind the last round nobody would give back what next_held() takes. What is
+		 * still held then is read with the next packet, or told of as a gap at the end. */
+		if (!c->more || i == 2 * HOLD_MAX)
 			break;
 		conn = next_held(c, c->dir & 1);
 	}

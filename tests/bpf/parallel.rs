@@ -1,8 +1,12 @@
 //! One direction of one connection on two CPUs at once: what a busy sender on a real machine does.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Instant,
 };
 
 use nix::{
@@ -16,6 +20,7 @@ use crate::{
     http1_cases, http2_cases,
     kernel::Kernel,
     resync::{Run, talks},
+    share,
     stream::{Side, Stream},
 };
 
@@ -93,6 +98,8 @@ fn two_cpus_count_what_one_does() {
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?} {stats:?}");
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 4 * all);
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), all);
+    kernel.assert_at_rest();
+    share::assert_balanced(&kernel);
     assert!(
         stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().all(|&n| n == 0),
         "gaps: {stats:?}"
@@ -133,6 +140,69 @@ fn a_cpu_that_stands_still_while_it_reads_loses_nothing() {
     let all = (SEGMENTS + 2) * EACH;
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), all as u64, "{counts:?}");
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?}");
+}
+
+/// A CPU that reads for others goes on as long as they fill places, but not for ever: in the end it leaves
+/// the direction to them.
+#[test]
+fn a_cpu_that_has_read_enough_for_others_leaves_the_direction_to_them() {
+    /// Less than a direction has places, so that there is room for what comes meanwhile.
+    const BACKLOG: usize = 24;
+    const SEGMENTS: usize = 150;
+    assert!(thread::available_parallelism().unwrap().get() > 1, "this test needs two CPUs");
+    let kernel = Kernel::new();
+    // Long to read, and no exchange of its own.
+    let chunks = b"1\r\nx\r\n".repeat(500);
+    for round in 0..20 {
+        let (client, server) = (v4(9, 40_000 + round), v4(2, 80));
+        let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, client, server);
+        stream.send(Side::Client, b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let begun = Instant::now();
+        stream.send(Side::Client, &chunks);
+        let pause = begun.elapsed();
+        let start = stream.next(Side::Client);
+        let at = |n: usize| start.wrapping_add(u32::try_from(n * chunks.len()).unwrap());
+        // From the last to the first: none goes on where another ends, so each takes a place of its own.
+        for n in (1..=BACKLOG).rev() {
+            stream.segment(Side::Client, at(n), ACK, &chunks);
+        }
+        let ready = Barrier::new(2);
+        thread::scope(|scope| {
+            let (stream, chunks, ready, at) = (&stream, &chunks, &ready, &at);
+            scope.spawn(move || {
+                stay_on(0);
+                ready.wait();
+                stream.segment(Side::Client, at(0), ACK, chunks);
+            });
+            scope.spawn(move || {
+                stay_on(1);
+                ready.wait();
+                let mut next = Instant::now();
+                for n in (BACKLOG + 1..SEGMENTS).step_by(2) {
+                    for n in [n + 1, n] {
+                        // As fast as the other reads.
+                        next += pause;
+                        while Instant::now() < next {
+                            std::hint::spin_loop();
+                        }
+                        stream.segment(Side::Client, at(n), ACK, chunks);
+                    }
+                }
+            });
+        });
+        kernel.assert_at_rest();
+        stream.advance(Side::Client, (SEGMENTS + 1) * chunks.len());
+        stream.send(Side::Client, b"0\r\n\r\n");
+        stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+        stream.reset(Side::Server);
+        assert_eq!(share::elements(&kernel, "conns"), 0);
+        let (counts, stats) = (kernel.counts(), kernel.snapshot().stats);
+        let gaps: u64 = stats[..=Stat::STAT_GAP_FRAGMENT.0 as usize].iter().sum();
+        let answered = u64::from(round) + 1;
+        let lost = counts.of(CounterKind::COUNTER_HTTP_ERRORS);
+        assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), answered, "{counts:?}");
+        assert!(lost <= gaps, "lost in silence: {counts:?} {stats:?}");
+    }
 }
 
 /// The same, and what it did not read yet is answered meanwhile: a packet is handed over, not held up.
@@ -264,4 +334,8 @@ fn both_sides_of_http2_begin_at_once() {
     };
     let found: u64 = counts.0.iter().filter(|(key, _)| http2(key)).map(|(_, n)| n).sum();
     assert_eq!(found, u64::from(CONNECTIONS), "{counts:?}");
+    kernel.assert_at_rest();
+    streams.iter().for_each(|stream| stream.reset(Side::Server));
+    share::assert_balanced(&kernel);
+    assert_eq!(share::elements(&kernel, "http2"), 0);
 }
