@@ -84,6 +84,8 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		/* Nobody would read, or remove, what were counted now. */
 		if (conn->http2)
 			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
+		conn->decided = 0;
+		exchange_drain(conn, HTTP_ERROR_NONE, sweeping.now);
 		conn->state = TCP_SYN_SENT;
 		conn_remove(key, conn);
 		return 0;

@@ -79,3 +79,18 @@ fn what_only_the_server_took_for_http2_leaves_nothing() {
     assert_balanced(&kernel);
     assert_eq!(taken(&kernel, ShareTable::SHARE_HTTP2), 0);
 }
+
+#[test]
+fn of_a_pod_that_is_forgotten_with_a_pipeline_nothing_stays() {
+    let kernel = Kernel::new();
+    let mut stream = open(&kernel, 20_000);
+    stream.send(Side::Client, &b"GET / HTTP/1.1\r\n\r\n".repeat(100));
+    assert!(taken(&kernel, ShareTable::SHARE_SPILL) > 90);
+    kernel.forget(kernel.attached.pod);
+    assert_balanced(&kernel);
+    assert_eq!(taken(&kernel, ShareTable::SHARE_SPILL), 0);
+    assert_eq!(taken(&kernel, ShareTable::SHARE_CONNS), 0);
+    assert_eq!(taken(&kernel, ShareTable::SHARE_COUNTERS), 0);
+    assert_eq!(elements(&kernel, "shares"), 0);
+    assert_eq!(elements(&kernel, "counters"), 0, "nobody would remove them");
+}
