@@ -51,10 +51,13 @@ static __always_inline void counter_put(__u32 pod, __u32 fields, __u16 c, __u64 
 			share_give(pod, SHARE_COUNTERS);
 		value = bpf_map_lookup_elem(&counters, &key);
 	}
-	if (value)
+	if (value) {
 		__sync_fetch_and_add(value, n);
-	else
-		stat_add(STAT_FULL_COUNTERS, n);
+		return;
+	}
+	stat_add(STAT_FULL_COUNTERS, n);
+	/* The shares of pods that are forgotten go with a sweep. */
+	room_wanted = 1;
 }
 
 /* Adds to the counter whose key has these fields. */

@@ -85,9 +85,6 @@ struct {
 	__type(value, struct cursor);
 } cursors SEC(".maps");
 
-/* Set by whoever finds a table full; sweep.h answers behind the packet. */
-__u32 room_wanted;
-
 static __always_inline struct cursor *cursor(void)
 {
 	__u32 zero = 0;

@@ -9,6 +9,9 @@
 
 #include "maps.h"
 
+/* Set by whoever finds a table full; sweep.h answers behind the packet. */
+__u32 room_wanted;
+
 /* What a pod has of each table; too large for the stack of a chain of calls. */
 const struct share share_zero;
 

@@ -374,7 +374,7 @@ fn claim_id(
             // Full: pods that ended make room at once, whether an agent read them or not.
             Err(_) if !swept => {
                 swept = true;
-                reader::Maps::open(bpf_dir)?.purge(Duration::ZERO)?;
+                reader::Maps::open(bpf_dir)?.forget_ended()?;
             }
             Err(err) => {
                 let msg = "the map attachments takes no further pod";

@@ -77,6 +77,9 @@ pub struct Snapshot {
     pub maps: Vec<MapUsage>,
 }
 
+/// Runs of the sweep that pass the largest table, of which each looks at a slice.
+const SLICES: u32 = 4;
+
 /// A time that is this far ahead of the clock is of a clock that was wrong.
 const AHEAD: Duration = Duration::from_secs(60);
 
@@ -145,14 +148,30 @@ impl Maps {
     /// # Errors
     /// [`Kind::Telemetry`] naming the map or program.
     pub fn sweep(&self, grace: Duration) -> Result<()> {
-        // The program takes a frame because every tc program does; it looks at none.
-        sys::test_run(self.sweep.as_fd(), &[0; 14], sys::Skb::default(), 1)
-            .context(Kind::Telemetry, || "can't run the program weir_sweep".into())?;
+        self.run_sweep()?;
         self.purge(grace)
     }
 
+    /// Forgets every pod that ended, with all that it has in any table: what it left open is counted
+    /// first, and the share that it had is the living's afterwards.
+    ///
+    /// # Errors
+    /// [`Kind::Telemetry`] naming the map or program.
+    pub(super) fn forget_ended(&self) -> Result<()> {
+        (0..SLICES).try_for_each(|_| self.run_sweep())?;
+        self.purge(Duration::ZERO)?;
+        (0..SLICES).try_for_each(|_| self.run_sweep())
+    }
+
+    fn run_sweep(&self) -> Result<()> {
+        // The program takes a frame because every tc program does; it looks at none.
+        sys::test_run(self.sweep.as_fd(), &[0; 14], sys::Skb::default(), 1)
+            .context(Kind::Telemetry, || "can't run the program weir_sweep".into())?;
+        Ok(())
+    }
+
     /// Removes every entry of pods whose DEL is longer ago than `grace`.
-    pub(super) fn purge(&self, grace: Duration) -> Result<()> {
+    fn purge(&self, grace: Duration) -> Result<()> {
         let oldest = nanoseconds(now().saturating_sub(grace));
         // A DEL from before the clock was set back.
         let future = nanoseconds(now() + AHEAD);

@@ -94,3 +94,31 @@ fn of_a_pod_that_is_forgotten_with_a_pipeline_nothing_stays() {
     assert_eq!(elements(&kernel, "shares"), 0);
     assert_eq!(elements(&kernel, "counters"), 0, "nobody would remove them");
 }
+
+/// More than twice as many as there may be at a time: what the dead had is free for the next.
+#[test]
+fn without_an_agent_the_last_of_many_pods_is_counted_as_the_first() {
+    const STATUSES: u16 = 24;
+    let kernel = Kernel::new();
+    let ifindex = Kernel::interface();
+    let requests = b"GET / HTTP/1.1\r\n\r\n".repeat(STATUSES.into());
+    let responses: String = (0..STATUSES)
+        .map(|n| format!("HTTP/1.1 {} x\r\nContent-Length: 0\r\n\r\n", 200 + n))
+        .collect();
+    for n in 0..2100u16 {
+        let name = format!("pod{n}");
+        let attached = kernel.attach(ifindex, &name);
+        let client = v4(9, 20_000 + n);
+        let mut stream = Stream::open_at(&kernel, ifindex, SERVER, client, v4(3, 80));
+        stream.send(Side::Client, &requests);
+        stream.send(Side::Server, responses.as_bytes());
+        for full in [Stat::STAT_FULL_CONNS, Stat::STAT_FULL_COUNTERS] {
+            assert_eq!(stat(&kernel, full), 0, "{full:?}, pod {n}");
+        }
+        kernel.detach(ifindex, &name, &attached);
+    }
+    let mut stream = open(&kernel, 20_000);
+    stream.send(Side::Client, &requests);
+    stream.send(Side::Server, responses.as_bytes());
+    assert_eq!(counted(&kernel, CounterKind::COUNTER_HTTP_REQUESTS), u64::from(STATUSES));
+}
