@@ -26,7 +26,12 @@ enum dying {
 	DYING_RESET, /* by a reset that the pod may have refused: it goes on if the pod does */
 };
 
-enum tcp_state { TCP_SYN_SENT = 0, TCP_SYN_ACKED, TCP_ESTABLISHED };
+enum tcp_state {
+	TCP_SYN_SENT = 0,
+	TCP_SYN_ACKED,
+	TCP_ESTABLISHED,
+	TCP_ENDED, /* it is being taken out */
+};
 
 /* Where in its byte stream a direction is. The line states come first. */
 enum half_state {
@@ -302,10 +307,12 @@ struct dns_query {
 /* The tables whose elements packets make, for all pods. */
 enum share_table {
 	SHARE_CONNS = 0,
+	SHARE_HALF_OPEN, /* of those, handshakes that others began and did not end */
 	SHARE_HTTP2,
 	SHARE_STREAMS,
 	SHARE_SPILL,
 	SHARE_DNS,
+	SHARE_DNS_SERVED, /* of those, queries that the pod was asked */
 	SHARE_COUNTERS,
 	SHARE_MAX,
 };

@@ -97,12 +97,12 @@ static __always_inline void dns_asked(const struct dns_key *key, const struct dn
 				  .transport = side->transport};
 
 	dns_count(side, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
-	if (!share_take(side->pod, SHARE_DNS)) {
+	if (!share_take_dns(side->pod, side->role)) {
 		if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST)) {
 			stat_add(STAT_DNS_CREATED, 1);
 			return;
 		}
-		share_give(side->pod, SHARE_DNS);
+		share_give_dns(side->pod, side->role);
 	}
 	if (bpf_map_lookup_elem(&dns_pending, key))
 		return; /* The same query again: its time runs from the first. */
@@ -141,6 +141,7 @@ static __always_inline void dns_answered(struct __sk_buff *skb, const struct dns
 	__u64 asked = found ? found->asked_ns : 0;
 	/* Who has it in the table, though the interface is another pod's by now. */
 	__u32 pod = found ? found->pod : 0;
+	__u8 role = found ? found->role : 0;
 
 	/* Of two responses at once, the one that removes the query answered it. */
 	if (!found || bpf_map_delete_elem(&dns_pending, key)) {
@@ -148,7 +149,7 @@ static __always_inline void dns_answered(struct __sk_buff *skb, const struct dns
 		return;
 	}
 	stat_add(STAT_DNS_REMOVED, 1);
-	share_give(pod, SHARE_DNS);
+	share_give_dns(pod, role);
 	dns_count(side, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
 	asked = bpf_ktime_get_ns() - asked;
 	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0), asked);

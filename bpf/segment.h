@@ -279,10 +279,8 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 		tcp_reset(&p->key, conn, dir, seq);
 		return NULL;
 	}
-	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn) &&
-	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) ==
-		    TCP_SYN_ACKED)
-		tcp_result(conn, TCP_RESULT_ESTABLISHED);
+	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn))
+		tcp_established(conn);
 	if (dir == DIRECTION_RX && t.ack)
 		rtt_end(conn, bpf_ntohl(t.ack_seq));
 	if (dir == DIRECTION_TX) {

@@ -86,8 +86,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
 		conn->decided = 0;
 		exchange_drain(conn, HTTP_ERROR_NONE, sweeping.now);
-		conn->state = TCP_SYN_SENT;
-		conn_remove(key, conn);
+		conn_remove(key, conn, 0);
 		return 0;
 	}
 	reset = conn->dying == DYING_RESET;
@@ -100,7 +99,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 			: conn->role == ROLE_CLIENT ? HTTP_ERROR_RESET
 						    : HTTP_ERROR_CANCELLED,
 			sweeping.now);
-	conn_remove(key, conn);
+	conn_remove(key, conn, 1);
 	return 0;
 }
 
@@ -119,7 +118,7 @@ static long sweep_dns(void *map, struct dns_key *key, struct dns_query *query, v
 		return 0;
 	if (!bpf_map_delete_elem(&dns_pending, key)) {
 		stat_add(STAT_DNS_REMOVED, 1);
-		share_give(pod, SHARE_DNS);
+		share_give_dns(pod, role);
 		if (state == POD_FORGOTTEN)
 			return 0;
 		counter_add(pod, fields(COUNTER_DNS_TIMEOUTS, role, 0, transport), 0, 1);

@@ -108,16 +108,29 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	exchange_drain(conn, error, now);
 }
 
+/* Who was asked to open a connection has its handshake in a table of its own until it is through.
+ */
+static __always_inline void half_open_end(const struct conn *conn)
+{
+	if (conn->role == ROLE_SERVER)
+		share_give(conn->pod, SHARE_HALF_OPEN);
+}
+
 /*
  * Takes a connection out. Both directions are owned; they are given back with a check that no key
  * has, so that a CPU which still holds the element leaves it alone, and before the element can be
- * recycled, so that giving them back never frees what its next user owns.
+ * recycled, so that giving them back never frees what its next user owns. Uncounted, nobody would
+ * read that it closed.
  */
-static __always_inline void conn_remove(const struct conn_key *key, struct conn *conn)
+static __always_inline void conn_remove(const struct conn_key *key, struct conn *conn, int counted)
 {
+	/* In one step, since a handshake's end owns no direction. */
+	__u32 was = __sync_lock_test_and_set(&conn->state, TCP_ENDED);
 	__u32 pod = conn->pod;
 
-	if (conn->state == TCP_ESTABLISHED)
+	if (was != TCP_ESTABLISHED)
+		half_open_end(conn);
+	else if (counted)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
 	if (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)
 		hold_drop(conn->id);
@@ -166,7 +179,7 @@ static __always_inline void tcp_reset(const struct conn_key *key, struct conn *c
 								     : TCP_RESULT_RESET);
 	conn_unanswered(conn, by_server ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED,
 			bpf_ktime_get_ns());
-	conn_remove(key, conn);
+	conn_remove(key, conn, 1);
 }
 
 /* A FIN in order was seen in one direction. */
@@ -183,7 +196,7 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 	conn_unanswered(conn, both && by_server ? HTTP_ERROR_CANCELLED : HTTP_ERROR_NO_RESPONSE,
 			bpf_ktime_get_ns());
 	if (both)
-		conn_remove(key, conn);
+		conn_remove(key, conn, 1);
 	else
 		conn_release(conn);
 }
@@ -207,12 +220,13 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
 	fresh->half[dir & 1].next = isn + 1;
-	if (!share_take(pod, SHARE_CONNS)) {
+	if (!share_take_begun(pod, SHARE_CONNS, SHARE_HALF_OPEN, fresh->role)) {
 		if (!bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 			stat_add(STAT_CONNS_CREATED, 1);
 			return 0;
 		}
 		share_give(pod, SHARE_CONNS);
+		half_open_end(fresh);
 	}
 	stat_add(STAT_FULL_CONNS, 1);
 	room_wanted = 1;
@@ -227,7 +241,7 @@ static __always_inline int conn_replace(const struct packet *p, struct conn *con
 	if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
 	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, bpf_ktime_get_ns());
-	conn_remove(&p->key, conn);
+	conn_remove(&p->key, conn, 1);
 	return 0;
 }
 
@@ -270,6 +284,16 @@ static __always_inline struct conn *tcp_reopen(const struct packet *p, struct co
 	if (conn_replace(p, conn) || conn_create(p, pod, opener & 1, isn, syn_ns))
 		return 0;
 	return bpf_map_lookup_elem(&conns, &p->key);
+}
+
+/* The handshake is through. */
+static __always_inline void tcp_established(struct conn *conn)
+{
+	if (__sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) !=
+	    TCP_SYN_ACKED)
+		return;
+	half_open_end(conn);
+	tcp_result(conn, TCP_RESULT_ESTABLISHED);
 }
 
 /* The server's answer to the SYN: the handshake's time as the pod saw it. */

@@ -234,3 +234,50 @@ fn a_pod_with_pipelines_without_end_blinds_no_other() {
     assert_balanced(&kernel);
     assert_eq!(taken(&kernel, ShareTable::SHARE_SPILL), 0);
 }
+
+/// Anybody can send a SYN in anybody's name, and nobody answers those.
+#[test]
+fn handshakes_that_others_leave_open_take_no_places_of_the_pod_s_own_connections() {
+    let kernel = Kernel::new();
+    let early: Vec<_> = (0..100).map(|n| own(&kernel, 30_000 + n)).collect();
+    for n in 0..30_000u16 {
+        let from = v4(u8::try_from(10 + n / 1000).unwrap(), 20_000 + n % 1000);
+        Stream::syn(&kernel, SERVER, from, v4(2, 80));
+    }
+    let refused = stat(&kernel, Stat::STAT_FULL_CONNS);
+    assert!(refused > 20_000, "{refused}");
+
+    let asks = |n: u16| Stream::open(&kernel, Role::ROLE_CLIENT, v4(2, 20_000 + n), v4(9, 8080));
+    let mine: Vec<_> = early.into_iter().chain((0..5000).map(asks)).collect();
+    for mut stream in mine {
+        stream.send(Side::Client, REQUEST);
+        stream.send(Side::Server, RESPONSE);
+    }
+    assert_eq!(counted(&kernel, CounterKind::COUNTER_HTTP_REQUESTS), 5100);
+    assert_eq!(stat(&kernel, Stat::STAT_FULL_CONNS), refused);
+    kernel.age_connections_by(200);
+    assert_balanced(&kernel);
+}
+
+#[test]
+fn queries_that_a_pod_is_asked_take_no_places_of_its_own_look_ups() {
+    let kernel = Kernel::new();
+    let many = u16::try_from(capacity(&kernel, "dns_pending") + 1000).unwrap();
+    for id in 0..many {
+        let query = dns::message(id, 0x0100, &["example", "org"], 1);
+        kernel.enter_pod(&frame::udp(v4(9, 5000), v4(2, 53), &query));
+    }
+    let refused = stat(&kernel, Stat::STAT_FULL_DNS);
+    assert!(refused >= 1000, "{refused}");
+    for id in 0..5000 {
+        let query = dns::message(id, 0x0100, &["example", "org"], 1);
+        kernel.leave_pod(&frame::udp(v4(2, 5000), v4(9, 53), &query));
+    }
+    for id in 0..5000 {
+        let response = dns::message(id, 0x8180, &["example", "org"], 1);
+        kernel.enter_pod(&frame::udp(v4(9, 53), v4(2, 5000), &response));
+    }
+    assert_eq!(counted(&kernel, CounterKind::COUNTER_DNS_RESPONSES), 5000);
+    assert_eq!(stat(&kernel, Stat::STAT_FULL_DNS), refused);
+    assert_balanced(&kernel);
+}
