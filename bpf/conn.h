@@ -244,7 +244,8 @@ struct http2_half {
 	__u8 grpc;
 	__u8 grpc_status;
 	__u8 told; /* a listener was given the block's first bytes */
-	__u8 zero[7];
+	__u8 zero[3];
+	__u32 newest;  /* the client's: the last stream that it opened */
 	__u32 blocks;  /* bytes of header blocks up to the end of this fragment */
 	__u64 started; /* monotonic ns of the block's first frame */
 	struct hpack hpack;

@@ -162,7 +162,7 @@ static __always_inline void stream_end(struct step *s, __u8 error)
 
 	if (found)
 		stream_remove(&key, found, http2_of(s->conn), error, s->cur->now);
-	else if (!error)
+	else if (!error && s->http2->stream & 1) /* Nobody asks for what is pushed. */
 		role_count(s->conn, COUNTER_HTTP_UNMATCHED, 0, 1);
 }
 
@@ -180,8 +180,13 @@ static __always_inline void stream_open(struct step *s)
 				     .grpc_status = GRPC_STATUS_UNKNOWN};
 	struct http2 *of = http2_of(s->conn);
 
-	if (!of || bpf_map_lookup_elem(&http2_streams, &key))
-		return; /* The request's trailers. */
+	/* RFC 9113, 5.1.1: a new stream's number is above all before. Else these are trailers,
+	 * maybe of a request that is answered already. */
+	if (!of || x->stream <= x->newest)
+		return;
+	x->newest = x->stream;
+	if (bpf_map_lookup_elem(&http2_streams, &key))
+		return; /* Of the request that asked for the upgrade. */
 	stream_create(&key, &fresh, of);
 }
 
@@ -194,7 +199,8 @@ static __always_inline void stream_answer(struct step *s)
 
 	if (!found)
 		return;
-	if (x->status >= 200 || x->status == HTTP_STATUS_UNKNOWN)
+	/* What trailers refer to may be forgotten: a status that was told stays. */
+	if (x->status >= 200 || (x->status == HTTP_STATUS_UNKNOWN && !found->status))
 		found->status = x->status;
 	if (x->grpc_status != GRPC_STATUS_UNKNOWN)
 		found->grpc_status = x->grpc_status;

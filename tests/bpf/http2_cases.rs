@@ -14,7 +14,7 @@ use weir::telemetry::wire::{
     CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol,
 };
 
-use crate::{exchange::Exchange, stream::Side};
+use crate::{exchange::Exchange, http2_identity_cases, stream::Side};
 
 pub const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
 pub const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
@@ -38,6 +38,7 @@ pub fn exchanges() -> Vec<Exchange> {
     let mut all = vec![settings_only(), frames(), split_block(), ended_by_resets(), unanswered()];
     all.extend([upgraded(), upgraded_at_once(), upgraded_and_left(), not_upgraded()]);
     all.extend([recorded(1), recorded(10)]);
+    all.extend(http2_identity_cases::exchanges());
     all
 }
 
