@@ -19,11 +19,17 @@ struct conn_key {
 };
 _Static_assert(sizeof(struct conn_key) == 44, "conn_key is hashed as bytes");
 
-/* Why the sweep is to remove a connection after some time. */
+/*
+ * What ended a connection that the sweep is to remove after some time: another CPU was busy with
+ * it, or it may go on.
+ */
 enum dying {
 	DYING_NOT = 0,
-	DYING_BUSY,  /* it ended, but another CPU was busy with it */
-	DYING_RESET, /* by a reset that the pod may have refused: it goes on if the pod does */
+	DYING_CLOSED,	 /* the server closed it */
+	DYING_LEFT,	 /* the client closed it before the server had answered */
+	DYING_ABORTED,	 /* the client reset it */
+	DYING_REFUSED,	 /* the server reset it */
+	DYING_UNCERTAIN, /* by a reset that the pod may have refused: it goes on if the pod does */
 };
 
 enum tcp_state {

@@ -284,7 +284,7 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	if (dir == DIRECTION_RX && t.ack)
 		rtt_end(conn, bpf_ntohl(t.ack_seq));
 	if (dir == DIRECTION_TX) {
-		if (conn->dying == DYING_RESET)
+		if (conn->dying == DYING_UNCERTAIN)
 			conn->dying = DYING_NOT;
 		if (t.ack && is_out_of_reach(conn, DIRECTION_RX, bpf_ntohl(t.ack_seq)))
 			pod_has(conn, bpf_ntohl(t.ack_seq));

@@ -70,7 +70,6 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 							  : IDLE_TIMEOUT_S;
 
 	enum pod_state pod;
-	int reset;
 
 	if (slice <= 0)
 		return slice < 0;
@@ -89,16 +88,13 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		conn_remove(key, conn, 0);
 		return 0;
 	}
-	reset = conn->dying == DYING_RESET;
-	if (conn->state != TCP_ESTABLISHED)
+	if (conn->dying >= DYING_ABORTED)
+		tcp_result(conn, conn->state != TCP_ESTABLISHED && conn->dying == DYING_REFUSED
+					 ? TCP_RESULT_REFUSED
+					 : TCP_RESULT_RESET);
+	else if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
-	else if (reset)
-		tcp_result(conn, TCP_RESULT_RESET);
-	conn_unanswered(conn,
-			!reset			    ? HTTP_ERROR_NO_RESPONSE
-			: conn->role == ROLE_CLIENT ? HTTP_ERROR_RESET
-						    : HTTP_ERROR_CANCELLED,
-			sweeping.now);
+	conn_unanswered(conn, dying_error(conn), sweeping.now);
 	conn_remove(key, conn, 1);
 	return 0;
 }

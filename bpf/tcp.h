@@ -142,11 +142,28 @@ static __always_inline void conn_remove(const struct conn_key *key, struct conn 
 	share_give(pod, SHARE_CONNS);
 }
 
-/* Another CPU was busy with it: the sweep ends it. */
-static __always_inline void conn_leave(const struct conn_key *key, struct conn *conn)
+/* Another CPU was busy with it: the sweep ends it, as what came first. */
+static __always_inline void conn_leave(const struct conn_key *key, struct conn *conn, __u8 dying)
 {
-	if (conn->check == key_check(key))
-		conn->dying = DYING_BUSY;
+	if (conn->check == key_check(key) &&
+	    (conn->dying == DYING_NOT || conn->dying == DYING_UNCERTAIN))
+		conn->dying = dying;
+}
+
+/* What requests that wait at such an end have become. */
+static __always_inline __u8 dying_error(const struct conn *conn)
+{
+	switch (conn->dying) {
+	case DYING_UNCERTAIN: /* To the pod. */
+		return conn->role == ROLE_CLIENT ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED;
+	case DYING_REFUSED:
+		return HTTP_ERROR_RESET;
+	case DYING_ABORTED:
+	case DYING_LEFT:
+		return HTTP_ERROR_CANCELLED;
+	default:
+		return HTTP_ERROR_NO_RESPONSE;
+	}
 }
 
 static __always_inline void tcp_result(struct conn *conn, __u8 result)
@@ -170,11 +187,11 @@ static __always_inline void tcp_reset(const struct conn_key *key, struct conn *c
 	if (conn->state == TCP_ESTABLISHED && dir == DIRECTION_RX && off &&
 	    !(conn->half[DIRECTION_RX].fin && off == -1U)) {
 		if (!conn->dying)
-			conn->dying = DYING_RESET;
+			conn->dying = DYING_UNCERTAIN;
 		return;
 	}
 	if (conn_take(conn, key_check(key)))
-		return conn_leave(key, conn);
+		return conn_leave(key, conn, by_server ? DYING_REFUSED : DYING_ABORTED);
 	tcp_result(conn, conn->state != TCP_ESTABLISHED && by_server ? TCP_RESULT_REFUSED
 								     : TCP_RESULT_RESET);
 	conn_unanswered(conn, by_server ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED,
@@ -191,7 +208,7 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 	if (!by_server && !both)
 		return; /* Half-closed: the server may still answer. */
 	if (conn_take(conn, key_check(key)))
-		return conn_leave(key, conn);
+		return conn_leave(key, conn, both && by_server ? DYING_LEFT : DYING_CLOSED);
 	/* A client that closed first and got nothing went away. */
 	conn_unanswered(conn, both && by_server ? HTTP_ERROR_CANCELLED : HTTP_ERROR_NO_RESPONSE,
 			bpf_ktime_get_ns());

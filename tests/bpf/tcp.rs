@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use weir::telemetry::wire::{CounterKind, Direction, Family, HistogramKind, Role, Stat, TcpResult};
+use weir::telemetry::wire::{
+    CounterKind, Direction, Family, HistogramKind, HttpError, Role, Stat, TcpResult,
+};
 
 use crate::{
     frame::{self, ACK, RST, SYN, v4, v6},
@@ -14,14 +16,16 @@ const SERVER: Role = Role::ROLE_SERVER;
 const CLIENT: Role = Role::ROLE_CLIENT;
 const GRACE: Duration = Duration::from_secs(60);
 
+fn small(number: u32) -> u8 {
+    u8::try_from(number).unwrap()
+}
+
+fn kind(kind: CounterKind) -> u8 {
+    small(kind.0)
+}
+
 fn connections(kernel: &Kernel, role: Role, result: TcpResult) -> u64 {
-    let key = (
-        u8::try_from(CounterKind::COUNTER_TCP_CONNECTIONS.0).unwrap(),
-        u8::try_from(role.0).unwrap(),
-        u8::try_from(result.0).unwrap(),
-        0,
-        0,
-    );
+    let key = (kind(CounterKind::COUNTER_TCP_CONNECTIONS), small(role.0), small(result.0), 0, 0);
     kernel.counts().0.get(&key).copied().unwrap_or_default()
 }
 
@@ -130,6 +134,59 @@ fn a_reset_that_the_pod_answers_ends_nothing() {
     kernel.maps.sweep(GRACE).unwrap();
     let counts = kernel.counts();
     assert_eq!(counts.of(CounterKind::COUNTER_TCP_CLOSED), 0, "{counts:?}");
+}
+
+/// What ended it is told by the sweep then.
+#[test]
+fn an_end_that_meets_a_busy_direction_is_counted_as_what_it_was() {
+    let kernel = Kernel::new();
+    let error = |error: HttpError| {
+        let key = |role: u8| (kind(CounterKind::COUNTER_HTTP_ERRORS), role, small(error.0), 0, 0);
+        let counts = kernel.counts().0;
+        [1, 2].iter().filter_map(|&role| counts.get(&key(role))).sum::<u64>()
+    };
+    // The connection is the only one, and its end finds the other direction owned.
+    let end = |stream: &mut Stream<'_>, busy, end: &dyn Fn(&mut Stream<'_>)| {
+        kernel.own(busy, true);
+        end(stream);
+        kernel.own(busy, false);
+        kernel.maps.sweep(GRACE).unwrap();
+        kernel.age_connections();
+        kernel.maps.sweep(GRACE).unwrap();
+        let conns = kernel.snapshot().maps;
+        assert_eq!(conns.iter().find(|map| map.name == "conns").unwrap().entries, 0);
+    };
+    let reset = |side| move |stream: &mut Stream<'_>| stream.reset(side);
+    let (rx, tx) = (Direction::DIRECTION_RX, Direction::DIRECTION_TX);
+
+    let mut refused = Stream::syn(&kernel, CLIENT, v4(2, 40_000), v4(9, 81));
+    end(&mut refused, tx, &reset(Side::Server));
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_REFUSED), 1);
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_TIMEOUT), 0);
+
+    let asked = |role, client, server| {
+        let mut stream = Stream::open(&kernel, role, client, server);
+        stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+        stream
+    };
+    end(&mut asked(CLIENT, v4(2, 40_001), v4(9, 80)), tx, &reset(Side::Server));
+    assert_eq!(connections(&kernel, CLIENT, TcpResult::TCP_RESULT_RESET), 1);
+    assert_eq!(error(HttpError::HTTP_ERROR_RESET), 1);
+
+    end(&mut asked(SERVER, v4(9, 40_002), v4(2, 80)), tx, &reset(Side::Client));
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_RESET), 1);
+    assert_eq!(error(HttpError::HTTP_ERROR_CANCELLED), 1);
+
+    end(&mut asked(SERVER, v4(9, 40_003), v4(2, 80)), rx, &|stream| stream.fin(Side::Server));
+    assert_eq!(error(HttpError::HTTP_ERROR_NO_RESPONSE), 1);
+
+    let mut left = asked(SERVER, v4(9, 40_004), v4(2, 80));
+    left.fin(Side::Client);
+    end(&mut left, rx, &|stream| stream.fin(Side::Server));
+    assert_eq!(error(HttpError::HTTP_ERROR_CANCELLED), 2);
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_RESET), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 4);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 4);
 }
 
 /// One that nobody answers was one, though a number was off: the sweep ends that.
