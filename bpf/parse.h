@@ -23,7 +23,10 @@
 /* The tag of a frame whose device did not take it off (IEEE 802.1Q). */
 #define VLAN_HLEN 4
 
-#define IP_FRAGMENT_MASK 0x3fff /* more-fragments and the offset */
+#define IP_OFFSET_MASK 0x1fff
+#define IP_MORE 0x2000
+#define IPV6_OFFSET_MASK 0xfff8
+#define IPV6_MORE 0x1
 #define IPV6_EXTENSIONS_MAX 8
 /* No offset in a frame's headers is beyond: Ethernet, the longest IPv6 chain, TCP. */
 #define HEADERS_MAX 0x3fff
@@ -37,7 +40,7 @@ struct packet {
 	struct conn_key key; /* ports are 0 but for TCP and UDP */
 	__u32 l4;	     /* offset of the L4 header */
 	__u32 end;	     /* offset behind the IP payload, without link padding */
-	__u8 protocol;	     /* IPPROTO_*, or 0xff: an IP fragment */
+	__u8 protocol;	     /* IPPROTO_*, or 0xff: a part of a packet */
 };
 
 #define PROTOCOL_FRAGMENT 0xff
@@ -63,6 +66,15 @@ static __always_inline __u32 ip_end(struct __sk_buff *skb, __u32 described)
 	return described && described < skb->len ? described : skb->len;
 }
 
+/*
+ * Whether a fragment is only a part, of which nothing above IP can be told. A datagram's first has
+ * what is read of it: a DNS message's header and its question.
+ */
+static __always_inline int is_part(__u8 protocol, __u16 field, __u16 offset, __u16 more)
+{
+	return field & bpf_htons(offset) || (field & bpf_htons(more) && protocol != IPPROTO_UDP);
+}
+
 static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 l3, int tx, struct packet *p)
 {
 	struct iphdr ip;
@@ -76,7 +88,8 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 l3, int tx, s
 	__builtin_memcpy(p->key.peer_addr, tx ? &ip.daddr : &ip.saddr, 4);
 	p->l4 = l3 + header;
 	p->end = ip_end(skb, ip.tot_len ? l3 + bpf_ntohs(ip.tot_len) : 0);
-	p->protocol = ip.frag_off & bpf_htons(IP_FRAGMENT_MASK) ? PROTOCOL_FRAGMENT : ip.protocol;
+	p->protocol = is_part(ip.protocol, ip.frag_off, IP_OFFSET_MASK, IP_MORE) ? PROTOCOL_FRAGMENT
+										 : ip.protocol;
 	return p->protocol;
 }
 
@@ -86,6 +99,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 l3, int tx, s
 	struct {
 		__u8 next;
 		__u8 len;
+		__u16 fragment; /* of a fragment header: offset and more-fragments */
 	} extension;
 	__u32 off = l3 + sizeof(ip);
 	__u8 next;
@@ -101,14 +115,20 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 l3, int tx, s
 	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
 		if (next == IPPROTO_TCP || next == IPPROTO_UDP)
 			break;
-		if (next == IPPROTO_FRAGMENT) {
-			next = PROTOCOL_FRAGMENT;
-			break;
-		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT)
 			break;
 		if (load(skb, off, &extension, sizeof(extension)))
 			return -1;
+		if (next == IPPROTO_FRAGMENT) {
+			/* A whole packet may have the header as well (RFC 6946). */
+			next = is_part(extension.next, extension.fragment, IPV6_OFFSET_MASK,
+				       IPV6_MORE)
+				       ? PROTOCOL_FRAGMENT
+				       : extension.next;
+			off += 8;
+			continue;
+		}
 		next = extension.next;
 		off += (extension.len + 1) *
 		       8; /* RFC 8200, 4.3: in units of 8 octets less the first */

@@ -9,6 +9,7 @@ use crate::{
     exchange::Exchange,
     frame::v4,
     kernel::Kernel,
+    share,
     split::{self, Random},
     stream::{Side, Stream},
 };
@@ -111,4 +112,6 @@ fn mutated_exchanges_leave_nothing_behind_and_blind_nobody() {
         kernel.maps.sweep(Duration::from_secs(60)).unwrap();
     }
     assert_eq!(left(&kernel), [], "seed {seed}");
+    kernel.assert_at_rest();
+    share::assert_balanced(&kernel);
 }

@@ -12,7 +12,7 @@ use crate::{
     frame::v4,
     http1_cases, http2_cases, kafka_cases,
     kernel::{Counts, Kernel},
-    mysql_cases, postgresql_cases, redis_cases,
+    mysql_cases, postgresql_cases, redis_cases, share,
     stream::{Side, Stream},
 };
 
@@ -69,6 +69,8 @@ fn exchanges_go_on_in_the_new_programs_in_mid_message() {
         });
         assert_eq!(added, exchange.expected(Role::ROLE_SERVER), "{}", exchange.name);
     }
+    kernel.assert_at_rest();
+    share::assert_balanced(&kernel);
 }
 
 #[test]
@@ -98,4 +100,5 @@ fn totals_come_along_from_another_layout_and_are_added_once() {
     assert!(reload(&kernel.bpf_dir()).unwrap().unwrap().from.is_empty());
     kernel.reopen();
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
+    share::assert_balanced(&kernel);
 }
