@@ -92,10 +92,14 @@ static __always_inline int share_carry(__u32 pod, enum share_table table)
 static __always_inline int share_take(__u32 pod, enum share_table table)
 {
 	struct share *all = share_all(), *own = share_begin(pod);
-	__u32 size = share_size(table);
+	__u32 size = share_size(table), taken_by_all;
 
-	if (!all || !own || all->of[table] >= size ||
-	    own->of[table] >= share_most(table, size - all->of[table]))
+	if (!all || !own)
+		return -1;
+	/* Below zero, by two that counted one, is none: it must not look like a full table. */
+	taken_by_all = (__s32)all->of[table] < 0 ? 0 : all->of[table];
+	if (taken_by_all >= size ||
+	    ((__s32)own->of[table] > 0 && own->of[table] >= share_most(table, size - taken_by_all)))
 		return -1;
 	__sync_fetch_and_add(&all->of[table], 1);
 	__sync_fetch_and_add(&own->of[table], 1);

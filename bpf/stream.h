@@ -16,9 +16,9 @@
 #include "tls.h"
 
 /* So many of a server's bytes tell what it is, if it speaks first. */
+#define GREETING 5
 /* As many records of a ClientHello's bytes in one skb. */
 #define HELLO_PIECES 4
-#define GREETING 5
 
 /* The server speaks first, or before the request's first line is whole. Returns whether to go on.
  */

@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     // Of a configuration that is about to go.
     let Found { state_dir, bpf_dir } = args.places.find(conf_dir);
     let again = format!(
-        "weir: what is left goes by weir uninstall --state-dir {} --bpf-dir {}",
+        "weir uninstall --state-dir {} --bpf-dir {}",
         state_dir.display(),
         bpf_dir.display()
     );
@@ -61,8 +61,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     })?;
     left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     failures.iter().for_each(log::say);
-    if !failures.is_empty() && dropped.iter().any(|it| it.what == Thing::Configuration) {
-        eprintln!("{again}{}", if args.purge { " --purge" } else { "" });
+    // Nobody will know the directories when the configuration is gone.
+    if dropped.iter().any(|it| it.what == Thing::Configuration) {
+        let purge = if args.purge { " --purge" } else { "" };
+        if !failures.is_empty() {
+            eprintln!("weir: what is left goes by {again}{purge}");
+        } else if !left.is_empty() {
+            eprintln!("weir: of what is left knows {again}{purge}");
+        }
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

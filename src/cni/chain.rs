@@ -153,12 +153,12 @@ pub fn is_listed(result: &Value, ifname: &str) -> bool {
     interface(result, ifname).is_some()
 }
 
-/// The position of the container's interface among those of a result.
 /// The MAC that a result says of the container's interface.
 pub fn mac<'a>(result: &'a Value, ifname: &str) -> Option<&'a str> {
     result.get("interfaces")?.get(interface(result, ifname)?)?.get("mac")?.as_str()
 }
 
+/// The position of the container's interface among those of a result.
 fn interface(result: &Value, ifname: &str) -> Option<usize> {
     let text = |interface: &Value, key: &str| {
         interface.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()

@@ -61,11 +61,14 @@ pub fn run(call: &Call) -> Result<()> {
     let mut failures = Failures::default();
     for (attachment, entry) in record::list(&config.state_dir)? {
         match entry {
-            // It may be of this network, and the next GC's to take away.
+            // It may be of this network, and the next GC's to take away, unless its interface says that it isn't.
             Entry::OutOfReach(why)
                 if valid.as_ref().is_none_or(|valid| !valid.contains(&attachment)) =>
             {
-                failures.note(Err(why));
+                let network = reclaim::network_by_link(&attachment).ok().flatten();
+                if network.is_none_or(|network| network == config.name) {
+                    failures.note(Err(why));
+                }
             }
             entry if ends(&attachment, &entry) => {
                 failures.note(end(call, &attachment, until, ends));

@@ -60,7 +60,19 @@ fn table(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> 
             lost.insert(subnets);
         }
     }
+    // Whatever was away, or came back by an ADD since: flows that no rule met are told by themselves.
     let mut mended = conntrack::Mended::default();
+    for (_, plumbing) in &plumbed {
+        if !plumbing.masquerade.is_empty() {
+            mended.masqueraded.extend(plumbing.addresses.iter().map(Address::ip));
+            mended.networks.extend(&plumbing.masquerade);
+        }
+        if !plumbing.ports.is_empty() {
+            mended.exposed.push((&plumbing.ports, &plumbing.addresses));
+        }
+    }
+    mended.networks.sort_unstable();
+    mended.networks.dedup();
     for (record, plumbing) in plumbed {
         let attachment = record.attachment()?;
         let bare = lost.contains(&*plumbing.masquerade);
@@ -68,22 +80,20 @@ fn table(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> 
         if !bare && !closed {
             continue;
         }
-        let Some(_held) = hold(places, &attachment, record)? else { continue };
+        let held = report.note(hold(places, &attachment, record)).flatten();
+        let Some(_held) = held else { continue };
         let subnets = &*plumbing.masquerade;
         if bare && !found.contains(subnets) && report.note(nft::masquerade_mend(subnets)).is_some()
         {
             found.insert(subnets);
         }
         if found.contains(subnets) {
-            mended.masqueraded.extend(plumbing.addresses.iter().map(Address::ip));
             report.mended.push((attachment.clone(), Mend::Masqueraded));
         }
         if closed && report.note(ports::mend(&attachment, plumbing)).is_some() {
-            mended.exposed.push((&plumbing.ports, &plumbing.addresses));
             report.mended.push((attachment, Mend::Exposed));
         }
     }
-    mended.networks = lost.into_iter().flatten().copied().collect();
     report.note(conntrack::forget_untranslated(&mended));
     Ok(())
 }
@@ -119,7 +129,8 @@ fn hooks(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> 
             continue;
         }
         let attachment = record.attachment()?;
-        let Some(_held) = hold(places, &attachment, record)? else { continue };
+        let held = report.note(hold(places, &attachment, record)).flatten();
+        let Some(_held) = held else { continue };
         let counted = mend_count(&attachment, record, index);
         let limited = mend_limit(record, index);
         for (mended, what) in [(counted, Mend::Counted), (limited, Mend::Limited)] {

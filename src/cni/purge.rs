@@ -80,9 +80,16 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
     let until = Instant::now() + PATIENCE;
     let mut work = Work::begin(places);
     for (attachment, _) in record::list(&places.state_dir)? {
-        let Some(claim) = record::claim(&places.state_dir, &attachment, until)? else {
-            report.failures.push(teardown::held(&places.state_dir, &attachment));
-            continue;
+        let claim = match record::claim(&places.state_dir, &attachment, until) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => {
+                report.failures.push(teardown::held(&places.state_dir, &attachment));
+                continue;
+            }
+            Err(err) => {
+                report.failures.push(err);
+                continue;
+            }
         };
         match &claim.entry {
             Entry::Record(record)

@@ -160,15 +160,22 @@ impl Pool<'_> {
 
     /// Takes the network's lock.
     ///
-    /// What this process has waited for in vain it waits for no more: GC would wait again for each of the
-    /// attachments that it ends, behind a process that was stopped with the lock in its hands.
+    /// What this process has waited for in vain it hardly waits for any more, until it has had it: GC would wait
+    /// again for each of the attachments that it ends, behind a process that was stopped with the lock in its
+    /// hands.
     fn lock(&self, dir: &Dir) -> Result<Lock> {
+        /// What others need it for takes some microseconds.
+        const AGAIN: Duration = Duration::from_millis(20);
         static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
         let stuck = || STUCK.lock().unwrap_or_else(PoisonError::into_inner);
         let file = self.state_dir.join(LEASES).join(self.network).join(LOCK);
         let again = stuck().contains(&file);
-        let patience = if again { Duration::ZERO } else { PATIENCE };
-        dir.lock(LOCK, patience).map_err(|err| {
+        let patience = if again { AGAIN } else { PATIENCE };
+        let locked = dir.lock(LOCK, patience);
+        if again && locked.is_ok() {
+            stuck().remove(&file);
+        }
+        locked.map_err(|err| {
             if err.kind() != Kind::TryAgain || again {
                 return err;
             }

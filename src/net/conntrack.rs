@@ -125,14 +125,14 @@ pub fn forget_mapped(
     })
 }
 
-/// What is translated again, after nothing was for a while.
+/// What is translated, though nothing may have been for a while.
 #[derive(Debug, Default)]
 pub struct Mended<'a> {
-    /// The addresses of pods that are masqueraded again.
+    /// The addresses of pods that are masqueraded.
     pub masqueraded: BTreeSet<IpAddr>,
     /// The networks towards which they are not.
     pub networks: Vec<IpNetwork>,
-    /// The host ports that lead to pods again, with each pod's addresses.
+    /// The host ports that lead to pods, with each pod's addresses.
     pub exposed: Vec<(&'a [PortMapping], &'a [Address])>,
 }
 
@@ -167,7 +167,7 @@ pub fn forget_untranslated(mended: &Mended<'_>) -> Result<()> {
 }
 
 impl Mended<'_> {
-    /// Whether a flow is of a pod that is masqueraded again, towards the outside, and isn't.
+    /// Whether a flow is of a pod that is masqueraded, towards the outside, and isn't.
     fn is_bare(&self, flow: &Flow) -> bool {
         let (source, to) = (flow.original.source, flow.original.destination);
         self.masqueraded.contains(&source.0)

@@ -52,6 +52,10 @@ fn ruleset(host: &Host) -> String {
 /// A firewall is loaded anew: everything goes, and its own table comes, for which the kernel tracks flows.
 fn reload_firewall(host: &Host) {
     host.node.succeed("nft flush ruleset");
+    add_others(host);
+}
+
+fn add_others(host: &Host) {
     host.node.succeed("nft add table ip others");
     host.node.succeed("nft add chain ip others own { type filter hook forward priority 0 ; }");
     host.node.succeed("nft add rule ip others own ct state established,related accept");
@@ -179,12 +183,27 @@ fn ping(from: &Space, to: Ipv4Addr) -> JoinHandle<bool> {
 
 #[test]
 fn what_began_meanwhile_and_was_not_answered_gets_through_when_it_is_sent_again() {
-    let host = Host::new("flushed-syn");
+    meanwhile("flushed-syn", false);
+}
+
+/// Then nothing is missing any more when `weir reconcile` comes.
+#[test]
+fn what_began_before_an_add_brought_the_rules_back_gets_through_as_well() {
+    meanwhile("flushed-add", true);
+}
+
+fn meanwhile(name: &str, another_is_added: bool) {
+    let host = Host::new(name);
     let world = host.node.outside();
     let a = host.container("a");
     masqueraded(&host, &a, both("8080")).succeed();
     let (_world, _pod) = (Server::new(&world, "world"), Server::new(&a.space, "pod"));
-    reload_firewall(&host);
+    if another_is_added {
+        host.node.succeed("nft flush table inet weir");
+        add_others(&host);
+    } else {
+        reload_firewall(&host);
+    }
     // Of the node's refusals nobody hears, not even who tracks the flows.
     for family in ["ip", "ip6"] {
         let own = format!("nft add chain {family} others out");
@@ -210,8 +229,15 @@ fn what_began_meanwhile_and_was_not_answered_gets_through_when_it_is_sent_again(
         thread::sleep(Duration::from_millis(10));
         false
     }));
-    let said = mend(&host);
-    assert_eq!(said.matches("container a").count(), 2, "{said}");
+    if another_is_added {
+        masqueraded(&host, &host.container("b"), both("8081")).succeed();
+        let (said, words, code) = reconcile(&host);
+        assert_eq!(code, Some(0), "{words}");
+        assert!(!said.contains("mended"), "{said}");
+    } else {
+        let said = mend(&host);
+        assert_eq!(said.matches("container a").count(), 2, "{said}");
+    }
     let told = begun.map(|connection| connection.join().unwrap());
     let seen = |who: &str, whom: &str| Some(format!("{who} sees {whom}"));
     assert_eq!(

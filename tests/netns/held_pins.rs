@@ -20,11 +20,11 @@ fn pods_start_and_the_node_stays_ready_while_a_reload_stands_still() {
         let lock = fs::File::open(&held).unwrap();
         lock.lock().unwrap();
         let begun = Instant::now();
-        counted.call("STATUS", None, "clsact").within(2).succeed();
+        counted.call("STATUS", None, "clsact").within(4).succeed();
         eprintln!("STATUS in {:?} while {} is held", begun.elapsed(), held.display());
         // A failed CHECK may end the pod: that it can't be told whether it is counted is a note, unless it must be.
         let check = |required: bool| {
-            let call = counted.call("CHECK", Some(&a), "clsact").within(4);
+            let call = counted.call("CHECK", Some(&a), "clsact").within(8);
             let call = call.key("telemetry", json!({"required": required}));
             call.key("prevResult", result.clone())
         };

@@ -32,6 +32,7 @@ pub fn look(state_dir: &Path, given: Option<&Path>) -> Option<Finding> {
     let named = places.iter().flat_map(|(_, files)| files).filter_map(File::conf_dir);
     let mut named: Vec<PathBuf> = named.collect();
     named.retain(|dir| !dirs.contains(dir));
+    named.sort_unstable();
     named.dedup();
     places.extend(named.iter().map(read));
     dirs.extend(named);
@@ -47,7 +48,11 @@ fn judge(networks: &BTreeSet<String>, places: &[Place]) -> Option<Finding> {
         return Some(Finding::ok(CHECK, "the list of each network that has pods is found by ADD"));
     };
     let more = lost.count();
-    let others = if more == 0 { String::new() } else { format!(", nor of {more} others") };
+    let others = match more {
+        0 => String::new(),
+        1 => ", nor is that of another".to_owned(),
+        more => format!(", nor are those of {more} others"),
+    };
     let says = format!(
         "the list of network {network}, which has pods, is not where ADD looks{others}: of plugins behind weir \
          (bandwidth, tuning) it knows nothing"
