@@ -127,9 +127,9 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
     let records = record::list(&places.state_dir)?;
     let (living, recorded) = drop_dead(places, report, records)?;
     if known {
-        drop_links(report, &links, &recorded)?;
+        let left = drop_links(report, &links, &recorded)?;
         drop_hooks(places, report, traces, &living, &recorded)?;
-        for owner in ports.difference(&recorded) {
+        for owner in ports.difference(&recorded).filter(|owner| !left.contains(owner)) {
             report.drop(Thing::Ports, owner, None, hostport::evict(owner).map(drop));
         }
     } else {
@@ -208,8 +208,13 @@ fn drop_dead(
 }
 
 /// Links that bear an attachment's mark and have no record go, unless somebody lives behind them: a
-/// state dir that was lost, or is another, must not cost a running pod its network.
-fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachment>) -> Result<()> {
+/// state dir that was lost, or is another, must not cost a running pod its network. Returns whose were left.
+fn drop_links(
+    report: &mut Report,
+    links: &[Link],
+    recorded: &BTreeSet<Attachment>,
+) -> Result<BTreeSet<Attachment>> {
+    let mut left = BTreeSet::new();
     let strays = links.iter().filter_map(|link| {
         let (network, attachment) = reclaim::owner(link)?;
         (!recorded.contains(&attachment)).then_some((link, network, attachment))
@@ -226,7 +231,7 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
         }
     }
     if there.is_empty() {
-        return Ok(());
+        return Ok(left);
     }
     let inhabited = report.note(peer::inhabited(&mut socket));
     for (link, network, attachment) in there {
@@ -240,6 +245,7 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
         if let Some(why) = why {
             let name = &link.name;
             report.left.push(format!("interface {name} of {attachment} {why}"));
+            left.insert(attachment);
             continue;
         }
         // Also between these.
@@ -247,7 +253,7 @@ fn drop_links(report: &mut Report, links: &[Link], recorded: &BTreeSet<Attachmen
             report.drop(Thing::Link, &link.name, Some(&network), link::delete(&mut socket, link));
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 fn drop_hooks(

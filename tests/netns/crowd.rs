@@ -13,7 +13,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
-use crate::plugin::{Call, Container, Host, ips};
+use crate::{
+    counted::Counted,
+    plugin::{Call, Container, Host, ips},
+    ports::{elements, map},
+};
 
 const CROWD: usize = 200;
 
@@ -80,14 +84,23 @@ fn assert_each_has_its_own(host: &Host, replies: &[Value]) {
 
 #[test]
 fn a_check_straight_after_a_crowd_finds_all_right() {
-    let host = Host::new("straight");
-    let containers: Vec<_> = (0..100).map(|n| host.container(&format!("c{n}"))).collect();
+    // Nothing is loaded yet, and each has all that CHECK compares.
+    let counted = Counted::new("straight");
+    let containers: Vec<_> = (0..100).map(|n| counted.host.container(&format!("c{n}"))).collect();
+    let call = |verb: &str, container: &Container| {
+        let port = 20_000 + container.id[1..].parse::<u16>().unwrap();
+        let ports = json!([map(&port.to_string(), "tcp", "80")]);
+        let call = counted.call(verb, Some(container), "auto").within(100);
+        call.key("ipMasq", json!(true)).key("runtimeConfig", json!({"portMappings": ports}))
+    };
     // Each as soon as its ADD has answered, while the others' are still under way.
     at_once(&containers, |container| {
-        let reply = host.add(container);
-        host.check(container, &reply).succeed();
+        let reply = call("ADD", container).succeed();
+        call("CHECK", container).key("prevResult", reply).succeed();
     });
-    at_once(&containers, |container| host.del(container));
+    at_once(&containers, |container| call("DEL", container).succeed());
+    assert_eq!(counted.host.node.links(), ["lo"]);
+    assert!(!elements(&counted.host).contains("elements"));
 }
 
 /// Repeats an act as long as the flag is set.

@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::plugin::{Container, Host, ips};
+use crate::{
+    plugin::{Container, Host, ips},
+    ports::{both, elements, with_ports},
+};
 
 const NOTHING: [&str; 0] = [];
 
@@ -79,9 +82,11 @@ fn links_and_leases_of_nobody_go_and_foreign_ones_stay() {
 fn a_lost_state_dir_costs_no_running_pod_its_network() {
     let host = Host::new("rec-lost");
     let (a, b) = (host.container("a"), host.container("b"));
-    for container in [&a, &b] {
-        host.call("ADD", Some(container)).key("ipMasq", json!(true)).succeed();
+    for (container, port) in [(&a, "8080"), (&b, "8081")] {
+        with_ports(&host, container, &both(port)).key("ipMasq", json!(true)).succeed();
     }
+    let led = || ["8080", "8081"].map(|port| elements(&host).contains(&format!("tcp . {port} ")));
+    assert_eq!(led(), [true, true]);
     let netns = format!("--net={}", a.space.path().display());
     let mut process = Command::new("nsenter").args([&netns, "sleep", "60"]).spawn().unwrap();
     let inside = fs::metadata(a.space.path()).unwrap();
@@ -113,14 +118,17 @@ fn a_lost_state_dir_costs_no_running_pod_its_network() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("hostPID"), "{said}");
     assert_eq!(said.matches("may have processes behind it").count(), 2, "{said}");
-    assert_eq!(host.node.links(), links);
+    assert_eq!((host.node.links(), led()), (links, [true, true]));
     let dropped = host.reconcile();
     process.kill().unwrap();
     process.wait().unwrap();
     assert_eq!(dropped.iter().filter(|what| what.starts_with("link ")).count(), 1, "{dropped:?}");
     assert_eq!((a.space.links().len(), b.space.links().len()), (2, 1));
+    // Who lives goes on being reached.
+    assert_eq!(led(), [true, false]);
     assert!(subnets(&host).contains("10.88.0.0/24"));
     assert!(host.reconcile().iter().any(|what| what == "masquerade 10.88.0.0/24"));
+    assert_eq!(led(), [false, false]);
 }
 
 #[test]
