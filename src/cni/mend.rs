@@ -16,9 +16,9 @@ use super::{
 use crate::{
     attachment::Attachment,
     error::{Kind, Result},
-    net::{conntrack, nft},
+    net::{conntrack, link, nft, qdisc},
     record::{self, Claim, Entry, Plumbing, Record},
-    spec::Address,
+    spec::{Address, capability::Limit},
     telemetry::{self, limit},
 };
 
@@ -157,6 +157,17 @@ fn is_whole(record: &Record, index: u32) -> bool {
         && record.plumbing.as_ref().filter(|plumbing| plumbing.guarded).is_none_or(|plumbing| {
             limit::verify(&record.bpf_dir, index, &plumbing.bandwidth).is_ok()
         })
+        && queue(record).is_none_or(|(_, limit)| {
+            let checked = link::socket()
+                .and_then(|mut host| qdisc::check(&mut host, &record.host_ifname, index, limit));
+            !checked.is_err_and(|err| err.kind() == Kind::Difference)
+        })
+}
+
+/// The MTU and the limit of the queue on the host side, if the attachment has one.
+fn queue(record: &Record) -> Option<(u32, &Limit)> {
+    let plumbing = record.plumbing.as_ref()?;
+    Some((plumbing.mtu, plumbing.bandwidth.ingress.as_ref()?))
 }
 
 fn mend_count(attachment: &Attachment, record: &Record, index: u32) -> Result<bool> {
@@ -165,12 +176,18 @@ fn mend_count(attachment: &Attachment, record: &Record, index: u32) -> Result<bo
     telemetry::mend(&record.bpf_dir, index, &identity, &attached)
 }
 
-/// The buckets; the queues are the network's, which CHECK tells of.
+/// The buckets, and the queue on the host side; the one in the pod is the pod's to take away, of which CHECK tells,
+/// and its bucket holds what it sends.
 fn mend_limit(record: &Record, index: u32) -> Result<bool> {
-    match &record.plumbing {
+    let buckets = match &record.plumbing {
         Some(plumbing) if plumbing.guarded => {
-            limit::mend(&record.bpf_dir, index, &plumbing.bandwidth)
+            limit::mend(&record.bpf_dir, index, &plumbing.bandwidth)?
         }
-        _ => Ok(false),
-    }
+        _ => false,
+    };
+    let queue = match queue(record) {
+        Some((mtu, limit)) => qdisc::mend(&record.host_ifname, index, mtu, limit)?,
+        None => false,
+    };
+    Ok(buckets || queue)
 }

@@ -10,7 +10,10 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption},
 };
 
-use super::netlink::{Ask, Netlink};
+use super::{
+    link,
+    netlink::{Ask, Netlink},
+};
 use crate::{
     error::{Error, Kind, Result},
     spec::capability::Limit,
@@ -69,6 +72,22 @@ pub fn check(socket: &mut Netlink, name: &str, index: u32, limit: &Limit) -> Res
         wanted.0, wanted.1
     );
     Err(Error::new(Kind::Difference, msg))
+}
+
+/// Puts a queue back that something else took away; says whether it was missing. Whatever else is in its place
+/// stays.
+///
+/// # Errors
+/// [`Kind::Kernel`] naming the interface.
+pub fn mend(name: &str, index: u32, mtu: u32, limit: &Limit) -> Result<bool> {
+    let mut socket = link::socket()?;
+    match check(&mut socket, name, index, limit) {
+        Err(err) if err.kind() == Kind::Difference => {
+            socket.exchange(vec![hold(name, index, mtu, limit)])?;
+            Ok(true)
+        }
+        checked => checked.map(|()| false),
+    }
 }
 
 fn of_root(index: u32) -> TcMessage {

@@ -207,6 +207,32 @@ fn check_names_what_is_missing() {
 }
 
 #[test]
+fn a_queue_that_was_taken_off_comes_back_by_reconcile_and_anothers_stays() {
+    let counted = Counted::new("queueless");
+    let host = &counted.host;
+    let a = host.container("a");
+    let reply = limited(counted.call("ADD", Some(&a), "clsact"), &both(10 * MBIT)).succeed();
+    let check = || limited(counted.check(&a, "clsact", &reply), &both(10 * MBIT));
+    check().succeed();
+    let name = reply["interfaces"][0]["name"].as_str().unwrap();
+    let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+    let words = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+    let before = host.node.succeed(&format!("tc qdisc show dev {name}"));
+    host.node.succeed(&format!("tc qdisc del dev {name} root"));
+    check().refused(103);
+    host.reconcile_in(&words);
+    assert_eq!(host.node.succeed(&format!("tc qdisc show dev {name}")), before);
+    check().succeed();
+
+    host.node.succeed(&format!("tc qdisc replace dev {name} root handle 7: pfifo limit 9"));
+    let (weir, words) = (env!("CARGO_BIN_EXE_weir"), words);
+    let output = host.node.command(&format!("{weir} reconcile {words}"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains(name));
+    assert!(host.node.succeed(&format!("tc qdisc show dev {name}")).contains("pfifo 7:"));
+}
+
+#[test]
 fn a_limit_of_nobody_goes_by_reconcile() {
     let counted = Counted::new("unlimited");
     let host = &counted.host;
