@@ -45,8 +45,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let done = reload::reload(&bpf_dir).map_err(|err| with_log(err, &args.verifier_log))?;
     if done.is_none() {
         eprintln!(
-            "weir: there is nothing to reload in {}: no pod has been counted there; another directory is \
-             given by --bpf-dir",
+            "weir: there is nothing to reload in {}: no pod has been counted there, or its pins were removed \
+             (then weir reconcile counts the living again); another directory is given by --bpf-dir",
             bpf_dir.display()
         );
     }

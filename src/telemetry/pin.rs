@@ -95,7 +95,8 @@ pub fn absent(bpf_dir: &Path) -> Error {
     let [others, mend] = OTHERS;
     let why = match other_layouts(bpf_dir) {
         Ok(1..) => format!("{others}; {mend}"),
-        _ => "no pod has been counted yet".to_owned(),
+        _ => "no pod has been counted yet, or they were removed: then weir reconcile counts the living again"
+            .to_owned(),
     };
     Error::new(Kind::Telemetry, format!("no maps of this version in {}: {why}", bpf_dir.display()))
 }
