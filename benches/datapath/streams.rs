@@ -78,16 +78,16 @@ fn rate(pair: &Pair, time: Duration, options: &[&str], unit: Unit) -> Result<f64
     let words = ["iperf3", "--json", "--client", &pair.address, "--time", &seconds];
     let words = [&words[..], options].concat();
     // Its server has no other sign of life than that it answers.
-    let mut said = inside(&pair.client, &words);
+    let mut said = String::new();
     for _ in 0..40 {
-        if said.is_ok() {
-            break;
+        said = inside(&pair.client, &words).unwrap_or_else(|err| err.to_string());
+        let report: Value = serde_json::from_str(&said).unwrap_or_default();
+        if let Some(rate) = unit.of(&report) {
+            return Ok(rate);
         }
         thread::sleep(Duration::from_millis(50));
-        said = inside(&pair.client, &words);
     }
-    let report: Value = serde_json::from_str(&said?)?;
-    unit.of(&report).ok_or_else(|| format!("iperf3 said no rate: {report}").into())
+    Err(format!("iperf3 said no rate: {said}").into())
 }
 
 /// Measures and prints.
