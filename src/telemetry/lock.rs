@@ -217,7 +217,15 @@ mod tests {
                         true => wait_for(&dir, fs::File::try_lock, WAIT),
                         false => share(&dir, WAIT),
                     });
-                    thread::sleep(Duration::from_millis(50));
+                    // Who waits has opened what is about to go, as this test has.
+                    let opened = || {
+                        let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
+                        fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == dir)).count()
+                    };
+                    assert!((0..1000).any(|_| opened() == 2 || {
+                        thread::sleep(Duration::from_millis(10));
+                        false
+                    }));
                     fs::rename(&dir, &aside).unwrap();
                     if successor {
                         fs::create_dir(&dir).unwrap();
