@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+use libbpf_rs::Program;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -70,7 +71,10 @@ pub fn filters(swaps: &[Swap<'_>]) -> Vec<io::Result<bool>> {
                     Some(errno) => Err(errno.into()),
                 }))
             }
-            Err(err) => done.extend(chunk.iter().map(|_| Err(again(&err)))),
+            // The kernel works through a datagram inside `send`: what of it is done only the kernel knows now.
+            Err(err) => {
+                done.extend(chunk.iter().map(|swap| swap.is_done().ok_or_else(|| again(&err))))
+            }
         }
     }
     done
@@ -142,6 +146,14 @@ impl Swap<'_> {
     /// Whether there is something to replace, so that `EINVAL` is about the program.
     fn is_there(&self) -> bool {
         clsact::query(self.ifindex, self.direction, self.filter).is_ok_and(|found| found.is_some())
+    }
+
+    /// Whether the program runs, or there is nothing to replace (false); `None` where neither is so, or can be seen.
+    fn is_done(&self) -> Option<bool> {
+        match clsact::query(self.ifindex, self.direction, self.filter).ok()? {
+            None => Some(false),
+            Some(running) => (Program::id_from_fd(self.program).ok()? == running).then_some(true),
+        }
     }
 
     /// As libbpf makes it for `bpf_tc_attach`.

@@ -205,3 +205,27 @@ fn a_pod_with_a_link_that_cannot_be_swapped_keeps_both() {
     fs::rename(&elsewhere, &pinned).unwrap();
     three.is_finished(3 * SOME);
 }
+
+/// The kernel has swapped by the time that the answer to it is lost.
+#[test]
+fn a_swap_whose_answer_is_lost_is_no_refusal() {
+    let three = Three::new("refused-unheard", "clsact");
+    three.ask();
+    let calls = three.node.host.state_dir().with_file_name("calls");
+    let weir = Version::Other.weir();
+    let unheard = format!(
+        "strace -qq -o {} -e trace=recvfrom -e inject=recvfrom:error=ENOBUFS:when=1 {} reload -o json --bpf-dir {}",
+        calls.display(),
+        weir.display(),
+        three.node.bpf_dir().display()
+    );
+    let done: Value = serde_json::from_str(&three.node.host.node.succeed(&unheard)).unwrap();
+    let calls = fs::read_to_string(&calls).unwrap();
+    assert_eq!(calls.matches("(INJECTED)").count(), 1, "{calls}");
+    assert_eq!(
+        (&done["pods"], &done["refused"], &done["left"]),
+        (&json!(3), &json!([]), &json!([])),
+        "{done}"
+    );
+    three.is_finished(SOME);
+}
