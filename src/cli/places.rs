@@ -3,9 +3,12 @@
 //! Whoever gave the plugin a `stateDir` or `bpfDir` did so in the configuration; that the commands ask for it
 //! again would be a way to reload, or to take away, what isn't there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-use super::doctor;
+use super::doctor::{self, Network};
 use crate::cni::{BPF_DIR, STATE_DIR, list::PLACES};
 
 /// Where most runtimes look for network configurations.
@@ -42,7 +45,7 @@ pub(super) struct ConfDir {
 }
 
 /// Where they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found {
     /// The attachment records.
     pub(super) state_dir: PathBuf,
@@ -78,23 +81,29 @@ impl ConfDir {
 }
 
 impl Places {
-    /// What was said by hand, then what ADD will read (of the first configuration by name that uses weir
-    /// and that an ADD takes), then what it takes where nothing is said.
+    /// What was said by hand, then what the configuration says: of the first by name that uses weir and that an
+    /// ADD takes, else of the first that uses it; then what an ADD takes where nothing is said.
     pub(super) fn find(&self, conf_dir: &Path) -> Found {
-        let configured = || {
-            let files = doctor::networks(conf_dir);
-            files.iter().find_map(|file| file.preview()?.ok())
-        };
-        let network = match self {
-            Self { state_dir: Some(_), bpf_dir: Some(_) } => None,
-            _ => configured(),
-        };
-        let place = |given: &Option<PathBuf>, configured: Option<&PathBuf>, usual: &str| {
-            given.as_ref().or(configured).cloned().unwrap_or_else(|| usual.into())
-        };
+        let files = doctor::networks(conf_dir);
+        let taken = files.iter().find(|file| file.preview().is_some_and(|it| it.is_ok()));
+        let configured = taken.and_then(Network::places);
+        self.place(configured.or_else(|| files.iter().find_map(Network::places)))
+    }
+
+    /// As [`find`](Self::find), of every configuration that uses weir.
+    pub(super) fn find_all(&self, conf_dir: &Path) -> Vec<Found> {
+        let files = doctor::networks(conf_dir);
+        let all: BTreeSet<_> =
+            files.iter().filter_map(|file| Some(self.place(Some(file.places()?)))).collect();
+        if all.is_empty() { vec![self.place(None)] } else { all.into_iter().collect() }
+    }
+
+    fn place(&self, configured: Option<(PathBuf, PathBuf)>) -> Found {
+        let usual = || (STATE_DIR.into(), BPF_DIR.into());
+        let (state_dir, bpf_dir) = configured.unwrap_or_else(usual);
         Found {
-            state_dir: place(&self.state_dir, network.as_ref().map(|it| &it.state_dir), STATE_DIR),
-            bpf_dir: place(&self.bpf_dir, network.as_ref().map(|it| &it.bpf_dir), BPF_DIR),
+            state_dir: self.state_dir.clone().unwrap_or(state_dir),
+            bpf_dir: self.bpf_dir.clone().unwrap_or(bpf_dir),
         }
     }
 }
@@ -123,7 +132,18 @@ mod tests {
         )
         .unwrap();
         let found = [find(None, None), find(Some("/x"), None), find(Some("/x"), Some("/y"))];
-        fs::remove_dir_all(&dir).unwrap();
         assert_eq!(found, [["/a", "/b"], ["/x", "/b"], ["/x", "/y"]]);
+        // What an ADD refuses comes after what it takes, and says all the same where its pods are.
+        let refused = r#"{"cniVersion":"1.0.0","name":"m","type":"weir","stateDir":"/c","mtu":-1}"#;
+        fs::write(dir.join("07-refused.conf"), refused).unwrap();
+        assert_eq!(find(None, None), ["/a", "/b"]);
+        let all = Places::default().find_all(&dir);
+        let all =
+            all.iter().map(|it| [&it.state_dir, &it.bpf_dir].map(|dir| dir.to_str().unwrap()));
+        assert_eq!(all.collect::<Vec<_>>(), [["/a", "/b"], ["/c", BPF_DIR]]);
+        fs::remove_file(dir.join("10-weir.conflist")).unwrap();
+        let alone = find(None, None);
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(alone, ["/c", BPF_DIR]);
     }
 }

@@ -41,18 +41,24 @@ pub struct Args {
 /// Uninstalls and reports.
 pub fn run(args: Args) -> Result<ExitCode> {
     let Dirs { bin_dir, conf_dir } = &args.dirs;
-    // Of a configuration that is about to go.
-    let Found { state_dir, bpf_dir } = args.places.find(conf_dir);
-    let again = format!(
-        "weir uninstall --state-dir {} --bpf-dir {}",
-        state_dir.display(),
-        bpf_dir.display()
-    );
+    // Of configurations that are about to go.
+    let found = args.places.find_all(conf_dir);
+    let again = |it: &Found| {
+        let (state, bpf) = (it.state_dir.display(), it.bpf_dir.display());
+        format!("weir uninstall --state-dir {state} --bpf-dir {bpf}")
+    };
+    let again: Vec<_> = found.iter().map(again).collect();
     let mut dropped = configurations(conf_dir)?;
     dropped.extend(remove(bin_dir, BINARY, Thing::Executable)?);
     let cni_path = env::var_os("CNI_PATH").unwrap_or_else(|| CNI_PATH.into());
     let plugins = reconcile::PLUGINS;
-    let places = reconcile::Places { state_dir, bpf_dir, cni_path, plugins };
+    let places: Vec<_> = found
+        .into_iter()
+        .map(|Found { state_dir, bpf_dir }| {
+            let cni_path = cni_path.clone();
+            reconcile::Places { state_dir, bpf_dir, cni_path, plugins }
+        })
+        .collect();
     let Report { dropped: also, left, failures, .. } = purge::run(&places, args.purge);
     dropped.extend(also);
     print(&match args.output {
@@ -64,10 +70,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     // Nobody will know the directories when the configuration is gone.
     if dropped.iter().any(|it| it.what == Thing::Configuration) {
         let purge = if args.purge { " --purge" } else { "" };
-        if !failures.is_empty() {
-            eprintln!("weir: what is left goes by {again}{purge}");
-        } else if !left.is_empty() {
-            eprintln!("weir: of what is left knows {again}{purge}");
+        for again in again {
+            if !failures.is_empty() {
+                eprintln!("weir: what is left goes by a copy of the executable: {again}{purge}");
+            } else if !left.is_empty() {
+                eprintln!("weir: of what is left a copy of the executable knows: {again}{purge}");
+            }
         }
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

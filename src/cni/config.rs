@@ -100,16 +100,11 @@ impl Config {
             return Err(Error::new(Kind::Config, msg));
         }
         let version = version(&root)?;
-        let place = |key: &str, default: &str, wrong: &mut Option<Error>| {
-            let given = directory(&root, key).unwrap_or_else(|err| {
-                *wrong = Some(err);
-                None
-            });
-            given.unwrap_or_else(|| default.into())
+        let misplaced = Misplaced {
+            state_dir: directory(&root, "stateDir").err(),
+            bpf_dir: directory(&root, "bpfDir").err(),
         };
-        let mut misplaced = Misplaced::default();
-        let state_dir = place("stateDir", STATE_DIR, &mut misplaced.state_dir);
-        let bpf_dir = place("bpfDir", BPF_DIR, &mut misplaced.bpf_dir);
+        let (state_dir, bpf_dir) = places(&json);
         Ok((Self { version, name, state_dir, bpf_dir, json }, misplaced))
     }
 
@@ -148,6 +143,14 @@ impl Config {
     pub fn prev_result(&self) -> Result<Option<Field<'_>>> {
         self.root().get("prevResult").map(Field::object).transpose()
     }
+}
+
+/// `stateDir` and `bpfDir` of a configuration, whatever else is wrong with it: where its pods are.
+pub fn places(json: &Value) -> (PathBuf, PathBuf) {
+    let root = Field::root(json);
+    let place =
+        |key, default: &str| directory(&root, key).ok().flatten().unwrap_or_else(|| default.into());
+    (place("stateDir", STATE_DIR), place("bpfDir", BPF_DIR))
 }
 
 /// The `cniVersion` of a configuration, whatever it says; `None` if there is no text there.

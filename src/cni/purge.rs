@@ -1,7 +1,11 @@
 //! The end of Weir on a node: all that counts goes, and what no pod needs any more. Pods that run
 //! keep their network, unless they are to lose it.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{
     Call, reclaim,
@@ -19,9 +23,9 @@ use crate::{
 /// How long to wait for ADDs under way.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Takes away what Weir has on this node besides its files: with `all` also the networks of the pods
-/// that run. Goes on past failures. Call it when no ADD can begin any more.
-pub fn run(places: &Places, all: bool) -> Report {
+/// Takes away what Weir has on this node besides its files, in all of these places: with `all` also the networks
+/// of the pods that run. Goes on past failures. Call it when no ADD can begin any more.
+pub fn run(places: &[Places], all: bool) -> Report {
     let mut report = Report::default();
     if let Err(err) = purge(places, all, &mut report) {
         report.failures.push(err);
@@ -29,20 +33,31 @@ pub fn run(places: &Places, all: bool) -> Report {
     report
 }
 
-fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
-    // Those that had begun are in the records afterwards.
-    drop(record::pause_adds(&places.state_dir, PATIENCE)?);
-    drop_attachments(places, all, report)?;
+fn purge(places: &[Places], all: bool, report: &mut Report) -> Result<()> {
+    for it in places {
+        // Those that had begun are in the records afterwards.
+        drop(record::pause_adds(&it.state_dir, PATIENCE)?);
+        drop_attachments(it, all, report)?;
+    }
     if all {
         drop_links(report)?;
     }
-    let bpf_dir = &places.bpf_dir;
-    if let Some(removed) = report.note(removal::remove(bpf_dir))
-        && removed.pins
-    {
-        report.drop(Thing::Pins, bpf_dir.display(), None, Ok(()));
+    let bpf_dirs: BTreeSet<_> = places.iter().map(|it| &it.bpf_dir).collect();
+    for bpf_dir in bpf_dirs {
+        if let Some(removed) = report.note(removal::remove(bpf_dir))
+            && removed.pins
+        {
+            report.drop(Thing::Pins, bpf_dir.display(), None, Ok(()));
+        }
     }
-    let left = record::list(&places.state_dir)?.len();
+    let mut left = 0;
+    let state_dirs: BTreeSet<_> = places.iter().map(|it| it.state_dir.as_path()).collect();
+    for state_dir in &state_dirs {
+        match record::list(state_dir)?.len() {
+            0 => drop_state(state_dir, report),
+            more => left += more,
+        }
+    }
     if left > 0 {
         let what = "the state dir and nftables table inet weir stay, too; --purge takes them away";
         report.left.push(format!(
@@ -51,25 +66,33 @@ fn purge(places: &Places, all: bool, report: &mut Report) -> Result<()> {
         ));
         return Ok(());
     }
-    // Their records are elsewhere, and the table may be what they live by.
-    let links = link::all(&mut link::socket()?)?;
-    let unknown = links.iter().filter(|link| reclaim::owner(link).is_some()).count();
-    if unknown > 0 {
-        let dir = places.state_dir.display();
-        let mend = "if the configuration has another stateDir, give it by --state-dir";
-        let what = "nftables table inet weir stays";
-        report
-            .left
-            .push(format!("interfaces that no record in {dir} knows, {unknown}: {what}; {mend}"));
-    } else if report.note(nft::remove()) == Some(true) {
-        report.drop(Thing::Table, "inet weir", None, Ok(()));
-    }
-    let state_dir = &places.state_dir;
+    drop_table(&state_dirs, report)
+}
+
+/// A state dir without a record.
+fn drop_state(state_dir: &Path, report: &mut Report) {
     let shown = state_dir.display();
     match (state_dir.exists(), report.note(state::remove(state_dir))) {
         (true, Some(true)) => report.drop(Thing::State, shown, None, Ok(())),
         (_, Some(false)) => report.left.push(format!("{shown}: it has files that are not Weir's")),
         _ => {}
+    }
+}
+
+/// The nftables table, unless there are pods whose records are elsewhere: it may be what they live by.
+fn drop_table(state_dirs: &BTreeSet<&Path>, report: &mut Report) -> Result<()> {
+    let links = link::all(&mut link::socket()?)?;
+    let unknown = links.iter().filter(|link| reclaim::owner(link).is_some()).count();
+    if unknown > 0 {
+        let dirs: Vec<_> = state_dirs.iter().map(|dir| dir.display().to_string()).collect();
+        let dirs = dirs.join(" or ");
+        let mend = "if the configuration has another stateDir, give it by --state-dir";
+        let what = "nftables table inet weir stays";
+        report
+            .left
+            .push(format!("interfaces that no record in {dirs} knows, {unknown}: {what}; {mend}"));
+    } else if report.note(nft::remove()) == Some(true) {
+        report.drop(Thing::Table, "inet weir", None, Ok(()));
     }
     Ok(())
 }

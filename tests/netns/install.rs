@@ -18,6 +18,9 @@ use crate::{
     plugin::{Host, ips},
 };
 
+/// Before the command that takes away what an uninstallation couldn't.
+const LEFT: &str = "weir: what is left goes by a copy of the executable: weir ";
+
 /// Where things are put, on a node with a bpffs.
 struct Site {
     counted: Counted,
@@ -320,10 +323,45 @@ fn commands_find_the_directories_of_the_configuration() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!site.conflist().exists() && bpf_dir.exists());
-    let again = said.lines().find_map(|line| line.strip_prefix("weir: what is left goes by weir "));
+    let again = said.lines().find_map(|line| line.strip_prefix(LEFT));
     drop(locked);
     site.succeed(&weir, again.expect(&said));
     assert!(!bpf_dir.exists() && !host.state_dir().exists());
+}
+
+#[test]
+fn uninstall_finds_the_directories_of_every_configuration_also_of_one_that_add_refuses() {
+    let site = Site::new("configured-all");
+    let weir = PathBuf::from(env!("CARGO_BIN_EXE_weir"));
+    let (host, bpffs) = (site.host(), &site.counted.bpffs);
+    site.succeed(&weir, "install --no-conf");
+    fs::create_dir(site.dir.join("net.d")).unwrap();
+    let second = host.state_dir().with_file_name("second");
+    let places = [(host.state_dir(), bpffs.join("first")), (second, bpffs.join("second"))];
+    for (number, (state_dir, bpf_dir)) in places.iter().enumerate() {
+        let mut list: Value =
+            serde_json::from_slice(&fs::read("examples/10-weir.conflist").unwrap()).unwrap();
+        list["plugins"][0]["stateDir"] = json!(state_dir);
+        list["plugins"][0]["bpfDir"] = json!(bpf_dir);
+        let pod = host.container(&format!("pod{number}"));
+        let call = site.counted.call("ADD", Some(&pod), "clsact");
+        call.key("bpfDir", json!(bpf_dir)).key("stateDir", json!(state_dir)).succeed();
+        assert!(bpf_dir.exists() && state_dir.join("attachments").exists());
+        if number == 0 {
+            // Somebody's mistake since.
+            list["plugins"][0]["mtu"] = json!(-1);
+        }
+        fs::write(site.dir.join(format!("net.d/{number}.conflist")), list.to_string()).unwrap();
+    }
+    let dropped = site.succeed(&weir, "uninstall --purge");
+    let dropped: Vec<_> = dropped.as_array().unwrap().iter().map(|it| it["what"].clone()).collect();
+    for (what, times) in [("configuration", 2), ("attachment", 2), ("pins", 2), ("state", 2)] {
+        assert_eq!(dropped.iter().filter(|it| **it == what).count(), times, "{dropped:?}");
+    }
+    for (state_dir, bpf_dir) in places {
+        assert!(!bpf_dir.exists() && !state_dir.exists());
+    }
+    assert_eq!(host.node.links().len(), 1);
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn one_that_hangs_holds_no_reconciliation_and_no_uninstallation_up_for_each_of_t
     };
     for uninstall in [false, true] {
         let run = || match uninstall {
-            true => host.node.run(|| purge::run(&places, true)),
+            true => host.node.run(|| purge::run(std::slice::from_ref(&places), true)),
             false => host.node.run(|| reconcile::run(&places)),
         };
         let pods: Vec<_> = (2..2 + PODS).map(|n| host.container(&format!("c{n}"))).collect();

@@ -9,7 +9,10 @@ use std::{
 use serde_json::{Value, json};
 
 use super::Finding;
-use crate::cni::preview::{Preview, preview};
+use crate::cni::{
+    config,
+    preview::{Preview, preview},
+};
 
 const CHECK: &str = "conflist";
 /// A network to begin with, for whom has no copy of examples/ at hand.
@@ -58,6 +61,11 @@ impl File {
     pub fn conf_dir(&self) -> Option<PathBuf> {
         let entry = plugins(self.network.as_ref().ok()?).get(self.position()?)?;
         Some(entry.get("confDir")?.as_str()?.into())
+    }
+
+    /// `stateDir` and `bpfDir` of weir's entry, if it has one, whether an ADD takes the rest or not.
+    pub fn places(&self) -> Option<(PathBuf, PathBuf)> {
+        Some(config::places(plugins(self.network.as_ref().ok()?).get(self.position()?)?))
     }
 
     /// What an ADD of its network would make of it.
