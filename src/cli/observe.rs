@@ -96,6 +96,10 @@ pub fn run(args: Args) -> Result<()> {
 
 async fn follow(agent: &Agent, filter: &Filter, printer: &mut Printer) -> Result<()> {
     let mut body = agent.get(&format!("/api/flows?{}", filter.to_query())).await?.into_body();
+    // It listens all the same: they come once there is something to count by.
+    if let Err(why) = agent.get("/readyz").await {
+        log::say(format_args!("records are missing as yet: {why}"));
+    }
     let mut events = Events::default();
     let ended = || Error::new(Kind::Io, format!("the agent at {agent} ended the stream"));
     while let Some(frame) = body.frame().await {

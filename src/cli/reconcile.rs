@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, env, ffi::OsString, process::ExitCode};
 
+use serde::Serialize;
+
 use super::{
     Output,
     places::{Configured, Found},
@@ -12,7 +14,7 @@ use crate::{
     attachment::Attachment,
     cni::{
         mend::Mend,
-        reconcile::{self, Dropped, Thing},
+        reconcile::{self, Dropped, Report, Thing},
     },
     error::{Context, Kind, Result},
 };
@@ -51,7 +53,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let plugins = reconcile::PLUGINS;
     let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path, plugins });
     print(&match args.output {
-        Output::Json => json(&report.dropped)?,
+        Output::Json => json(&report)?,
+        Output::Text if report.dropped.is_empty() && !report.mended.is_empty() => String::new(),
         Output::Text => text(&report.dropped),
     })?;
     tell_mended(&report.mended);
@@ -76,9 +79,31 @@ fn tell_mended(mended: &[(Attachment, Mend)]) {
     }
 }
 
-pub(super) fn json(dropped: &[Dropped]) -> Result<String> {
-    let json = serde_json::to_string_pretty(dropped);
-    json.map(|json| json + "\n").context(Kind::Io, || "can't write the list as JSON".into())
+/// A [`Report`] as a program reads it; what failed is on stderr, and the exit status tells.
+#[derive(Debug, Serialize)]
+struct Lines<'a> {
+    dropped: &'a [Dropped],
+    mended: Vec<Mended<'a>>,
+    left: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Mended<'a> {
+    what: Mend,
+    container_id: &'a str,
+    ifname: &'a str,
+}
+
+pub(super) fn json(report: &Report) -> Result<String> {
+    let mended = report.mended.iter().map(|(pod, what)| Mended {
+        what: *what,
+        container_id: pod.container_id(),
+        ifname: pod.ifname(),
+    });
+    let lines = Lines { dropped: &report.dropped, mended: mended.collect(), left: &report.left };
+    let json = serde_json::to_string_pretty(&lines);
+    json.map(|json| json + "\n").context(Kind::Io, || "can't write the report as JSON".into())
 }
 
 pub(super) fn text(dropped: &[Dropped]) -> String {

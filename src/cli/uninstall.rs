@@ -59,12 +59,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
             reconcile::Places { state_dir, bpf_dir, cni_path, plugins }
         })
         .collect();
-    let Report { dropped: also, left, failures, .. } = purge::run(&places, args.purge);
-    dropped.extend(also);
+    let mut report = purge::run(&places, args.purge);
+    dropped.append(&mut report.dropped);
+    report.dropped = dropped;
     print(&match args.output {
-        Output::Json => json(&dropped)?,
-        Output::Text => text(&dropped),
+        Output::Json => json(&report)?,
+        Output::Text => text(&report.dropped),
     })?;
+    let Report { dropped, left, failures, .. } = report;
     left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     failures.iter().for_each(log::say);
     // Nobody will know the directories when the configuration is gone.

@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use ipnetwork::IpNetwork;
+use serde::Serialize;
 
 use super::{
     counting, ports,
@@ -23,7 +24,8 @@ use crate::{
 };
 
 /// What a living attachment lacked, and has again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mend {
     /// It was not counted any more.
     Counted,

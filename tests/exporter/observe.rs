@@ -1,6 +1,7 @@
 //! `weir observe` beside a real agent and real traffic.
 
 use std::{
+    io::{BufRead, BufReader},
     process::{Command, Output, Stdio},
     thread,
     time::Duration,
@@ -101,6 +102,19 @@ fn records_come_as_they_happen_until_the_agent_ends() {
     assert_eq!(text(&shown.stdout).matches("\"status\":202").count(), 3);
     assert_eq!(shown.status.code(), Some(1));
     assert!(text(&shown.stderr).contains("ended the stream"), "{}", text(&shown.stderr));
+}
+
+#[test]
+fn who_waits_in_vain_is_told_why() {
+    let node = Node::new("observe-nothing");
+    let _agent = node.agent();
+    let mut observer = observe(&["-n", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(observer.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    observer.kill().unwrap();
+    observer.wait().unwrap();
+    assert!(said.starts_with("weir: records are missing as yet: "), "{said}");
+    assert!(said.contains("no pod has been counted yet"), "{said}");
 }
 
 #[test]

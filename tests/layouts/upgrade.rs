@@ -40,6 +40,7 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
             node.call(Version::This, verb, &first).succeed();
         }
         let before = node.host.footprint();
+        let nothing = json!({"dropped": [], "mended": [], "left": []});
         for pod in [&a, &b] {
             node.call(Version::This, "ADD", pod).succeed();
         }
@@ -51,7 +52,7 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
         );
         node.call(Version::Other, "DEL", &a).succeed();
         // Nothing is wrong with a pod whose programs are the other version's.
-        assert_eq!(node.says(Version::Other, "reconcile"), json!([]));
+        assert_eq!(node.says(Version::Other, "reconcile"), nothing);
         let done = node.says(Version::Other, "reload");
         assert_eq!((&done["pods"], node.layouts().len()), (&json!(2), 1), "{done}");
         assert_eq!(doctor(&node, Version::Other), None);
@@ -59,7 +60,7 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
         assert_eq!(node.pods(Version::Other), was);
         // And back, by the executable of before.
         node.call(Version::This, "DEL", &b).succeed();
-        assert_eq!(node.says(Version::This, "reconcile"), json!([]));
+        assert_eq!(node.says(Version::This, "reconcile"), nothing);
         let done = node.says(Version::This, "reload");
         assert_eq!((&done["pods"], node.layouts().len()), (&json!(1), 1), "{done}");
         was[1] = state("b deleted");

@@ -75,7 +75,7 @@ impl Site {
         let (state, bpffs) = (self.host().state_dir(), &self.counted.bpffs);
         let places = format!("--state-dir {} --bpf-dir {}/weir", state.display(), bpffs.display());
         let dropped = self.succeed(&weir, &format!("uninstall {words} {places}"));
-        let dropped = dropped.as_array().unwrap().iter();
+        let dropped = dropped["dropped"].as_array().unwrap().iter();
         let mut dropped: Vec<_> = dropped.map(|it| it["what"].as_str().unwrap().into()).collect();
         dropped.sort();
         dropped
@@ -314,7 +314,7 @@ fn commands_find_the_directories_of_the_configuration() {
     assert_eq!(says("pods")[0]["telemetry"], "counted");
     host.end(a);
     let dropped = says("reconcile");
-    assert_eq!(dropped[0]["what"], "attachment");
+    assert_eq!(dropped["dropped"][0]["what"], "attachment");
     assert_eq!(says("pods")[0]["telemetry"], "deleted");
     // Locked by somebody who loads: what is left is to be found again, without the configuration.
     let locked = fs::File::open(&bpf_dir).unwrap();
@@ -354,7 +354,8 @@ fn uninstall_finds_the_directories_of_every_configuration_also_of_one_that_add_r
         fs::write(site.dir.join(format!("net.d/{number}.conflist")), list.to_string()).unwrap();
     }
     let dropped = site.succeed(&weir, "uninstall --purge");
-    let dropped: Vec<_> = dropped.as_array().unwrap().iter().map(|it| it["what"].clone()).collect();
+    let dropped: Vec<_> =
+        dropped["dropped"].as_array().unwrap().iter().map(|it| it["what"].clone()).collect();
     for (what, times) in [("configuration", 2), ("attachment", 2), ("pins", 2), ("state", 2)] {
         assert_eq!(dropped.iter().filter(|it| **it == what).count(), times, "{dropped:?}");
     }

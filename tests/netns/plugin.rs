@@ -182,7 +182,7 @@ impl Host {
         let json = self.node.succeed(&format!("{weir} reconcile {places} -o json"));
         let json: Value = serde_json::from_str(&json).unwrap();
         let word = |dropped: &Value, key: &str| dropped[key].as_str().unwrap().to_owned();
-        let dropped = json.as_array().unwrap().iter();
+        let dropped = json["dropped"].as_array().unwrap().iter();
         let dropped = dropped.map(|it| format!("{} {}", word(it, "what"), word(it, "name")));
         let mut dropped: Vec<_> = dropped.collect();
         dropped.sort();

@@ -141,8 +141,11 @@ fn programs_of_others_before_and_after_our_filters_run_and_count() {
     }
     assert_eq!(shared.state(), "detached");
     assert!(shared.status().contains("is not counted any more; mend it: weir reconcile"));
-    let (dropped, said) = shared.weir("reconcile -o json");
-    assert!(dropped.trim() == "[]" && said.contains("counted again: container a"), "{said}");
+    let (done, said) = shared.weir("reconcile -o json");
+    let mended = json!([{"what": "counted", "containerId": "a", "ifname": "eth0"}]);
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(done, json!({"dropped": [], "mended": mended, "left": []}));
+    assert!(said.contains("counted again: container a"), "{said}");
     assert_eq!((shared.state().as_str(), shared.status().as_str()), ("counted", ""));
     check("after mending");
     let (_, said) = shared.weir("reconcile -o json");
@@ -227,11 +230,13 @@ fn a_pod_whose_limit_others_took_off_is_held_to_it_again() {
         for (side, priority) in [("egress", 49151), ("ingress", 49153)] {
             node.succeed(&format!("tc filter del dev {link} {side} prio {priority}"));
             assert!(check().refused(103).contains("of the limit"));
-            let (dropped, said) = shared.weir("reconcile -o json");
-            assert!(
-                dropped.trim() == "[]" && said.contains("limited again: container a"),
-                "{said}"
+            let (done, said) = shared.weir("reconcile -o json");
+            let done: Value = serde_json::from_str(&done).unwrap();
+            assert_eq!(
+                (&done["dropped"], &done["mended"][0]["what"]),
+                (&json!([]), &json!("limited"))
             );
+            assert!(said.contains("limited again: container a"), "{said}");
             assert!(!said.contains("counted again"), "{said}");
             check().succeed();
         }
