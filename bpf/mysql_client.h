@@ -109,8 +109,12 @@ static __always_inline int my_handshake(struct step *s)
 	decide(s->conn, L7_MYSQL);
 	d->number = theirs & server->number;
 	d->flags = theirs & MY_CLIENT_MYSQL ? 0 : my_mariadb(le32(h->line + 28)) & server->flags;
-	if (d->number & (MY_CLIENT_COMPRESS | MY_CLIENT_ZSTD))
-		return give_up(s, STAT_GAP_ENCODED);
+	if (d->number & (MY_CLIENT_COMPRESS | MY_CLIENT_ZSTD)) {
+		/* It stays so: there is no start to look for, as behind other gaps. */
+		stat_add(STAT_GAP_ENCODED, 1);
+		s->conn->opaque = OPAQUE_PROTOCOL;
+		return 1;
+	}
 	d->stage = MY_PACKET;
 	exchange_begin(s->conn, DB_OTHER, MY_HANDSHAKE, 0, s->cur->now);
 	return my_skip(s, rest);

@@ -174,8 +174,10 @@ __noinline int read_dns(struct __sk_buff *skb, struct conn *conn, __u32 dir)
 {
 	struct step s = {.skb = skb, .conn = conn, .cur = cursor()};
 
-	if (!step_begin(&s, dir))
-		bpf_loop(STEPS_MAX, dns_step, &s, 0);
+	if (step_begin(&s, dir))
+		return 0;
+	if (bpf_loop(STEPS_MAX, dns_step, &s, 0) == STEPS_MAX && s.cur->at < s.cur->end)
+		give_up(&s, STAT_GAP_STEPS);
 	return 0;
 }
 

@@ -161,9 +161,12 @@ fn natives() -> Vec<Exchange> {
     ]
 }
 
+/// As much as one test run takes.
+const SEGMENT: usize = 2048;
+
 /// What the connections of some conversations were taken for, and the requests counted in them.
 pub struct Listener {
-    kernel: Kernel,
+    pub kernel: Kernel,
     port: u16,
 }
 
@@ -173,19 +176,26 @@ impl Listener {
     }
 
     pub fn hear(&mut self, server_port: u16, turns: &[(Side, Vec<u8>)]) -> Counts {
+        self.hear_as(Role::ROLE_SERVER, server_port, turns)
+    }
+
+    /// What a conversation adds in which the pod has this role, up to its end.
+    pub fn hear_as(&mut self, role: Role, port: u16, turns: &[(Side, Vec<u8>)]) -> Counts {
         let before = self.kernel.counts();
-        self.port += 1;
-        let ends = (v4(9, self.port), v4(2, server_port));
-        let mut stream = Stream::open(&self.kernel, Role::ROLE_SERVER, ends.0, ends.1);
-        turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
+        let mut stream = self.open(role, port);
+        for (side, bytes) in turns {
+            bytes.chunks(SEGMENT).for_each(|bytes| stream.send(*side, bytes));
+        }
         stream.fin(Side::Client);
         stream.fin(Side::Server);
-        let mut added = self.kernel.counts();
-        added.0.retain(|key, n| {
-            *n -= before.0.get(key).copied().unwrap_or_default();
-            *n > 0
-        });
-        added
+        self.kernel.counts().since(&before)
+    }
+
+    /// A connection from or to this port of the server.
+    pub fn open(&mut self, role: Role, server_port: u16) -> Stream<'_> {
+        self.port += 1;
+        let (client, server) = if role == Role::ROLE_SERVER { (9, 2) } else { (2, 9) };
+        Stream::open(&self.kernel, role, v4(client, self.port), v4(server, server_port))
     }
 }
 

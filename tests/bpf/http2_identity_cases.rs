@@ -1,6 +1,6 @@
 //! HTTP/2 exchanges that tell which frames are one request's, and what a header block leaves unsaid.
 
-use weir::telemetry::wire::{HttpStatus, L7Protocol};
+use weir::telemetry::wire::{CounterKind, HistogramKind, HttpStatus, L7Protocol};
 
 use crate::{
     exchange::Exchange,
@@ -15,7 +15,7 @@ use crate::{
 const BOTH: u8 = END_HEADERS | END_STREAM;
 
 pub fn exchanges() -> Vec<Exchange> {
-    vec![trailers_behind_the_answer(), pushed(), forgotten_status()]
+    vec![trailers_behind_the_answer(), pushed(), forgotten_status(), untold_grpc_status()]
 }
 
 /// RFC 9113, 8.1: a server may answer before the request is whole.
@@ -67,4 +67,24 @@ fn forgotten_status() -> Exchange {
         .request(GET, V2, 418)
         .request(GET, V2, unknown)
         .request(GET, V2, 204)
+}
+
+/// gRPC's guide: a call ends with one of 17 statuses; what is none, or none at all, is told as unknown.
+fn untold_grpc_status() -> Exchange {
+    const UNKNOWN: u32 = 255;
+    let call = |stream| {
+        let fields = [&[0x83][..], &field(0, "content-type", "application/grpc")].concat();
+        frame(HEADERS, BOTH, stream, &fields)
+    };
+    let statuses = ["17", "x", "", "0x"];
+    let calls: Vec<_> = [1, 3, 5, 7, 9].map(call).into();
+    let mut answers = vec![ok(1)];
+    for (stream, status) in [3, 5, 7, 9].into_iter().zip(statuses) {
+        let fields = [&[0x88][..], &field(0, "grpc-status", status)].concat();
+        answers.push(frame(HEADERS, BOTH, stream, &fields));
+    }
+    let exchange = http2("calls without a status of gRPC's", client(&calls), server(&answers))
+        .count(CounterKind::COUNTER_GRPC_REQUESTS, UNKNOWN, 0, 0, 5)
+        .observe(HistogramKind::HISTOGRAM_GRPC_REQUEST, 5);
+    calls.iter().fold(exchange, |exchange, _| exchange.request(POST, V2, 200))
 }

@@ -14,7 +14,7 @@ use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
     sys::{Skb, test_pass},
-    wire::{Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind},
+    wire::{Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind, Stat},
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
@@ -41,6 +41,26 @@ impl Counts {
     pub fn add(&mut self, kind: CounterKind, role: u8, a: u32, b: u32, c: u16, n: u64) {
         let key = (u8::try_from(kind.0).unwrap(), role, small(a), small(b), c);
         *self.0.entry(key).or_default() += n;
+    }
+
+    /// What came to them after `before`.
+    pub fn since(mut self, before: &Self) -> Self {
+        self.0.retain(|key, n| {
+            *n -= before.0.get(key).copied().unwrap_or_default();
+            *n > 0
+        });
+        self
+    }
+
+    /// All but TCP's own.
+    pub fn above_tcp(mut self) -> Self {
+        let tcp = [
+            CounterKind::COUNTER_TCP_CONNECTIONS,
+            CounterKind::COUNTER_TCP_CLOSED,
+            CounterKind::COUNTER_TCP_RETRANSMITS,
+        ];
+        self.0.retain(|key, _| !tcp.iter().any(|kind| kind.0 == u32::from(key.0)));
+        self
     }
 
     pub fn of(&self, kind: CounterKind) -> u64 {
@@ -166,6 +186,13 @@ impl Kernel {
             counts.0.insert((kind, role, a, b, c), n);
         }
         counts
+    }
+
+    /// How often each reason for not following was met; those that were not are left out.
+    pub fn gaps(&self) -> BTreeMap<u32, u64> {
+        let stats = self.snapshot().stats;
+        let reasons = (Stat::STAT_GAP_SEQUENCE.0..=Stat::STAT_GAP_FRAGMENT.0).zip(stats);
+        reasons.filter(|(_, n)| *n > 0).collect()
     }
 
     /// What a CPU leaves that stands still while it reads a direction of the only connection: the

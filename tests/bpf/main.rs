@@ -3,10 +3,12 @@
 
 mod captures;
 mod confusion;
+mod databases;
 mod dns;
 mod dns_tcp_cases;
 mod exchange;
 mod frame;
+mod gaps;
 mod headers;
 mod hold;
 mod hook;
@@ -18,6 +20,7 @@ mod http2_identity_cases;
 mod kafka_cases;
 mod kernel;
 mod leak;
+mod malformed_cases;
 mod mysql_cases;
 mod parallel;
 mod postgresql_cases;
@@ -27,6 +30,7 @@ mod reload;
 mod resync;
 mod share;
 mod split;
+mod steps;
 mod stream;
 mod tcp;
 mod timeout;

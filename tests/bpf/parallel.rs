@@ -259,12 +259,7 @@ fn the_first_answer_waits_for_the_rest_of_its_request_as_well() {
         stream.fin(Side::Client);
         stream.fin(Side::Server);
         let after = kernel.counts();
-        let mut added = after.clone();
-        added.0.retain(|key, n| {
-            *n -= before.0.get(key).copied().unwrap_or_default();
-            let tcp = [CounterKind::COUNTER_TCP_CONNECTIONS, CounterKind::COUNTER_TCP_CLOSED];
-            *n > 0 && !tcp.iter().any(|kind| kind.0 == u32::from(key.0))
-        });
+        let added = after.clone().since(&before).above_tcp();
         assert_eq!(added, exchange.expected(Role::ROLE_SERVER), "{}", exchange.name);
         before = after;
     }

@@ -75,6 +75,11 @@ pub fn selected() -> Vec<u8> {
     [rows(1), complete("SELECT 1"), ready()].concat()
 }
 
+/// A statement's end with this tag.
+pub fn completed(tag: &str) -> Vec<u8> {
+    [complete(tag), ready()].concat()
+}
+
 fn error(text: &str) -> Vec<u8> {
     message(b'E', &[b"SERROR\0C22012\0M", text.as_bytes(), b"\0\0"].concat())
 }

@@ -81,6 +81,10 @@ pub fn assert_balanced(kernel: &Kernel) {
     ] {
         assert_eq!(taken(kernel, table), elements(kernel, map), "{map}");
     }
+    // What the agent tells of the maps is what was put in less what was taken out.
+    for map in kernel.snapshot().maps.iter().filter(|map| map.name != "pods") {
+        assert_eq!(map.entries, u64::from(elements(kernel, map.name)), "{}", map.name);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use weir::telemetry::wire::{CounterKind, HistogramKind, Role, Stat};
+use weir::telemetry::wire::{HistogramKind, Role, Stat};
 
 use crate::{
     dns_tcp_cases,
@@ -72,17 +72,7 @@ impl Runner {
 
     /// What was counted since the last run, TCP's own aside.
     fn added(&self) -> Counts {
-        let mut added = self.kernel.counts();
-        added.0.retain(|key, n| {
-            *n -= self.counted.0.get(key).copied().unwrap_or_default();
-            let tcp = [
-                CounterKind::COUNTER_TCP_CONNECTIONS,
-                CounterKind::COUNTER_TCP_CLOSED,
-                CounterKind::COUNTER_TCP_RETRANSMITS,
-            ];
-            *n > 0 && !tcp.iter().any(|kind| kind.0 == u32::from(key.0))
-        });
-        added
+        self.kernel.counts().since(&self.counted).above_tcp()
     }
 
     /// Every exchange is in the histogram as well, and no gap was met.
