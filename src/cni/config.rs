@@ -160,10 +160,14 @@ pub fn version_text(json: &Value) -> Option<&str> {
 
 fn version(root: &Field<'_>) -> Result<Version> {
     let text = root.get("cniVersion").map(|field| field.text()).transpose()?;
-    let text = text.unwrap_or(UNNAMED_VERSION);
-    Version::parse(text).ok_or_else(|| {
+    Version::parse(text.unwrap_or(UNNAMED_VERSION)).ok_or_else(|| {
         let ours = Version::ALL.map(Version::text).join(", ");
-        let msg = format!("config is of version {text:?}, weir speaks {ours}");
+        let msg = match text {
+            Some(text) => format!("config is of version {text:?}, weir speaks {ours}"),
+            None => format!(
+                "config has no cniVersion and so is of {UNNAMED_VERSION:?}; weir speaks {ours}"
+            ),
+        };
         Error::new(Kind::Version, msg)
     })
 }

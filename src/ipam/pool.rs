@@ -345,7 +345,8 @@ fn next(
     }
     let subnets: Vec<_> = set.ranges().iter().map(|range| range.subnet().to_string()).collect();
     let msg = format!("no address left in {}{}", subnets.join(", "), refused.unwrap_or_default());
-    Err(Error::new(Kind::Exhausted, msg))
+    let mend = "`weir pods` lists who has them, `weir reconcile` frees those of the dead; else make the range larger";
+    Err(Error::new(Kind::Exhausted, msg).details(mend))
 }
 
 /// The last address given of each set; what can't be read begins from the start.

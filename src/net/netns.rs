@@ -3,7 +3,7 @@
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    io,
+    io::{self, ErrorKind},
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
@@ -66,10 +66,17 @@ impl Netns {
             // Without O_NONBLOCK a FIFO of that name would hold the call up for ever.
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(path)
-            .map_err(|err| invalid("can't be opened").details(err))?;
+            .map_err(|err| match err.kind() {
+                ErrorKind::NotFound => invalid(
+                    "does not exist: its pod has ended, or `ip netns add` has to make it first",
+                ),
+                _ => invalid("can't be opened").details(err),
+            })?;
         let fs = fstatfs(&file).map_err(|err| invalid("can't be examined").details(err))?;
         if fs.filesystem_type() != NSFS_MAGIC {
-            return Err(invalid("is not a namespace file"));
+            return Err(invalid(
+                "is not a namespace file, such as /proc/PID/ns/net, or /run/netns/NAME of `ip netns add`",
+            ));
         }
         let id = NetnsId::of(&file).map_err(|err| invalid("can't be examined").details(err))?;
         let own = File::open(OWN).and_then(|own| Ok((NetnsId::of(&own)?, own)));
@@ -154,10 +161,10 @@ mod tests {
 
     #[test]
     fn what_is_no_foreign_namespace_is_refused() {
-        assert!(refusal("/no/such/netns").contains("can't be opened"));
+        assert!(refusal("/no/such/netns").contains("does not exist"));
         assert!(refusal("/etc/passwd").contains("is not a namespace file"));
         assert!(refusal("/tmp").contains("is not a namespace file"));
-        assert!(refusal("").contains("can't be opened"));
+        assert!(refusal("").contains("does not exist"));
         assert!(refusal("/proc/self/ns/net").contains("is the host's own"));
     }
 

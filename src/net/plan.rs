@@ -209,7 +209,9 @@ fn check_link(mtu: u32, mac: Mac, families: Families) -> Result<()> {
 fn check_ports(ports: &[PortMapping], families: Families) -> Result<()> {
     match ports.iter().find(|port| port.address().is_some_and(|ip| !families.has(ip))) {
         Some(port) => {
-            let msg = format!("host port {port}: the pod has no address of that family");
+            let msg = format!(
+                "host port {port}: the pod has no address of that family; leave the hostIP out, or add a range to ipam.ranges"
+            );
             Err(Error::new(Kind::Config, msg))
         }
         None => Ok(()),
@@ -253,12 +255,15 @@ fn pod_routes(request: &Request<'_>, families: Families) -> Result<Vec<Route>> {
 fn check_route(route: &Route, addresses: &[Address], families: Families) -> Result<()> {
     let dst = route.dst;
     if !families.has(dst.ip()) {
-        let msg = format!("route to {dst} has no address of its family in the pod");
+        let msg = format!(
+            "route to {dst}: the pod has no address of that family; leave the route out, or add a range to ipam.ranges"
+        );
         return Err(Error::new(Kind::Config, msg));
     }
     if let Some(scope) = route.scope.filter(|&scope| scope >= SCOPE_LINK) {
-        let msg =
-            format!("route to {dst} of scope {scope}: a routed pod's link holds no neighbours");
+        let msg = format!(
+            "route to {dst} of scope {scope}: a routed pod's link holds no neighbours; leave the scope out"
+        );
         return Err(Error::new(Kind::Config, msg));
     }
     let Some(gw) = route.gw else { return Ok(()) };
@@ -266,7 +271,9 @@ fn check_route(route: &Route, addresses: &[Address], families: Families) -> Resu
     if own && gw.is_ipv4() == dst.is_ipv4() {
         return Ok(());
     }
-    let msg = format!("route to {dst} through {gw}: a routed pod has no next hop but its gateway");
+    let msg = format!(
+        "route to {dst} through {gw}: a routed pod has no next hop but its gateway; leave gw out"
+    );
     Err(Error::new(Kind::Config, msg))
 }
 
