@@ -63,7 +63,8 @@ mod tests {
     };
 
     fn members(count: u32) -> Vec<Member> {
-        join(&[], Some(&fixture::snapshot((0..count).map(|at| fixture::pod(&format!("p{at}"))))))
+        let pods = (0..count).map(|at| fixture::pod(&format!("p{at}")));
+        join(&[], None, &fixture::snapshot(pods).pods)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::exemplar::{Exemplar, Place};
 use crate::telemetry::{
-    Mode,
+    Census, Mode,
     histogram::bounds_ns,
     reader::{MapUsage, Pod, Snapshot},
     wire::{
@@ -79,6 +79,12 @@ pub fn snapshot(pods: impl IntoIterator<Item = Pod>) -> Snapshot {
         maps: vec![MapUsage { name: "counters", entries: 3, capacity: 100, bytes: 4_096 }],
         ..Snapshot::default()
     }
+}
+
+/// Of the pods of a snapshot, by the maps in `/x`.
+pub fn census(snapshot: &Snapshot) -> Census {
+    let here = snapshot.pods.iter().map(|(id, pod)| (*id, pod.deleted)).collect();
+    Census { bpf_dir: "/x".into(), here: Some(here), ..Census::default() }
 }
 
 fn byte(number: u32) -> u8 {

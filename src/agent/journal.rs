@@ -98,6 +98,11 @@ impl Journal {
         Ok(&self.records)
     }
 
+    /// The records as they were read last.
+    pub fn known(&self) -> &[(Attachment, Entry)] {
+        &self.records
+    }
+
     /// What came and went so far.
     pub fn seen(&self) -> Seen {
         self.seen

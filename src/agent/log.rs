@@ -10,6 +10,18 @@ pub fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "weir: {line}");
 }
 
+/// A name with what is not visible written out: whoever starts a pod must not move a reader's cursor.
+pub fn visible(name: &str) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '"' | '\'' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
 /// The last thing that the agent said about something, so that it is said once.
 #[derive(Debug, Default)]
 pub struct Said(String);

@@ -35,6 +35,7 @@ mod budget;
 mod dashboard;
 #[cfg(test)]
 mod docs;
+pub mod due;
 mod exemplar;
 mod exposition;
 pub(crate) mod families;

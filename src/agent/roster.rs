@@ -3,19 +3,12 @@
 //! The journal knows who was plumbed, the maps who is counted. Failing open is Weir's policy, so the
 //! two may differ, and that has to be seen: in `weir pods`, and as `weir_attach_status` 0.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     attachment::Attachment,
     record::{Entry, Record},
-    telemetry::{
-        Attached, Mode,
-        reader::{Pod, Snapshot},
-    },
+    telemetry::{Attached, Census, Mode, reader::Pod},
 };
 
 /// Whether an attachment's traffic is counted.
@@ -29,9 +22,10 @@ pub enum State {
     Lost,
     /// Journal and maps agree that it is, but the hook is not on the interface any more.
     Detached,
-    /// It is, by the programs of another version of Weir: its totals are in the maps of that.
-    OtherVersion,
-    /// The maps can't be read, or its ADD is not done yet.
+    /// It is, by the programs of another version of Weir: its totals are in the maps of that layout.
+    OtherVersion(String),
+    /// The maps can't be read, or its pins are in another directory than the one that was looked at, or its
+    /// ADD or its DEL is not done yet.
     Unknown,
     /// DEL was here (time since the Unix epoch); the totals are kept for the grace time.
     Deleted(Duration),
@@ -42,18 +36,63 @@ pub enum State {
 }
 
 impl State {
+    /// Every [`word`](Self::word).
+    pub const WORDS: &[&str] = &[
+        "counted",
+        "uncounted",
+        "lost",
+        "detached",
+        "other-version",
+        "unknown",
+        "deleted",
+        "unrecorded",
+        "unreadable",
+    ];
+
     /// Whether the pod has had no DEL, as far as can be told.
     pub fn living(&self) -> bool {
         !matches!(self, Self::Deleted(_) | Self::Unreadable(_))
     }
 
-    /// Whether its traffic is counted, where that can be told of a living pod.
+    /// Whether its traffic is counted, and shown by this version, where that can be told of a living pod.
     pub fn counted(&self) -> Option<bool> {
         match self {
-            Self::Counted | Self::OtherVersion | Self::Unrecorded => Some(true),
-            Self::Uncounted | Self::Lost | Self::Detached => Some(false),
+            Self::Counted | Self::Unrecorded => Some(true),
+            Self::Uncounted | Self::Lost | Self::Detached | Self::OtherVersion(_) => Some(false),
             Self::Unknown | Self::Deleted(_) | Self::Unreadable(_) => None,
         }
+    }
+
+    /// What it is called in `weir pods` and on `/metrics`.
+    pub fn word(&self) -> &'static str {
+        let at = match self {
+            Self::Counted => 0,
+            Self::Uncounted => 1,
+            Self::Lost => 2,
+            Self::Detached => 3,
+            Self::OtherVersion(_) => 4,
+            Self::Unknown => 5,
+            Self::Deleted(_) => 6,
+            Self::Unrecorded => 7,
+            Self::Unreadable(_) => 8,
+        };
+        Self::WORDS[at]
+    }
+}
+
+/// What state a recorded attachment's counting is in; `None`: the maps can't be read. That its hook is
+/// still on the interface is for [`verify`](crate::telemetry::verify) to say.
+pub fn state(record: &Record, census: Option<&Census>) -> State {
+    let Some(attached) = &record.telemetry else { return State::Uncounted };
+    let Some(census) = census else { return State::Unknown };
+    let here = census.here.as_ref().and_then(|here| here.get(&attached.pod));
+    match (here, census.elsewhere.get(&attached.pod)) {
+        (Some(Some(at)), _) => State::Deleted(*at),
+        (Some(None), _) => State::Counted,
+        (None, Some(layout)) => State::OtherVersion(layout.clone()),
+        (None, None) if record.under_way || record.abandoned => State::Unknown,
+        (None, None) if record.bpf_dir != census.bpf_dir => State::Unknown,
+        (None, None) => State::Lost,
     }
 }
 
@@ -88,19 +127,23 @@ pub struct Member {
 
 /// Puts journal and maps together, sorted by namespace, pod, container and interface.
 ///
-/// `snapshot` is `None` when the maps can't be read.
-pub fn join(journal: &[(Attachment, Entry)], snapshot: Option<&Snapshot>) -> Vec<Member> {
-    let nobody = BTreeMap::new();
-    let mut unseen: BTreeMap<u32, &Pod> = snapshot
-        .map_or(&nobody, |snapshot| &snapshot.pods)
-        .iter()
-        .map(|(id, pod)| (*id, pod))
-        .collect();
+/// The journal has to be read before the maps: an attachment without a record is shown by what the maps say of
+/// it, but one that the maps don't know yet would be lost. `pods` are those of this version's maps; `None` for
+/// `census`: the maps can't be read.
+pub fn join(
+    journal: &[(Attachment, Entry)],
+    census: Option<&Census>,
+    pods: &BTreeMap<u32, Pod>,
+) -> Vec<Member> {
+    let mut unseen: BTreeMap<u32, &Pod> = pods.iter().map(|(id, pod)| (*id, pod)).collect();
     let mut members: Vec<Member> = journal
         .iter()
         .filter_map(|(attachment, entry)| match entry {
             Entry::Absent => None,
-            Entry::Record(record) => Some(recorded(record, snapshot.is_some(), &mut unseen)),
+            Entry::Record(record) => {
+                record.telemetry.and_then(|attached| unseen.remove(&attached.pod));
+                Some(recorded(record, state(record, census)))
+            }
             Entry::Unreadable(why) | Entry::OutOfReach(why) => {
                 Some(unreadable(attachment, why.to_string()))
             }
@@ -111,21 +154,13 @@ pub fn join(journal: &[(Attachment, Entry)], snapshot: Option<&Snapshot>) -> Vec
     members
 }
 
-/// Marks those that the programs of other versions count, which the maps of this one don't know.
-pub fn mark_others(members: &mut [Member], others: &BTreeSet<u32>) {
-    for member in members {
-        let unseen = matches!(member.state, State::Lost | State::Unknown);
-        if unseen && member.attachment.is_some_and(|id| others.contains(&id)) {
-            member.state = State::OtherVersion;
-        }
-    }
-}
-
 impl Member {
     /// What to look for on which interface, if this attachment is said to be counted.
     pub fn hooked(&self) -> Option<(u32, Attached)> {
         let attached = Attached { pod: self.attachment?, mode: self.hook? };
-        (self.state.counted() == Some(true)).then_some((self.host_ifindex?, attached))
+        let hooked =
+            matches!(self.state, State::Counted | State::OtherVersion(_) | State::Unrecorded);
+        hooked.then_some((self.host_ifindex?, attached))
     }
 }
 
@@ -133,16 +168,7 @@ fn key(member: &Member) -> (&str, &str, &str, &str) {
     (&member.namespace, &member.pod, &member.container_id, &member.ifname)
 }
 
-fn recorded(record: &Record, readable: bool, unseen: &mut BTreeMap<u32, &Pod>) -> Member {
-    let counted = record.telemetry.as_ref().and_then(|attached| unseen.remove(&attached.pod));
-    let state = match (&record.telemetry, counted) {
-        (None, _) => State::Uncounted,
-        (Some(_), _) if !readable => State::Unknown,
-        (Some(_), None) if record.under_way => State::Unknown,
-        (Some(_), None) => State::Lost,
-        (Some(_), Some(Pod { deleted: Some(at), .. })) => State::Deleted(*at),
-        (Some(_), Some(_)) => State::Counted,
-    };
+fn recorded(record: &Record, state: State) -> Member {
     let name = if record.pod.name.is_empty() { &record.container_id } else { &record.pod.name };
     Member {
         network: record.network.clone(),
@@ -209,6 +235,7 @@ mod tests {
         let mut record = Record::new(&attachment, "podnet", netns).unwrap();
         record.telemetry = telemetry.map(|pod| Attached { pod, mode: Mode::Tcx });
         record.under_way = container == "begun";
+        record.bpf_dir = if container == "distant" { "/y" } else { "/x" }.into();
         (attachment, Entry::Record(Box::new(record)))
     }
 
@@ -222,11 +249,15 @@ mod tests {
             record("counted", Some(1)),
             record("lost", Some(77)),
             record("begun", Some(78)),
+            record("distant", Some(79)),
+            record("old", Some(80)),
             record("bare", None),
             (broken, Entry::Unreadable(Error::new(Kind::Io, "cut off"))),
             (Attachment::new("gone", "eth0").unwrap(), Entry::Absent),
         ];
-        let states: BTreeMap<_, _> = join(&journal, Some(&snapshot))
+        let mut census = fixture::census(&snapshot);
+        census.elsewhere.insert(80, "0123".to_owned());
+        let states: BTreeMap<_, _> = join(&journal, Some(&census), &snapshot.pods)
             .into_iter()
             .map(|member| (member.container_id, member.state))
             .collect();
@@ -234,6 +265,8 @@ mod tests {
             ("counted".into(), State::Counted),
             ("lost".into(), State::Lost),
             ("begun".into(), State::Unknown),
+            ("distant".into(), State::Unknown),
+            ("old".into(), State::OtherVersion("0123".into())),
             ("bare".into(), State::Uncounted),
             ("broken".into(), State::Unreadable("cut off".into())),
             ("stray".into(), State::Unrecorded),
@@ -244,28 +277,27 @@ mod tests {
 
     #[test]
     fn maps_that_cannot_be_read_prove_nothing() {
-        let states = join(&[record("a", Some(1)), record("b", None)], None);
+        let states = join(&[record("a", Some(1)), record("b", None)], None, &BTreeMap::new());
         let states: Vec<_> = states.into_iter().map(|member| member.state).collect();
         assert_eq!(states, [State::Unknown, State::Uncounted]);
     }
 
     #[test]
-    fn whom_another_version_counts_is_neither_lost_nor_unknown() {
-        let snapshot = fixture::snapshot([fixture::pod("counted")]);
-        let journal = [("a", 1), ("b", 77), ("c", 78)].map(|(name, id)| record(name, Some(id)));
-        let states = |snapshot| {
-            let mut members = join(&journal, snapshot);
-            mark_others(&mut members, &[1, 77].into());
-            members.into_iter().map(|member| member.state).collect::<Vec<_>>()
-        };
-        assert_eq!(states(Some(&snapshot)), [State::Counted, State::OtherVersion, State::Lost]);
-        assert_eq!(states(None), [State::OtherVersion, State::OtherVersion, State::Unknown]);
-        assert_eq!(State::OtherVersion.counted(), Some(true));
+    fn where_there_are_no_maps_who_was_counted_is_lost_or_another_versions() {
+        let journal = [("a", 1), ("b", 77), ("begun", 78)].map(|(name, id)| record(name, Some(id)));
+        let elsewhere = [(77, "0123".to_owned())].into();
+        let census = Census { bpf_dir: "/x".into(), elsewhere, ..Census::default() };
+        let members = join(&journal, Some(&census), &BTreeMap::new());
+        let states: Vec<_> = members.iter().map(|member| &member.state).collect();
+        let others = State::OtherVersion("0123".into());
+        assert_eq!(states, [&State::Lost, &others, &State::Unknown]);
+        // It is counted, so its hook can be missing, and is not shown here.
+        assert_eq!((others.counted(), members[1].attachment), (Some(false), Some(77)));
     }
 
     #[test]
     fn without_kubernetes_the_container_id_is_the_name() {
-        let members = join(&[record("a", None)], None);
+        let members = join(&[record("a", None)], None, &BTreeMap::new());
         assert_eq!((members[0].namespace.as_str(), members[0].pod.as_str()), ("", "a"));
     }
 }

@@ -163,7 +163,11 @@ mod tests {
 
     /// Every series of a family as `value label,label,…`, the pod's name first.
     fn series(snapshot: &Snapshot, name: &str) -> Vec<String> {
-        series_with(snapshot, &join(&[], Some(snapshot)), name)
+        series_with(snapshot, &members(snapshot), name)
+    }
+
+    fn members(snapshot: &Snapshot) -> Vec<Member> {
+        join(&[], Some(&fixture::census(snapshot)), &snapshot.pods)
     }
 
     fn series_with(snapshot: &Snapshot, members: &[Member], name: &str) -> Vec<String> {
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn a_pod_that_is_not_counted_is_shown_as_such_and_has_no_totals_at_0() {
         let snapshot = fixture::snapshot([fixture::pod("web")]);
-        let mut members = join(&[], Some(&snapshot));
+        let mut members = members(&snapshot);
         let bare = Member { pod: "bare".into(), hook: None, ..members[0].clone() };
         members.push(Member { state: State::Uncounted, ..bare });
         let second = Member { ifname: "eth1".into(), ..members[0].clone() };

@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    telemetry::Census,
+};
 
 /// What this agent has seen of the maps.
 #[derive(Debug, Default)]
@@ -14,29 +17,51 @@ pub struct Takeover {
     begun: bool,
 }
 
+/// How this version's maps are.
+#[derive(Debug)]
+pub enum Standing {
+    /// They can be read.
+    Read,
+    /// There are none.
+    Absent(Error),
+    /// They can't be read, or it can't be told whether there are any.
+    Failed(Error),
+    /// There are none any more, as a reload of another version carried them over.
+    TakenOver(Error),
+}
+
 impl Takeover {
-    /// The outcome of opening this version's maps, with the cause where it is a takeover. `others` tells
-    /// how many layouts of other versions are there; `None` where that can't be told.
+    /// The outcome of opening this version's maps, by who is counted. That some are `lost` was no reload's doing.
     pub fn judge(
         &mut self,
         opened: Result<()>,
-        others: impl FnOnce() -> Option<usize>,
+        census: Option<&Census>,
+        lost: bool,
         bpf_dir: &Path,
-    ) -> Result<()> {
-        let others = if opened.is_ok() { Some(0) } else { others() };
-        match others {
-            Some(0) => self.begun = true,
-            Some(_) if self.begun => {
+    ) -> Standing {
+        let err = match opened {
+            Ok(()) => {
+                self.begun = true;
+                return Standing::Read;
+            }
+            Err(err) => err,
+        };
+        match census {
+            Some(Census { here: None, layouts, .. }) if layouts.is_empty() => {
+                self.begun = true;
+                Standing::Absent(err)
+            }
+            Some(Census { here: None, .. }) if self.begun && !lost => {
                 let msg = format!(
                     "another version of Weir has taken the maps in {} over; restart this agent with the \
                      executable of that version, no total is lost",
                     bpf_dir.display()
                 );
-                return Err(Error::new(Kind::Telemetry, msg));
+                Standing::TakenOver(Error::new(Kind::Telemetry, msg))
             }
-            _ => {}
+            Some(Census { here: None, .. }) => Standing::Absent(err),
+            _ => Standing::Failed(err),
         }
-        opened
     }
 }
 
@@ -44,21 +69,33 @@ impl Takeover {
 mod tests {
     use super::*;
 
-    fn judged(takeover: &mut Takeover, others: Option<usize>) -> String {
+    /// Where there are no maps of this version, and so many layouts of others.
+    fn judged(takeover: &mut Takeover, others: Option<usize>, lost: bool) -> String {
+        let census = others
+            .map(|others| Census { layouts: vec!["0123".to_owned(); others], ..Census::default() });
         let absent = Err(Error::new(Kind::Telemetry, "no maps"));
-        takeover.judge(absent, || others, Path::new("/x")).unwrap_err().msg().to_owned()
+        match takeover.judge(absent, census.as_ref(), lost, Path::new("/x")) {
+            Standing::Read => "read".to_owned(),
+            Standing::Absent(err) => format!("absent: {err}"),
+            Standing::Failed(err) => format!("failed: {err}"),
+            Standing::TakenOver(err) => err.to_string(),
+        }
     }
 
     #[test]
     fn only_what_came_after_the_agents_start_took_the_maps_over() {
         // The version before is still at work.
         let mut waits = Takeover::default();
-        assert_eq!([Some(1), None].map(|others| judged(&mut waits, others)), ["no maps"; 2]);
-        waits.judge(Ok(()), || None, Path::new("/x")).unwrap();
-        assert!(judged(&mut waits, Some(1)).contains("restart this agent"));
+        assert_eq!(judged(&mut waits, Some(1), false), "absent: no maps");
+        assert_eq!(judged(&mut waits, None, false), "failed: no maps");
+        let standing = waits.judge(Ok(()), None, false, Path::new("/x"));
+        assert!(matches!(standing, Standing::Read));
+        assert!(judged(&mut waits, Some(1), false).contains("restart this agent"));
+        // Somebody removed this version's, and left the other's.
+        assert_eq!(judged(&mut waits, Some(1), true), "absent: no maps");
         let mut idle = Takeover::default();
-        assert_eq!(judged(&mut idle, Some(0)), "no maps");
-        assert!(judged(&mut idle, Some(1)).contains("maps in /x over"));
-        assert_eq!(judged(&mut idle, None), "no maps");
+        assert_eq!(judged(&mut idle, Some(0), false), "absent: no maps");
+        assert!(judged(&mut idle, Some(1), false).contains("maps in /x over"));
+        assert_eq!(judged(&mut idle, None, false), "failed: no maps");
     }
 }

@@ -18,23 +18,24 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     audit::Audit,
+    due::{Due, due},
     exemplar::Exemplars,
     exposition::{self, Form},
     families::Flavor,
     flows::Finds,
     journal::Journal,
-    log::Said,
+    log::{self, Said},
     otlp,
     overview::History,
     reading::{Own, Reading},
-    roster::{self, Member},
+    roster::{self, Member, State},
     series::collect,
-    takeover::Takeover,
+    takeover::{Standing, Takeover},
 };
 use crate::{
     error::{Context, Error, Kind, Result},
     telemetry::{
-        self,
+        self, Census,
         reader::{Maps, Snapshot},
     },
 };
@@ -120,9 +121,10 @@ impl Totals {
             bpf_dir,
             maps: None,
             maps_said: Said::default(),
+            due_said: BTreeSet::new(),
             journal_said: Said::default(),
             takeover: Takeover::default(),
-            others: BTreeSet::new(),
+            census: None,
             audit: Audit::default(),
             overflow: BTreeMap::new(),
             finds,
@@ -178,7 +180,8 @@ impl Totals {
             .context(Kind::TryAgain, || "the agent is stopping".into())
     }
 
-    /// Whether the maps are open and were swept lately.
+    /// Whether the maps are open and were swept lately, and have the totals of every living pod that is
+    /// counted.
     ///
     /// # Errors
     /// `Kind::Telemetry` with the reason.
@@ -238,10 +241,12 @@ struct Worker {
     bpf_dir: PathBuf,
     maps: Option<Maps>,
     maps_said: Said,
+    /// The states of pods for which it was said what is due.
+    due_said: BTreeSet<&'static str>,
     journal_said: Said,
     takeover: Takeover,
-    /// Pods that the programs of other versions count, as far as could be told.
-    others: BTreeSet<u32>,
+    /// Who was counted when that could be told last; `None`: the pins can't be read.
+    census: Option<Census>,
     audit: Audit,
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
@@ -279,7 +284,7 @@ impl Worker {
         if self.cached.as_ref().is_some_and(|cached| cached.taken.elapsed() >= CACHE) {
             self.cached = None;
         }
-        self.journal.follow();
+        self.read_records();
         let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
             maps.sweep(GRACE)?;
             if self.maps.is_none() {
@@ -288,24 +293,61 @@ impl Worker {
             self.maps = Some(maps);
             Ok(())
         });
-        let present = || {
-            let usable = telemetry::probe(&self.bpf_dir);
-            usable.and_then(|()| telemetry::other_layouts(&self.bpf_dir)).ok()
-        };
-        let swept = self.takeover.judge(swept, present, &self.bpf_dir);
-        self.note(swept);
+        match telemetry::census_at_once(&self.bpf_dir) {
+            // A reload has the pins, or has just taken the maps away: the next sweep tells.
+            Ok(Census { here: None, .. }) if swept.is_ok() => return,
+            Err(err) if err.kind() == Kind::TryAgain && swept.is_err() => return,
+            census => self.take_census(census),
+        }
+        let census = self.census.as_ref();
+        let due = due(&roster::join(self.journal.known(), census, &BTreeMap::new()));
+        let lost = due.iter().any(|due| due.state == State::Lost.word());
+        let standing = self.takeover.judge(swept, census, lost, &self.bpf_dir);
+        self.note(&standing, &due);
+    }
+
+    /// Reads the records again if they have changed.
+    fn read_records(&mut self) {
+        if let Err(err) = self.journal.records() {
+            self.journal_said.say(format!("can't tell which pods are not counted: {err}"));
+        }
+    }
+
+    /// While a reload has the pins what was known before stands.
+    fn take_census(&mut self, taken: Result<Census>) {
+        match taken {
+            Ok(census) => self.census = Some(census),
+            Err(err) if err.kind() == Kind::TryAgain => {}
+            Err(_) => self.census = None,
+        }
     }
 
     /// Logs what changed, and publishes it. Maps that failed are not read before the next sweep.
-    fn note(&mut self, outcome: Result<()>) {
-        let state = outcome.map_err(|err| err.to_string());
-        if state.is_err() {
+    fn note(&mut self, standing: &Standing, due: &[Due]) {
+        let shown = self.bpf_dir.display();
+        let none = "no totals to show, looking again every second";
+        let (line, due, reason) = match standing {
+            Standing::Read => (format!("reading the maps under {shown}"), due, None),
+            Standing::Absent(_) if !due.is_empty() => {
+                (format!("{none}: no maps of this version in {shown}"), due, None)
+            }
+            Standing::Absent(err) | Standing::Failed(err) | Standing::TakenOver(err) => {
+                (format!("{none}: {err}"), &[][..], Some(err.to_string()))
+            }
+        };
+        if !matches!(standing, Standing::Read) {
             self.maps = None;
         }
-        self.maps_said.say(match &state {
-            Ok(()) => format!("reading the maps under {}", self.bpf_dir.display()),
-            Err(reason) => format!("no totals to show, looking again every second: {reason}"),
-        });
+        self.maps_said.say(line);
+        self.due_said.retain(|state| due.iter().any(|due| due.state == *state));
+        for due in due {
+            // Which pods they are changes with each that ends.
+            if self.due_said.insert(due.state) {
+                log::say(format_args!("agent: {due}"));
+            }
+        }
+        let reasons: Vec<_> = reason.into_iter().chain(due.iter().map(Due::to_string)).collect();
+        let state = if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) };
         self.publish.send_replace(Health { at: Instant::now(), state });
     }
 
@@ -339,16 +381,17 @@ impl Worker {
 
     fn read(&mut self) -> Cached {
         let taken = Instant::now();
+        self.read_records();
         let still = telemetry::hold_still(&self.bpf_dir);
         let snapshot = match self.maps.as_ref().map(Maps::snapshot) {
             Some(Ok(snapshot)) => Some(snapshot),
             Some(Err(err)) => {
-                self.note(Err(err));
+                self.note(&Standing::Failed(err), &[]);
                 None
             }
             None => None,
         };
-        drop(still);
+        self.take_census(still.map(|still| still.census));
         let of_pods = snapshot.as_ref().map(|snapshot| &snapshot.pods);
         // One that came after the reading has a higher id than all that are in it.
         let gone = |id: u32| {
@@ -364,29 +407,23 @@ impl Worker {
             read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),
             overflow: self.overflow.clone(),
             spans: self.finds.spans.as_ref().map(|spans| spans.counts()),
+            seen: self.journal.seen(),
             ..Own::default()
         };
-        // A reload has them: what was known before stands until it is done.
-        if let Ok(others) = telemetry::counted_by_others_at_once(&self.bpf_dir) {
-            self.others = others;
+        let nobody = BTreeMap::new();
+        if let (Some(census), Some(pods)) = (&mut self.census, of_pods) {
+            // The same, unless a reload has kept the census away.
+            census.here = Some(pods.iter().map(|(id, pod)| (*id, pod.deleted)).collect());
         }
-        let (own, mut members) = self.join(own, snapshot.as_ref());
+        // Who is counted by maps that can't be read is not shown as counted.
+        let shown = |census: &&Census| of_pods.is_some() || census.here.is_none();
+        let census = self.census.as_ref().filter(shown);
+        let mut members = roster::join(self.journal.known(), census, of_pods.unwrap_or(&nobody));
         self.audit.run(&mut members, |ifindex, attached| {
             telemetry::verify_at_once(&self.bpf_dir, ifindex, attached)
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let snapshot = snapshot.unwrap_or_default();
         Cached { taken, now, snapshot, members, own, made: Vec::new() }
-    }
-
-    /// Adds the records, without which the maps alone tell which pods there are.
-    fn join(&mut self, own: Own, snapshot: Option<&Snapshot>) -> (Own, Vec<Member>) {
-        let records = self.journal.records().unwrap_or_else(|err| {
-            self.journal_said.say(format!("can't tell which pods are not counted: {err}"));
-            &[]
-        });
-        let mut members = roster::join(records, snapshot);
-        roster::mark_others(&mut members, &self.others);
-        (Own { seen: self.journal.seen(), ..own }, members)
     }
 }

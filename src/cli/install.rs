@@ -188,7 +188,7 @@ fn hint(args: &Args, report: &Report) {
 /// configuration names.
 fn is_reload_due(binary: Done, conf_dir: &Path) -> bool {
     let bpf_dir = Places::default().find(conf_dir).bpf_dir;
-    let others = pin::other_layouts(&bpf_dir).is_ok_and(|others| others > 0);
+    let others = pin::other_layouts(&bpf_dir).is_ok_and(|others| !others.is_empty());
     let any = pin::layouts(&bpf_dir).is_ok_and(|layouts| !layouts.is_empty());
     others || (any && binary == Done::Replaced)
 }

@@ -1,8 +1,6 @@
 //! One exchange on one line, for a person.
 
-use crate::agent::flows::flow::Flow;
-
-use super::table::visible;
+use crate::agent::{flows::flow::Flow, log::visible};
 
 /// Whether to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

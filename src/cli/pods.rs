@@ -1,6 +1,7 @@
 //! `weir pods`: the attachments of this node, and whether each is counted.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,13 +17,18 @@ use super::{
 };
 use crate::{
     agent::{
+        due::due,
         log,
-        roster::{Member, State, join, mark_others},
+        roster::{Member, State, join},
     },
     attachment::Attachment,
     error::{Context, Kind, Result},
     record::{self, Entry},
-    telemetry::{Mode, counted_by_others, pin, reader::Maps, verify},
+    telemetry::{
+        Census, Mode, census, pin,
+        reader::{Maps, Pod},
+        verify,
+    },
 };
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
@@ -41,23 +47,13 @@ pub fn run(args: &Args) -> Result<()> {
     let journal = record::list(state_dir).map_err(|err| {
         if geteuid().is_root() { err } else { err.details("run as root, whose records they are") }
     })?;
-    let snapshot = match Maps::open(bpf_dir).and_then(|maps| maps.snapshot()) {
-        Ok(snapshot) => Some(snapshot),
-        Err(err) => {
-            log::say(&err);
-            None
-        }
-    };
-    let mut members = join(&journal, snapshot.as_ref());
-    match counted_by_others(bpf_dir) {
-        Ok(others) => mark_others(&mut members, &others),
-        Err(err) => log::say(&err),
-    }
-    // Where there are no maps of this version that was said already.
-    let others = members.iter().any(|member| member.state == State::OtherVersion);
-    if others && snapshot.is_some() {
-        let [others, mend] = pin::OTHERS;
-        log::say(format_args!("{others}; {mend}"));
+    let (census, pods) = look(bpf_dir);
+    let mut members = join(&journal, census.as_ref(), &pods);
+    let due = due(&members);
+    due.iter().for_each(log::say);
+    // Why there are no maps is said by what became of those that they were of.
+    if due.is_empty() && census.is_some_and(|census| census.here.is_none()) {
+        log::say(pin::absent(bpf_dir));
     }
     for member in &mut members {
         let hooked = member.hooked();
@@ -73,6 +69,22 @@ pub fn run(args: &Args) -> Result<()> {
         Output::Json => json(&members)?,
         Output::Text => text(&members, now),
     })
+}
+
+/// Who is counted, and the pods of this version's maps; of what can't be read stderr says why.
+fn look(bpf_dir: &Path) -> (Option<Census>, BTreeMap<u32, Pod>) {
+    let said = |err| log::say(&err);
+    let census = census(bpf_dir).map_err(said).ok();
+    if census.as_ref().is_none_or(|census| census.here.is_none()) {
+        return (census, BTreeMap::new());
+    }
+    match Maps::open(bpf_dir).and_then(|maps| maps.snapshot()) {
+        Ok(snapshot) => (census, snapshot.pods),
+        Err(err) => {
+            log::say(&err);
+            (None, BTreeMap::new())
+        }
+    }
 }
 
 /// What to think of a state dir without a record.
@@ -109,6 +121,8 @@ struct Line<'a> {
     deleted: Option<u64>,
     /// Why the record can't be read; null if it can.
     unreadable: Option<&'a str>,
+    /// The layout whose maps have the totals, where it is another version's.
+    layout: Option<&'a str>,
 }
 
 impl<'a> From<&'a Member> for Line<'a> {
@@ -123,7 +137,7 @@ impl<'a> From<&'a Member> for Line<'a> {
             host_ifindex: member.host_ifindex,
             addresses: &member.addresses,
             hook: member.hook,
-            telemetry: word(&member.state),
+            telemetry: member.state.word(),
             created: member.created.as_secs(),
             deleted: match member.state {
                 State::Deleted(at) => Some(at.as_secs()),
@@ -133,21 +147,11 @@ impl<'a> From<&'a Member> for Line<'a> {
                 State::Unreadable(why) => Some(why),
                 _ => None,
             },
+            layout: match &member.state {
+                State::OtherVersion(layout) => Some(layout),
+                _ => None,
+            },
         }
-    }
-}
-
-fn word(state: &State) -> &'static str {
-    match state {
-        State::Counted => "counted",
-        State::Uncounted => "uncounted",
-        State::Lost => "lost",
-        State::Detached => "detached",
-        State::OtherVersion => "other-version",
-        State::Unknown => "unknown",
-        State::Deleted(_) => "deleted",
-        State::Unrecorded => "unrecorded",
-        State::Unreadable(_) => "unreadable",
     }
 }
 
@@ -177,7 +181,7 @@ fn text(members: &[Member], now: Duration) -> String {
             match &member.state {
                 State::Deleted(at) => format!("deleted {} ago", age(now.saturating_sub(*at))),
                 State::Unreadable(why) => format!("unreadable: {why}"),
-                state => word(state).to_owned(),
+                state => state.word().to_owned(),
             },
         ]
     }));
@@ -254,7 +258,11 @@ mod tests {
 
     #[test]
     fn json_has_one_object_an_attachment() {
-        let members = [member("web", State::Counted), member("bad", State::Unreadable("x".into()))];
+        let members = [
+            member("web", State::Counted),
+            member("bad", State::Unreadable("x".into())),
+            member("old", State::OtherVersion("0123".into())),
+        ];
         let json: serde_json::Value = serde_json::from_str(&json(&members).unwrap()).unwrap();
         assert_eq!(json[0]["containerId"], "c1");
         assert_eq!(json[0]["hook"], "tcx");
@@ -262,5 +270,7 @@ mod tests {
         assert_eq!(json[0]["deleted"], serde_json::Value::Null);
         assert_eq!(json[0]["addresses"][1], "fd00:88::2");
         assert_eq!(json[1]["unreadable"], "x");
+        let elsewhere = [&json[2]["telemetry"], &json[2]["layout"]];
+        assert_eq!(elsewhere, ["other-version", "0123"]);
     }
 }

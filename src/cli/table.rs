@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::agent::log::visible;
+
 /// Lays `rows` (the header first) out in columns two spaces apart.
 ///
 /// Names come from whoever started a pod: what could move a cursor is shown, not sent.
@@ -24,18 +26,6 @@ pub fn render(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// `cell` with what is not visible written out.
-pub fn visible(cell: &str) -> String {
-    let mut shown = String::with_capacity(cell.len());
-    for c in cell.chars() {
-        match c {
-            '"' | '\'' | '\\' => shown.push(c),
-            _ => shown.extend(c.escape_debug()),
-        }
-    }
-    shown
 }
 
 fn width(cell: &str) -> usize {

@@ -3,7 +3,7 @@
 //! Policy: fail open. Whatever fails in here is a telemetry error; the ADD verb decides by
 //! `telemetry.required` whether the pod starts without being counted.
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ mod swap;
 pub mod sys;
 pub mod traces;
 pub mod wire;
+
+pub use registry::{Census, Still};
 
 /// Which hook the configuration asks for (`telemetry.attach`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -139,13 +141,6 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
     hook::verify(bpf_dir, ifindex, attached, lock::A_MOMENT)
 }
 
-/// Held while the totals are read, so that no reload carries others over meanwhile: between the two a pod
-/// would be there without its totals. `None` where a reload takes half a second and more, or there are no
-/// maps: what is read then may be half of it.
-pub fn hold_still(bpf_dir: &Path) -> Option<std::fs::File> {
-    lock::share_behind_the_gate(&pin::dir(bpf_dir), lock::A_MOMENT).ok().flatten()
-}
-
 /// As [`verify`], and waits for nobody.
 ///
 /// # Errors
@@ -176,30 +171,30 @@ pub fn probe(bpf_dir: &Path) -> Result<()> {
     pin::probe(bpf_dir)
 }
 
-/// The layouts of other versions that are pinned, whose pods a [`reload`](reload::reload) would bring over.
+/// Who is counted, by this version and by others. Waits while a [`reload`](reload::reload) carries pods over.
 ///
 /// # Errors
-/// [`Kind::Telemetry`](crate::error::Kind::Telemetry): the directory can't be listed.
-pub fn other_layouts(bpf_dir: &Path) -> Result<usize> {
-    pin::other_layouts(bpf_dir)
-}
-
-/// The living pods that the programs of other versions count alone, by attachment id: a
-/// [`reload`](reload::reload) would bring them over. Waits while one does.
-///
-/// # Errors
-/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming the pin;
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry) naming the pin, or what a bpffs or a privilege is missing for;
 /// [`Kind::TryAgain`](crate::error::Kind::TryAgain): a reload takes ten seconds.
-pub fn counted_by_others(bpf_dir: &Path) -> Result<BTreeSet<u32>> {
-    registry::of_others(bpf_dir, lock::WAIT)
+pub fn census(bpf_dir: &Path) -> Result<Census> {
+    registry::census(bpf_dir, lock::WAIT).map(|still| still.census)
 }
 
-/// As [`counted_by_others`], and waits for nobody.
+/// As [`census`], and waits for nobody.
 ///
 /// # Errors
-/// As [`counted_by_others`]; [`Kind::TryAgain`](crate::error::Kind::TryAgain) while programs are swapped.
-pub fn counted_by_others_at_once(bpf_dir: &Path) -> Result<BTreeSet<u32>> {
-    registry::of_others(bpf_dir, lock::AT_ONCE)
+/// As [`census`]; [`Kind::TryAgain`](crate::error::Kind::TryAgain) while programs are swapped.
+pub fn census_at_once(bpf_dir: &Path) -> Result<Census> {
+    registry::census(bpf_dir, lock::AT_ONCE).map(|still| still.census)
+}
+
+/// As [`census`], to be held while the totals are read, so that no reload carries others over meanwhile: between
+/// the two a pod would be there without its totals. Waits half a second.
+///
+/// # Errors
+/// As [`census`]. What is read without it may be half of it.
+pub fn hold_still(bpf_dir: &Path) -> Result<Still> {
+    registry::census(bpf_dir, lock::A_MOMENT)
 }
 
 /// Loads and pins programs and maps if no earlier call did; what the first [`attach`] does by itself.

@@ -71,20 +71,32 @@ pub fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// How many layouts of other versions there are.
+/// The name of a layout's directory, which is the layout's.
+pub(super) fn name(layout: &Path) -> String {
+    layout.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The layouts of other versions that are there, by name: a [`reload`](super::reload::reload) would bring their
+/// pods over.
 ///
 /// # Errors
 /// As [`layouts`].
-pub fn other_layouts(bpf_dir: &Path) -> Result<usize> {
+pub fn other_layouts(bpf_dir: &Path) -> Result<Vec<String>> {
     let current = dir(bpf_dir);
-    Ok(layouts(bpf_dir)?.iter().filter(|dir| **dir != current).count())
+    Ok(layouts(bpf_dir)?.iter().filter(|dir| **dir != current).map(|dir| name(dir)).collect())
 }
 
-/// What is so where there is a layout of another version, and what to do about it.
-pub const OTHERS: [&str; 2] = [
-    "pods are counted by the programs of another version of Weir, with maps of another layout",
-    "weir reload, and restart the agent",
-];
+/// What is so where there are these layouts of other versions.
+pub fn others(layouts: &[String]) -> String {
+    format!(
+        "pods are counted by the programs of another version of Weir, with maps of another layout \
+         ({}, where this version's is {SCHEMA})",
+        layouts.join(" and ")
+    )
+}
+
+/// What to do about it.
+pub const OTHERS_MEND: &str = "weir reload, and restart the agent";
 
 /// Why there are no maps of this version.
 pub fn absent(bpf_dir: &Path) -> Error {
@@ -92,9 +104,8 @@ pub fn absent(bpf_dir: &Path) -> Error {
     if let Err(err) = probe(bpf_dir) {
         return err;
     }
-    let [others, mend] = OTHERS;
     let why = match other_layouts(bpf_dir) {
-        Ok(1..) => format!("{others}; {mend}"),
+        Ok(layouts) if !layouts.is_empty() => format!("{}; {OTHERS_MEND}", others(&layouts)),
         _ => "no pod has been counted yet, or they were removed: then weir reconcile counts the living again"
             .to_owned(),
     };

@@ -228,7 +228,7 @@ impl Maps {
             container_id: text(&raw.container_id),
             ifname: text(&raw.ifname),
             created: Duration::from_nanos(raw.created_ns),
-            deleted: (raw.deleted_ns != 0).then(|| Duration::from_nanos(raw.deleted_ns)),
+            deleted: deleted(raw),
             ifindex: raw.ifindex,
             mode: mode(raw),
             network,
@@ -305,6 +305,11 @@ fn locked_bytes(map: &MapHandle) -> std::io::Result<u64> {
     let info = std::fs::read_to_string(path)?;
     let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
     Ok(line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or_default())
+}
+
+/// When DEL was there, since the Unix epoch, if it was.
+pub(super) fn deleted(raw: &RawAttachment) -> Option<Duration> {
+    (raw.deleted_ns != 0).then(|| Duration::from_nanos(raw.deleted_ns))
 }
 
 /// The hook that an attachment was given.

@@ -1,7 +1,12 @@
 //! Who is counted, by the map `attachments` of every layout that is pinned: after an upgrade the pods
 //! from before it are in an older one, until `weir reload` carries them over.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
@@ -14,10 +19,34 @@ use super::{
 };
 use crate::error::{Context, Kind, Result};
 
+/// Who is counted, by the maps of every layout, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Whose pins these are.
+    pub bpf_dir: PathBuf,
+    /// By this version's maps: attachment ids, each with the time of its DEL, since the Unix epoch, until its
+    /// grace time is over. `None`: there are no such maps.
+    pub here: Option<BTreeMap<u32, Option<Duration>>>,
+    /// The layouts of other versions, by name.
+    pub layouts: Vec<String>,
+    /// The living that the maps of other versions alone have, each with the name of that layout.
+    pub elsewhere: BTreeMap<u32, String>,
+}
+
+/// A census that goes on being right while it is held: no reload carries pods over meanwhile.
+#[derive(Debug)]
+pub struct Still {
+    /// Who is counted.
+    pub census: Census,
+    _held: Vec<Registry>,
+}
+
 /// One layout's, with the lock by which no reload carries it over meanwhile.
+#[derive(Debug)]
 pub(super) struct Registry {
     /// Whether it is this version's.
     pub current: bool,
+    layout: String,
     map: MapHandle,
     _shared: fs::File,
 }
@@ -54,21 +83,33 @@ pub(super) fn is_anothers(bpf_dir: &Path, pod: u32, patience: Duration) -> Resul
     Ok(elsewhere && !known)
 }
 
-/// The living pods that are counted by the programs of other versions alone.
+/// Takes the census. Waits no longer than `patience`, also not for who waits to swap programs: to look takes
+/// no time that he would miss.
 ///
 /// # Errors
-/// As [`all`].
-pub(super) fn of_others(bpf_dir: &Path, patience: Duration) -> Result<BTreeSet<u32>> {
-    let current = pin::dir(bpf_dir);
-    if layouts(bpf_dir)?.iter().all(|dir| *dir == current) {
-        return Ok(BTreeSet::new());
+/// As [`all`]; [`Kind::Telemetry`] with the mend: there is no bpffs, or no permission.
+pub(super) fn census(bpf_dir: &Path, patience: Duration) -> Result<Still> {
+    pin::probe(bpf_dir)?;
+    let held = loop {
+        if let Some(held) = open(bpf_dir, patience)? {
+            break held;
+        }
+    };
+    let mut census = Census { bpf_dir: bpf_dir.to_owned(), ..Census::default() };
+    for registry in &held {
+        let all = reader::dump::<u32, RawAttachment>(&registry.map)?.into_iter();
+        if registry.current {
+            census.here = Some(all.map(|(pod, raw)| (pod, reader::deleted(&raw))).collect());
+        } else {
+            census.layouts.push(registry.layout.clone());
+            let living = all.filter(|(_, raw)| raw.deleted_ns == 0);
+            census.elsewhere.extend(living.map(|(pod, _)| (pod, registry.layout.clone())));
+        }
     }
-    let (mut known, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
-    for registry in all(bpf_dir, patience)? {
-        let pods = registry.living()?.into_iter().map(|(pod, _)| pod);
-        if registry.current { &mut known } else { &mut elsewhere }.extend(pods);
+    if let Some(here) = &census.here {
+        census.elsewhere.retain(|pod, _| here.get(pod) != Some(&None));
     }
-    Ok(&elsewhere - &known)
+    Ok(Still { census, _held: held })
 }
 
 /// Whether an interface is limited by the programs of another version, and by none of this one's.
@@ -94,30 +135,34 @@ pub(super) fn limits_elsewhere(bpf_dir: &Path, ifindex: u32) -> Result<bool> {
 /// # Errors
 /// [`Kind::Telemetry`] naming the pin; [`Kind::TryAgain`]: a reload has swapped programs for ten seconds.
 pub(super) fn all(bpf_dir: &Path, patience: Duration) -> Result<Vec<Registry>> {
-    'again: loop {
+    loop {
         lock::give_way(bpf_dir, patience)?;
-        let mut all = Vec::new();
-        for dir in layouts(bpf_dir)? {
-            // A reload that was waited for has carried it over, to one that wasn't there before.
-            let Some(shared) = lock::share_behind_the_gate(&dir, patience)? else {
-                continue 'again;
-            };
-            let opened = MapHandle::from_pinned_path(dir.join("attachments"));
-            match opened {
-                Ok(map) => {
-                    let current = dir == pin::dir(bpf_dir);
-                    all.push(Registry { current, map, _shared: shared });
-                }
-                // A removal that was killed may have begun with any pin.
-                Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => {}
-                Err(err) => {
-                    let failed = || format!("can't open the pinned maps in {}", dir.display());
-                    return Err(err).context(Kind::Telemetry, failed);
-                }
+        if let Some(all) = open(bpf_dir, patience)? {
+            return Ok(all);
+        }
+    }
+}
+
+/// As [`all`], for who gave way; `None`: a reload that was waited for has carried a layout over, to one that
+/// wasn't there before.
+fn open(bpf_dir: &Path, patience: Duration) -> Result<Option<Vec<Registry>>> {
+    let mut all = Vec::new();
+    for dir in layouts(bpf_dir)? {
+        let Some(shared) = lock::share_behind_the_gate(&dir, patience)? else { return Ok(None) };
+        match MapHandle::from_pinned_path(dir.join("attachments")) {
+            Ok(map) => {
+                let current = dir == pin::dir(bpf_dir);
+                all.push(Registry { current, layout: pin::name(&dir), map, _shared: shared });
+            }
+            // A removal that was killed may have begun with any pin.
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => {}
+            Err(err) => {
+                let failed = || format!("can't open the pinned maps in {}", dir.display());
+                return Err(err).context(Kind::Telemetry, failed);
             }
         }
-        return Ok(all);
     }
+    Ok(Some(all))
 }
 
 impl Registry {

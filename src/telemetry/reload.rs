@@ -18,7 +18,7 @@ use super::{
     hooked::{self, Hook, Programs, limited, programs},
     load, lock,
     merge::{self, Stay},
-    pin::{self, layouts},
+    pin::{self, layouts, name},
     registry::living,
     sys,
     wire::{LimitKey, RawAttachment},
@@ -158,7 +158,7 @@ fn move_whole(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Re
 
 /// What says, within a layout's directory, that the totals of another are in its maps.
 fn carried(new: &Path, old: &Path) -> PathBuf {
-    new.join(format!("carried-{}", old.file_name().unwrap_or_default().to_string_lossy()))
+    new.join(format!("carried-{}", name(old)))
 }
 
 /// Removes a layout whose totals are carried over, and the sign that they are; or, where pods stay, what it
@@ -170,10 +170,6 @@ fn leave(bpf_dir: &Path, new: &Path, old: &Path, stay: &Stay, done: &mut Reloade
     }
     load::remove(bpf_dir, old)?;
     load::clear(&carried(new, old))
-}
-
-fn name(layout: &Path) -> String {
-    layout.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Moves the pods of another layout to the maps in `new`, but for those whose interface refuses. The totals of

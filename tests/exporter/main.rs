@@ -13,6 +13,7 @@ mod browser;
 mod churn;
 mod dashboard;
 mod doctor;
+mod due;
 mod fill;
 mod flows;
 mod http;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir::telemetry::wire::{CounterKind, HistogramKind};
 
 use super::{
@@ -196,7 +196,7 @@ fn the_examples_are_what_prometheus_reads() {
     assert!(said.contains("prometheus.yaml is valid prometheus config file syntax"), "{said}");
     let alerts = format!("{EXAMPLES}/prometheus-alerts.yaml");
     let said = run("promtool", &["check", "rules", &alerts]);
-    assert!(said.contains("7 rules found"), "{said}");
+    assert!(said.contains("8 rules found"), "{said}");
     // Every name of ours that a rule uses is in the document that lists them all.
     let metrics =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
@@ -205,6 +205,45 @@ fn the_examples_are_what_prometheus_reads() {
         let known = !name.starts_with("weir_") || metrics.contains(&format!("`{name}`"));
         assert!(known, "{name}");
     }
+}
+
+/// Of a node on which a pod is counted, and two that an upgrade left behind.
+#[test]
+fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
+    let node = Node::new("alerts");
+    let waiting = r#"weir_attachments{instance="n1", telemetry="other-version"}"#;
+    let status = r#"weir_attach_status{instance="n1", namespace="shop", pod="web", hook="clsact"}"#;
+    let summary = "An upgrade on n1 waits for `weir reload`";
+    let description = "2 pods are counted by the programs of another version of Weir, and are not on this \
+        page until `weir reload` brings them and their totals over. /readyz names some.";
+    let due = json!([{
+        "exp_labels": {"severity": "warning", "instance": "n1", "telemetry": "other-version"},
+        "exp_annotations": {"summary": summary, "description": description},
+    }]);
+    let rule = |name: &str, minute: u32, expected: &Value| json!({"alertname": name, "eval_time": format!("{minute}m"), "exp_alerts": expected});
+    let cases = json!({
+        "rule_files": [format!("{EXAMPLES}/prometheus-alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [
+                {"series": waiting, "values": "0 2x20 0x20"},
+                {"series": status, "values": "1x41"},
+            ],
+            "alert_rule_test": [
+                rule("WeirReloadDue", 0, &json!([])),
+                rule("WeirReloadDue", 10, &json!([])),
+                rule("WeirReloadDue", 20, &due),
+                rule("WeirReloadDue", 30, &json!([])),
+                rule("WeirPodNotCounted", 20, &json!([])),
+            ],
+        }],
+    });
+    let file = node.path("alerts.yaml");
+    // JSON is YAML.
+    fs::write(&file, cases.to_string()).unwrap();
+    let said = run("promtool", &["test", "rules", file.to_str().unwrap()]);
+    assert!(said.contains("SUCCESS"), "{said}");
 }
 
 fn now() -> f64 {

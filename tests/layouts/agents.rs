@@ -94,17 +94,25 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     let agent = Agent::start(&node, Version::Other);
     let ready = agent.says("/readyz", &[OTHERS, "weir reload"]);
     assert!(ready.contains(" 503 ") && !ready.contains(NEVER), "{ready}");
-    agent.says("/metrics", &["weir_attach_status{namespace=\"\",pod=\"a\",hook=\"clsact\"} 1\n"]);
+    let status = |pod: &str, status: u8| {
+        format!("weir_attach_status{{namespace=\"\",pod=\"{pod}\",hook=\"clsact\"}} {status}\n")
+    };
+    let waiting = |pods: u8| format!("weir_attachments{{telemetry=\"other-version\"}} {pods}\n");
+    // What the other version counts is not on this page.
+    agent.says("/metrics", &[&status("a", 0), &waiting(1)]);
     assert_eq!((agent.logged(OTHERS), agent.logged(NEVER)), (1, 0));
     let said = remarks(&node, Version::Other);
     assert!(said.contains(OTHERS) && said.contains("weir reload"), "{said}");
     assert_eq!(node.pods(Version::Other), telemetry(&[("a", "other-version")]));
-    // The first pod of the new version brings maps of its own.
+    // The first pod of the new version brings maps of its own, and the others wait on.
     node.call(Version::Other, "ADD", &b).succeed();
-    agent.says("/readyz", &[" 200 "]);
-    agent.says("/metrics", &[r#"pod="a",hook="clsact"} 1"#, r#"pod="b",hook="clsact"} 1"#]);
+    agent.says("/metrics", &[&status("a", 0), &status("b", 1), &waiting(1), "weir_maps_open 1\n"]);
+    thread::sleep(Duration::from_millis(1_500));
+    let ready = agent.says("/readyz", &[OTHERS, ": a; weir reload"]);
+    assert!(ready.contains(" 503 "), "{ready}");
+    assert_eq!((agent.logged("reading the maps"), agent.logged(OTHERS)), (1, 1));
     let said = remarks(&node, Version::Other);
-    assert!(said.contains(OTHERS) && said.contains("weir reload"), "{said}");
+    assert!(said.contains(OTHERS) && said.contains(": a; weir reload"), "{said}");
     let both = [("a", "other-version"), ("b", "counted")];
     assert_eq!(node.pods(Version::Other), telemetry(&both));
     // Also of a pod of another version's it is seen that somebody took its filter off.
@@ -113,7 +121,23 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     let link = links.as_array().unwrap().iter().find(alias).unwrap()["ifname"].clone();
     node.host.node.succeed(&format!("tc qdisc del dev {} clsact", link.as_str().unwrap()));
     assert_eq!(node.pods(Version::Other)[0], telemetry(&[("a", "detached")])[0]);
-    agent.says("/metrics", &[r#"pod="a",hook="clsact"} 0"#]);
+    let detached = "weir_attachments{telemetry=\"detached\"} 1\n";
+    agent.says("/metrics", &[&status("a", 0), detached, &waiting(0)]);
+}
+
+#[test]
+fn a_reload_makes_ready_who_waited_for_it() {
+    let node = Upgraded::new("agents-ready", "clsact");
+    let [a, b] = ["a", "b"].map(|id| node.host.container(id));
+    node.call(Version::This, "ADD", &a).succeed();
+    node.call(Version::Other, "ADD", &b).succeed();
+    let agent = Agent::start(&node, Version::Other);
+    agent.says("/readyz", &[" 503 ", OTHERS, ": a; weir reload"]);
+    let done = node.says(Version::Other, "reload");
+    assert_eq!((&done["pods"], node.layouts().len()), (&serde_json::json!(2), 1), "{done}");
+    agent.says("/readyz", &[" 200 "]);
+    agent.says("/metrics", &[r#"pod="a",hook="clsact"} 1"#, r#"pod="b",hook="clsact"} 1"#]);
+    assert_eq!((agent.logged(OTHERS), agent.logged(NEVER)), (1, 0));
 }
 
 #[test]

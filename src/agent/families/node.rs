@@ -5,6 +5,7 @@ use crate::{
     agent::{
         family::{Family, Kind, Label, Source, Unit, values},
         labels::Value,
+        roster::State,
     },
     telemetry::wire::Stat,
 };
@@ -16,7 +17,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "weir_attach_status",
         kind: Kind::Gauge,
-        help: "1 for a living pod whose traffic is counted by that hook, 0 for one whose traffic is not counted",
+        help: "1 for a living pod whose traffic is counted by that hook, and shown here, 0 for one whose traffic is not",
         labels: &[HOOK],
         source: Source::Attachments,
         ..POD
@@ -25,6 +26,19 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "weir_pods",
         help: "Living attachments on this node, counted or not",
         source: Source::Node(|reading| vec![(values([]), reading.living())]),
+        ..NODE
+    },
+    Family {
+        name: "weir_attachments",
+        help: "Attachments by what weir pods says of their counting; lost, detached and other-version ask for a command",
+        labels: &[Label { name: "telemetry", values: State::WORDS }],
+        source: Source::Node(|reading| {
+            let count = |word: &str| {
+                reading.members.iter().filter(|member| member.state.word() == word).count() as u64
+            };
+            let words = State::WORDS.iter();
+            words.map(|word| (values([Value::Name(word)]), count(word))).collect()
+        }),
         ..NODE
     },
     Family {

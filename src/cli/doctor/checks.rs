@@ -80,10 +80,10 @@ pub fn jit(setting: Option<&str>) -> Finding {
     }
 }
 
-/// Judges the number of layouts of other versions that are pinned; nothing to say of none.
-pub fn layouts(others: usize) -> Option<Finding> {
-    let [says, mend] = pin::OTHERS;
-    (others > 0).then(|| Finding::warn("version", says, mend))
+/// Judges the layouts of other versions that are pinned; nothing to say of none.
+pub fn layouts(others: &[String]) -> Option<Finding> {
+    let warn = || Finding::warn("version", pin::others(others), pin::OTHERS_MEND);
+    (!others.is_empty()).then(warn)
 }
 
 /// Weir's programs carry no relocations, so this is for information.

@@ -13,7 +13,10 @@ use nix::{
 };
 
 use super::{Args, Finding, checks, conflist, lists, ranges, trial};
-use crate::{cli::places::Found, telemetry};
+use crate::{
+    cli::places::Found,
+    telemetry::{self, pin},
+};
 
 /// More than a configuration is; what is bigger is not read to its end.
 const CONF_BYTES: u64 = 1024 * 1024;
@@ -53,7 +56,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
         conflist,
     ];
     findings.extend(lists::look(&state_dir, args.conf_dir.given()));
-    findings.extend(checks::layouts(telemetry::other_layouts(&bpf_dir).unwrap_or_default()));
+    findings.extend(checks::layouts(&pin::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
 }

@@ -9,10 +9,13 @@ use ratatui::{
 };
 
 use super::{
-    super::{line::duration, several, table::visible},
+    super::{line::duration, several},
     state::{State, name, requests, title},
 };
-use crate::agent::overview::{Exchanges, PodOverview};
+use crate::agent::{
+    log::visible,
+    overview::{Exchanges, PodOverview},
+};
 
 /// Blocks of a trend in a row.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
