@@ -1,65 +1,19 @@
 //! containerd with runc, asked as the kubelet asks it.
 
-use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::{
     cri::{Cri, Pod},
+    daemon::{SOCKET, end, pod, start},
     image,
     metrics::{Agent, fetch},
-    node::{CONFLIST, Daemon, Node, list, succeed, wait_for},
+    node::{CONFLIST, Node, list, succeed, wait_for},
 };
-
-const SOCKET: &str = "/run/containerd/containerd.sock";
-const CONFIG: &str = "/run/containerd.toml";
-
-/// containerd on a node, with the image in its store.
-fn start() -> Daemon {
-    // The tests' machines lack CAP_SYS_RESOURCE; and what is off here needs kernel modules of its own.
-    let config = format!(
-        r#"
-version = 2
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{}"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/run/cni/bin"
-    conf_dir = "/run/cni/net.d"
-"#,
-        image::NAME
-    );
-    fs::write(CONFIG, config).unwrap();
-    let mut command = Command::new("containerd");
-    let daemon = Daemon::start(command.args(["--config", CONFIG]), "/run/containerd.log");
-    let cri = Cri { socket: Path::new(SOCKET) };
-    let log = || fs::read_to_string("/run/containerd.log").unwrap();
-    assert!(wait_for(|| cri.conditions().ok()).is_some(), "{}", log());
-    let archive = image::archive(Path::new("/run"));
-    succeed(&format!("ctr -n k8s.io images import {}", archive.display()));
-    daemon
-}
-
-fn pod<'a>(name: &'a str, ports: &'a [(u16, u16)], cgroup: &'a str) -> Pod<'a> {
-    let uid = "2f1d6a1c-0000-4000-8000-000000000000";
-    Pod { namespace: "shop", name, uid, ports, annotations: &[], cgroup }
-}
-
-/// What the kubelet does at a pod's end: it stops a sandbox more than once.
-fn end(cri: &Cri<'_>, sandbox: &str) {
-    cri.stop(sandbox).unwrap();
-    cri.stop(sandbox).unwrap();
-    assert!(!cri.status(sandbox).unwrap().0);
-    cri.remove(sandbox).unwrap();
-    cri.remove(sandbox).unwrap();
-}
 
 #[test]
 fn pods_of_the_kubelet_talk_are_counted_by_name_and_leave_nothing() {
     let node = Node::enter("pods");
-    let _containerd = start();
+    let _containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let network = ("NetworkReady".to_owned(), true);
     assert!(wait_for(|| cri.conditions().unwrap().contains(&network).then_some(())).is_some());
@@ -107,7 +61,7 @@ fn pods_of_the_kubelet_talk_are_counted_by_name_and_leave_nothing() {
 #[test]
 fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_either() {
     let node = Node::enter("dead");
-    let containerd = start();
+    let containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
     let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
@@ -127,7 +81,7 @@ fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_ei
         fs::remove_file(SOCKET).ok();
         fs::remove_dir_all("/run/root").ok();
         fs::remove_dir_all("/run/layout").ok();
-        start()
+        start(&[])
     };
     assert!(cri.status(&staying).unwrap().0);
     end(&cri, &staying);
@@ -137,7 +91,7 @@ fn a_sandbox_whose_process_died_or_whose_runtime_was_restarted_leaves_nothing_ei
 #[test]
 fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
     let node = Node::enter("refused");
-    let _containerd = start();
+    let _containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
     let first = cri.run(&pod("first", &[(8080, 80)], &cgroup)).unwrap();
@@ -153,7 +107,7 @@ fn a_refusal_of_weir_fails_the_sandbox_with_its_words_and_leaves_nothing() {
 #[test]
 fn the_limits_of_a_pods_annotations_are_in_force_and_go_with_it() {
     let node = Node::enter("limits");
-    let _containerd = start();
+    let _containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
     let limits =
@@ -190,7 +144,7 @@ fn a_failed_del_is_not_taken_for_success_whatever_the_words_of_the_ipam() {
     fs::set_permissions("/run/cni/bin/away", fs::Permissions::from_mode(0o755)).unwrap();
     let list = r#"{"cniVersion": "1.0.0", "name": "podnet", "plugins": [{"type": "weir", "ipam": {"type": "away"}}]}"#;
     fs::write(CONFLIST, list).unwrap();
-    let _containerd = start();
+    let _containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let sandbox = cri.run(&pod("leaving", &[], &node.cgroup)).unwrap();
     fs::write("/run/away", "").unwrap();
@@ -231,7 +185,7 @@ fn mtu(node: &Node, sandbox: &str) -> String {
 fn a_running_containerd_takes_up_what_install_puts_in_place_and_upgrades_under_its_pods() {
     let node = Node::enter("installed");
     node.forget_weir();
-    let _containerd = start();
+    let _containerd = start(&[]);
     let cri = Cri { socket: Path::new(SOCKET) };
     let cgroup = node.cgroup.clone();
     let network_is =

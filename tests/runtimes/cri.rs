@@ -117,6 +117,8 @@ pub struct Pod<'a> {
     pub annotations: &'a [(&'a str, &'a str)],
     /// Under which control group.
     pub cgroup: &'a str,
+    /// The runtime's handler; empty for the default.
+    pub handler: &'a str,
 }
 
 impl Pod<'_> {
@@ -200,7 +202,7 @@ impl Cri<'_> {
 
     /// RunPodSandbox; the sandbox's id.
     pub fn run(&self, pod: &Pod<'_>) -> Result<String, String> {
-        let request = Message::new().message(1, &pod.config());
+        let request = Message::new().message(1, &pod.config()).bytes(2, pod.handler);
         Ok(self.call("RunPodSandbox", &request)?.get(1).text())
     }
 

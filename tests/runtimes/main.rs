@@ -14,6 +14,7 @@
 mod cgroup;
 mod containerd;
 mod cri;
+mod daemon;
 mod image;
 mod metrics;
 mod node;
