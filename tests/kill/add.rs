@@ -194,7 +194,7 @@ fn a_killed_load_is_begun_anew() {
         ground.unload();
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         ground.call("DEL", Some(&a)).succeed();
-        ground.call("ADD", Some(&b)).succeed();
+        loaded(&ground, &b);
         ground.call("DEL", Some(&b)).succeed();
         ground.see().assert_is(&before, &strike.to_string());
         struck.hit
@@ -214,9 +214,14 @@ fn a_failed_load_says_so() {
         let struck = ground.strike(strike, ground.call("ADD", Some(&a)));
         struck.told(strike);
         ground.call("DEL", Some(&a)).succeed();
-        ground.call("ADD", Some(&a)).succeed();
+        loaded(&ground, &a);
         ground.call("DEL", Some(&a)).succeed();
         ground.see().assert_is(&before, &strike.to_string());
         struck.hit
     });
+}
+
+/// An ADD that loads, for which a busy machine may need its time.
+fn loaded(ground: &Ground, container: &Container) {
+    ground.call("ADD", Some(container)).within(70).succeed();
 }

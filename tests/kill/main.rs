@@ -3,7 +3,7 @@
 //!
 //! `strace` strikes one system call of a call at a time: all of them by `WEIR_TORTURE=1` (`make torture-kill`),
 //! else a sample, the same in each run. `WEIR_SEED`, which is printed, draws another; the weekly run of the
-//! workflow strikes all.
+//! workflow strikes all. `WEIR_STRIKE=N` goes on with a test where it ended before.
 
 #![allow(
     clippy::unwrap_used,
