@@ -169,6 +169,11 @@ impl Kernel {
         telemetry::detach(&self.bpf_dir(), "c1", &self.attached, None).unwrap();
     }
 
+    /// A file of this test's own, which is no part of the bpffs.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.mounted.with_extension(name)
+    }
+
     pub fn bpf_dir(&self) -> PathBuf {
         self.mounted.join("weir")
     }

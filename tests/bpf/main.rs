@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a failed step fails the test
 
 mod captures;
+mod compilers;
 mod confusion;
 mod databases;
 mod dns;
