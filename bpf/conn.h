@@ -299,7 +299,7 @@ struct dns_key {
 	__u16 pod_port;
 	__u16 peer_port;
 	__u16 id;
-	__u16 qtype;
+	__u16 place; /* 0, or 1 for what another question's query has the same id as */
 };
 _Static_assert(sizeof(struct dns_key) == 48, "dns_key is hashed as bytes");
 
@@ -308,7 +308,7 @@ struct dns_query {
 	__u32 pod;
 	__u8 role;
 	__u8 transport;
-	__u16 zero;
+	__u16 qtype; /* host byte order */
 };
 
 /* The tables whose elements packets make, for all pods. */

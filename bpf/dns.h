@@ -89,30 +89,54 @@ static __always_inline void dns_count(const struct dns_side *side, __u8 kind, __
 		    dns_counted_type(qtype), 1);
 }
 
-static __always_inline void dns_asked(const struct dns_key *key, const struct dns_side *side)
+/* The pending query of these ends and this id that asked for this; whatever it asked for if -1. */
+static __always_inline struct dns_query *dns_find(struct dns_key *key, int qtype)
+{
+	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
+
+	if (found && (qtype < 0 || found->qtype == qtype))
+		return found;
+	key->place = 1;
+	found = bpf_map_lookup_elem(&dns_pending, key);
+	return found && (qtype < 0 || found->qtype == qtype) ? found : NULL;
+}
+
+static __always_inline void dns_asked(struct dns_key *key, const struct dns_side *side, __u16 qtype)
 {
 	struct dns_query query = {.asked_ns = bpf_ktime_get_ns(),
 				  .pod = side->pod,
 				  .role = side->role,
-				  .transport = side->transport};
+				  .transport = side->transport,
+				  .qtype = qtype};
 
-	dns_count(side, COUNTER_DNS_QUERIES, 0, bpf_ntohs(key->qtype));
+	const struct dns_query *first = bpf_map_lookup_elem(&dns_pending, key), *second;
+
+	dns_count(side, COUNTER_DNS_QUERIES, 0, qtype);
+	key->place = 1;
+	second = bpf_map_lookup_elem(&dns_pending, key);
+	/* The same query again: its time runs from the first. */
+	if ((first && first->qtype == qtype) || (second && second->qtype == qtype))
+		return;
+	key->place = !!first;
 	if (!share_take_dns(side->pod, side->role)) {
 		if (!bpf_map_update_elem(&dns_pending, key, &query, BPF_NOEXIST)) {
 			stat_add(STAT_DNS_CREATED, 1);
 			return;
 		}
 		share_give_dns(side->pod, side->role);
+		/* Another CPU had the same. */
+		first = bpf_map_lookup_elem(&dns_pending, key);
+		if (first && first->qtype == qtype)
+			return;
 	}
-	if (bpf_map_lookup_elem(&dns_pending, key))
-		return; /* The same query again: its time runs from the first. */
 	stat_add(STAT_FULL_DNS, 1);
 	room_wanted = 1;
 }
 
 /* The question is in the window; over TCP it is not kept. */
 static __always_inline void record_lookup(struct __sk_buff *skb, const struct dns_key *key,
-					  const struct dns_side *side, __u8 rcode, __u64 ns)
+					  const struct dns_side *side, __u8 rcode, __u16 qtype,
+					  __u64 ns)
 {
 	struct cursor *c = cursor();
 	struct record *r;
@@ -126,44 +150,67 @@ static __always_inline void record_lookup(struct __sk_buff *skb, const struct dn
 	r->role = side->role;
 	r->protocol = L7_DNS;
 	r->method = side->transport;
-	r->status = bpf_ntohs(key->qtype);
+	r->status = qtype;
 	r->code = rcode;
-	if (side->transport == TRANSPORT_UDP)
+	if (side->transport == TRANSPORT_UDP && c->filled)
 		record_send_bytes(skb, NOWHERE, c->filled);
 	else
 		record_send();
 }
 
-static __always_inline void dns_answered(struct __sk_buff *skb, const struct dns_key *key,
-					 const struct dns_side *side, __u8 rcode)
+/*
+ * A response: who refuses a query need not repeat its question (RFC 9619, 3; qtype is -1 then), so
+ * that its ends and its id alone tell which it answers.
+ */
+static __always_inline void dns_answered(struct __sk_buff *skb, struct dns_key *key,
+					 const struct dns_side *side, __u8 rcode, int qtype)
 {
-	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
-	__u64 asked = found ? found->asked_ns : 0;
-	/* Who has it in the table, though the interface is another pod's by now. */
-	__u32 pod = found ? found->pod : 0;
-	__u8 role = found ? found->role : 0;
+	struct dns_query *found = dns_find(key, qtype), query = {};
 
+	/* Who has it in the table, though the interface is another pod's by now. */
+	if (found)
+		query = *found;
 	/* Of two responses at once, the one that removes the query answered it. */
 	if (!found || bpf_map_delete_elem(&dns_pending, key)) {
 		dns_count(side, COUNTER_DNS_UNMATCHED, 0, 0);
 		return;
 	}
 	stat_add(STAT_DNS_REMOVED, 1);
-	share_give_dns(pod, role);
-	dns_count(side, COUNTER_DNS_RESPONSES, rcode, bpf_ntohs(key->qtype));
-	asked = bpf_ktime_get_ns() - asked;
-	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0), asked);
+	share_give_dns(query.pod, query.role);
+	dns_count(side, COUNTER_DNS_RESPONSES, rcode, query.qtype);
+	query.asked_ns = bpf_ktime_get_ns() - query.asked_ns;
+	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0), query.asked_ns);
 	if (listening())
-		record_lookup(skb, key, side, rcode, asked);
+		record_lookup(skb, key, side, rcode, query.qtype, query.asked_ns);
+}
+
+/*
+ * A message whose question asks for this, of the packet at hand; in `what` rcode, role, transport
+ * and whether it is a response. The id is in network byte order.
+ */
+__noinline int dns_message(struct __sk_buff *skb, __u32 pod, __u32 what, __u32 id, int qtype)
+{
+	struct dns_side side = {.pod = pod, .role = what >> 8, .transport = what >> 16};
+	struct dns_key key = {};
+	struct cursor *c = cursor();
+
+	if (!c)
+		return 0;
+	__builtin_memcpy(&key, &c->packet.key, sizeof(c->packet.key));
+	key.id = id;
+	if (what >> 24)
+		dns_answered(skb, &key, &side, what, qtype);
+	else
+		dns_asked(&key, &side, qtype);
+	return 0;
 }
 
 static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 pod, __u32 dir)
 {
 	struct dns_header header;
-	struct dns_key key = {};
 	struct cursor *c = cursor();
 	__u32 at = p->l4 + sizeof(struct udphdr);
-	int tx = dir == DIRECTION_TX, qtype;
+	int tx = dir == DIRECTION_TX, qtype = -1;
 	/* Port 53 is the server's: on the pod's side, or on the peer's. */
 	int serves = p->key.pod_port == bpf_htons(DNS_PORT);
 	struct dns_side side = {
@@ -175,21 +222,23 @@ static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 
 		return;
 	c->at = at + DNS_HEADER;
 	c->end = p->end < c->at + DNS_QUESTION_MAX ? p->end : c->at + DNS_QUESTION_MAX;
-	if (p->end < c->at || load(skb, at, &header, sizeof(header)) || refill(skb, c))
+	c->filled = 0;
+	if (p->end < c->at || load(skb, at, &header, sizeof(header)))
 		goto malformed;
 	flags = bpf_ntohs(header.flags);
 	if (flags & DNS_OPCODE)
 		return; /* Updates and notifications are no look-ups. */
-	qtype = dns_qtype(c, c->filled);
-	if (!!(flags & DNS_RESPONSE) != response || header.questions != bpf_htons(1) || qtype < 0)
+	if (!!(flags & DNS_RESPONSE) != response)
 		goto malformed;
-	__builtin_memcpy(&key, &p->key, sizeof(p->key));
-	key.id = header.id;
-	key.qtype = bpf_htons(qtype);
-	if (response)
-		dns_answered(skb, &key, &side, flags & DNS_RCODE);
-	else
-		dns_asked(&key, &side);
+	if (header.questions || !response) {
+		if (header.questions != bpf_htons(1) || refill(skb, c))
+			goto malformed;
+		qtype = dns_qtype(c, c->filled);
+		if (qtype < 0)
+			goto malformed;
+	}
+	dns_message(skb, pod, fields(flags & DNS_RCODE, side.role, TRANSPORT_UDP, response),
+		    header.id, qtype);
 	return;
 malformed:
 	dns_count(&side, COUNTER_DNS_MALFORMED, 0, 0);

@@ -37,6 +37,17 @@ static __always_inline int dns_malformed(struct step *s)
 	return 1;
 }
 
+/* All of a message that is looked at was seen. */
+static __always_inline int dns_take(struct step *s, int qtype)
+{
+	struct half *h = s->half;
+	__u32 what = fields(h->status & DNS_RCODE, s->conn->role, TRANSPORT_TCP, s->responses);
+
+	dns_rest(h);
+	dns_message(s->skb, s->conn->pod, what, h->tail, qtype);
+	return 0;
+}
+
 /* half.status keeps the flags, half.tail the id, half.remain how much of the name there was. */
 static __always_inline int dns_header_step(struct step *s)
 {
@@ -52,10 +63,12 @@ static __always_inline int dns_header_step(struct step *s)
 		dns_rest(h); /* Updates and notifications are no look-ups. */
 		return 0;
 	}
-	if (b[6] || b[7] != 1)
-		return dns_malformed(s);
 	h->status = flags;
 	h->tail = b[2] | b[3] << 8; /* In network byte order, as the key has it. */
+	if (s->responses && s->conn->decided && !b[6] && !b[7])
+		return dns_take(s, -1);
+	if (b[6] || b[7] != 1)
+		return dns_malformed(s);
 	h->started = 0;
 	h->state = HALF_LABEL;
 	return 0;
@@ -79,22 +92,11 @@ static __always_inline int dns_label_step(struct step *s)
 static __always_inline int dns_question_step(struct step *s)
 {
 	struct half *h = s->half;
-	struct dns_side side = {
-		.pod = s->conn->pod, .role = s->conn->role, .transport = TRANSPORT_TCP};
-	struct dns_key key = {};
 
 	if (!s->conn->decided)
 		decide(s->conn, L7_DNS);
-	__builtin_memcpy(&key, &s->cur->packet.key, sizeof(s->cur->packet.key));
-	key.id = h->tail;
-	key.qtype = bpf_htons(h->line[0] << 8 | h->line[1]);
 	h->head_len -= 4;
-	dns_rest(h);
-	if (s->responses)
-		dns_answered(s->skb, &key, &side, h->status & DNS_RCODE);
-	else
-		dns_asked(&key, &side);
-	return 0;
+	return dns_take(s, h->line[0] << 8 | h->line[1]);
 }
 
 static long dns_step(__u32 i, struct step *s)

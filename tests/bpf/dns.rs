@@ -1,10 +1,11 @@
 //! DNS over UDP.
 
-use weir::telemetry::wire::{CounterKind, HistogramKind, Role};
+use weir::telemetry::wire::{CounterKind, HistogramKind, Role, Stat};
 
 use crate::{
     frame::{self, v4, v6},
     kernel::{Counts, Kernel},
+    share::{assert_balanced, elements, stat},
 };
 
 const A: u16 = 1;
@@ -118,4 +119,162 @@ fn a_table_full_of_the_unanswered_makes_room_without_an_agent() {
     assert_eq!(counts.of(CounterKind::COUNTER_DNS_RESPONSES), 1);
     assert_eq!(counts.of(CounterKind::COUNTER_DNS_UNMATCHED), 0);
     assert!(counts.of(CounterKind::COUNTER_DNS_TIMEOUTS) > 0);
+}
+
+/// A response that refuses without repeating the question; `more` stands for what is behind the header.
+fn refusal(id: u16, rcode: u16, more: &[u8]) -> Vec<u8> {
+    let counts = [id, 0x8080 | rcode, 0, 0, 0, u16::from(!more.is_empty())];
+    counts.into_iter().flat_map(u16::to_be_bytes).chain(more.iter().copied()).collect()
+}
+
+/// RFC 6891's record without options.
+const OPT: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
+
+/// Both ends of a look-up: who asks, and who is asked, at the pod that has this role.
+struct Ends<'k> {
+    kernel: &'k Kernel,
+    role: Role,
+    asks: frame::End,
+    serves: frame::End,
+}
+
+impl Ends<'_> {
+    fn ask(&self, id: u16, qtype: u16) {
+        let query = message(id, 0x0100, &["example", "org"], qtype);
+        let client = self.role == Role::ROLE_CLIENT;
+        self.kernel.pass(0, client, &frame::udp(self.asks, self.serves, &query));
+    }
+
+    fn answer(&self, message: &[u8]) {
+        let client = self.role == Role::ROLE_CLIENT;
+        self.kernel.pass(0, !client, &frame::udp(self.serves, self.asks, message));
+    }
+}
+
+fn both_roles(kernel: &Kernel) -> [Ends<'_>; 2] {
+    let ends = |role, asks, serves| Ends { kernel, role, asks, serves };
+    [
+        ends(Role::ROLE_CLIENT, v4(2, 5000), v4(9, 53)),
+        ends(Role::ROLE_SERVER, v6(9, 5000), v6(2, 53)),
+    ]
+}
+
+/// RFC 9619, 3: who can't make sense of a query, or wants none, need not say of which it was.
+#[test]
+fn a_refusal_without_the_question_is_the_answer_to_the_query_of_its_id() {
+    const CODES: [u16; 6] = [0, 1, 2, 4, 5, 9];
+    let kernel = Kernel::new();
+    let mut expected = Counts::default();
+    for ends in both_roles(&kernel) {
+        let role = u8::try_from(ends.role.0).unwrap();
+        for (id, rcode) in (7..).zip(CODES) {
+            for (qtype, more) in [(A, &[][..]), (AAAA, &OPT)] {
+                ends.ask(id, qtype);
+                ends.answer(&refusal(id, rcode, more));
+                expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, qtype, 1);
+                expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, rcode.into(), 0, qtype, 1);
+                assert_eq!(elements(&kernel, "dns_pending"), 0);
+            }
+        }
+    }
+    assert_eq!(kernel.counts(), expected);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_DNS_LOOKUP), 24);
+    assert_balanced(&kernel);
+}
+
+/// It takes the ends and the id, as with any answer; and one is enough.
+#[test]
+fn a_refusal_from_elsewhere_or_of_another_id_or_too_late_answers_nothing() {
+    let kernel = Kernel::new();
+    let mut expected = Counts::default();
+    for ends in both_roles(&kernel) {
+        let role = u8::try_from(ends.role.0).unwrap();
+        let other = |asks, serves| Ends { kernel: &kernel, role: ends.role, asks, serves };
+        let (asks, serves) = (ends.asks, ends.serves);
+        let port = frame::End { port: asks.port + 1, ..asks };
+        let stranger = if asks.addr.is_ipv4() { v4(8, 53) } else { v6(8, 5000) };
+        let from_elsewhere =
+            if ends.role == Role::ROLE_CLIENT { (asks, stranger) } else { (stranger, serves) };
+        ends.ask(7, A);
+        ends.answer(&refusal(8, 5, &[]));
+        other(port, serves).answer(&refusal(7, 5, &[]));
+        other(from_elsewhere.0, from_elsewhere.1).answer(&refusal(7, 5, &[]));
+        assert_eq!(elements(&kernel, "dns_pending"), 1);
+        ends.answer(&refusal(7, 5, &[]));
+        assert_eq!(elements(&kernel, "dns_pending"), 0);
+        // Again, and what it was taken for.
+        ends.answer(&refusal(7, 5, &[]));
+        ends.answer(&message(7, 0x8180, &["example", "org"], A));
+        expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, A, 1);
+        expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, 5, 0, A, 1);
+        expected.add(CounterKind::COUNTER_DNS_UNMATCHED, role, 0, 0, 0, 5);
+        // Only a response may do without: neither a query, nor one with more questions than one.
+        let query = |mut message: Vec<u8>, questions: u8| {
+            message[2] = 1;
+            message[5] = questions;
+            message
+        };
+        let client = ends.role == Role::ROLE_CLIENT;
+        for bytes in [query(refusal(7, 0, &[]), 0), query(message(7, 0, &["a"], A), 2)] {
+            kernel.pass(0, client, &frame::udp(asks, serves, &bytes));
+        }
+        let mut two = message(7, 0x8180, &["a"], A);
+        two[5] = 2;
+        ends.answer(&two);
+        ends.answer(&refusal(7, 5, &[])[..11]);
+        expected.add(CounterKind::COUNTER_DNS_MALFORMED, role, 0, 0, 0, 4);
+    }
+    assert_eq!(kernel.counts(), expected);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_DNS_LOOKUP), 2);
+    assert_balanced(&kernel);
+}
+
+/// Nothing forbids a client to ask two questions under one id: each has its answer.
+#[test]
+fn two_questions_of_one_id_have_two_answers() {
+    let kernel = Kernel::new();
+    let mut expected = Counts::default();
+    let answer = |qtype| message(7, 0x8180, &["example", "org"], qtype);
+    for ends in both_roles(&kernel) {
+        let role = u8::try_from(ends.role.0).unwrap();
+        let mut answered = |qtype, rcode, n| {
+            expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, rcode, 0, qtype, n);
+        };
+        for (first, second) in [(A, AAAA), (AAAA, A)] {
+            // In either order, with a query that comes again when the first was answered.
+            ends.ask(7, first);
+            ends.ask(7, second);
+            ends.ask(7, second);
+            assert_eq!(elements(&kernel, "dns_pending"), 2);
+            ends.answer(&answer(first));
+            ends.ask(7, second);
+            assert_eq!(elements(&kernel, "dns_pending"), 1);
+            ends.answer(&answer(second));
+            ends.ask(7, second);
+            ends.ask(7, first);
+            ends.answer(&answer(first));
+            ends.answer(&refusal(7, 5, &[]));
+            assert_eq!(elements(&kernel, "dns_pending"), 0);
+            answered(first, 0, 2);
+            answered(second, 0, 1);
+            answered(second, 5, 1);
+        }
+        expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, A, 6);
+        expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, AAAA, 6);
+        // A third at once has no place, which is told of.
+        ends.ask(7, A);
+        ends.ask(7, AAAA);
+        let before = stat(&kernel, Stat::STAT_FULL_DNS);
+        ends.ask(7, 16);
+        assert_eq!(stat(&kernel, Stat::STAT_FULL_DNS), before + 1);
+        [A, AAAA, 16].into_iter().for_each(|qtype| ends.answer(&answer(qtype)));
+        for qtype in [A, AAAA, 16] {
+            expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, qtype, 1);
+        }
+        expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, 0, 0, A, 1);
+        expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, 0, 0, AAAA, 1);
+        expected.add(CounterKind::COUNTER_DNS_UNMATCHED, role, 0, 0, 0, 1);
+    }
+    assert_eq!(kernel.counts(), expected);
+    assert_balanced(&kernel);
 }

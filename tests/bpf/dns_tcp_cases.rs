@@ -8,6 +8,10 @@ const PORT: u16 = 53;
 const NXDOMAIN: u16 = 3;
 
 pub fn exchanges() -> Vec<Exchange> {
+    vec![answered(), refused()]
+}
+
+fn answered() -> Exchange {
     let queries = [
         message(1, 0x0100, &["example", "org"], 1, &[]),
         message(2, 0x0120, &[&"l".repeat(63), "example"], 28, &[0; 11]),
@@ -27,7 +31,7 @@ pub fn exchanges() -> Vec<Exchange> {
     exchange.port = PORT;
     let tcp = Transport::TRANSPORT_TCP.0;
     // Type 252, a transfer, is none of those that are told apart.
-    vec![[(1, 0), (28, NXDOMAIN), (0, 0)].into_iter().fold(exchange, |exchange, (qtype, rcode)| {
+    [(1, 0), (28, NXDOMAIN), (0, 0)].into_iter().fold(exchange, |exchange, (qtype, rcode)| {
         exchange.count(CounterKind::COUNTER_DNS_QUERIES, 0, tcp, qtype, 1).count(
             CounterKind::COUNTER_DNS_RESPONSES,
             rcode.into(),
@@ -35,7 +39,55 @@ pub fn exchanges() -> Vec<Exchange> {
             qtype,
             1,
         )
-    })]
+    })
+}
+
+/// Refusals that don't repeat the question (RFC 9619, 3), with an OPT and without; one comes again, and
+/// one is of no query.
+fn refused() -> Exchange {
+    const FORMERR: u16 = 1;
+    const REFUSED: u16 = 5;
+    let queries =
+        [(1, 1), (2, 28), (3, 16)].map(|(id, qtype)| message(id, 0x0100, &["org"], qtype, &[]));
+    let refusal = |id: u16, rcode: u16, more: &[u8]| {
+        let words = [
+            u16::try_from(12 + more.len()).unwrap(),
+            id,
+            0x8080 | rcode,
+            0,
+            0,
+            0,
+            u16::from(!more.is_empty()),
+        ];
+        [words.map(u16::to_be_bytes).concat(), more.to_vec()].concat()
+    };
+    let opt = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
+    let responses = [
+        refusal(2, REFUSED, &opt),
+        refusal(2, REFUSED, &opt),
+        refusal(1, FORMERR, &[]),
+        refusal(4, FORMERR, &[]),
+        message(3, 0x8180, &["org"], 16, &[3; 20]),
+    ];
+    let mut exchange = Exchange::new(
+        "dns over tcp: refused",
+        queries.concat(),
+        responses.concat(),
+        L7Protocol::L7_DNS,
+    )
+    .observe(HistogramKind::HISTOGRAM_DNS_LOOKUP, 3)
+    .count(CounterKind::COUNTER_DNS_UNMATCHED, 0, Transport::TRANSPORT_TCP.0, 0, 2);
+    exchange.port = PORT;
+    [(1, FORMERR), (28, REFUSED), (16, 0)].into_iter().fold(exchange, |exchange, (qtype, rcode)| {
+        let tcp = Transport::TRANSPORT_TCP.0;
+        exchange.count(CounterKind::COUNTER_DNS_QUERIES, 0, tcp, qtype, 1).count(
+            CounterKind::COUNTER_DNS_RESPONSES,
+            rcode.into(),
+            tcp,
+            qtype,
+            1,
+        )
+    })
 }
 
 /// A message behind its length; `more` stands for the sections behind the question.

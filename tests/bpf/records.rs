@@ -115,6 +115,16 @@ fn a_look_up_is_told_with_its_question() {
     assert!(is(record, RecordKind::RECORD_EXCHANGE, L7Protocol::L7_DNS));
     assert_eq!((record.status, record.code, record.number), (28, 3, 7));
     assert_eq!(bytes, question);
+
+    // A refusal that does not repeat it: the type is the query's.
+    let query = message(0x0100);
+    kernel.leave_pod(&frame::udp(v6(2, 5000), v6(9, 53), &query));
+    let refusal = [&query[..2], &[0x80, 0x05], &[0; 8]].concat();
+    kernel.enter_pod(&frame::udp(v6(9, 53), v6(2, 5000), &refusal));
+    let told = listener.take();
+    let [(refused, nothing)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((refused.number, refused.status, refused.code), (record.number, record.status, 5));
+    assert!(nothing.is_empty());
 }
 
 #[test]
