@@ -117,6 +117,9 @@ static __always_inline int frame_header(struct step *s)
 	if (!x->begun && x->type != FRAME_SETTINGS)
 		return -1;
 	x->begun = 1;
+	/* Before the client's preface a server has nothing to say of a stream (3.4). */
+	if (stream && !s->conn->decided)
+		return -1;
 	/* A block's frames follow each other (6.10). */
 	if (!x->block != (x->type != FRAME_CONTINUATION) || (x->block && x->stream != stream))
 		return -1;

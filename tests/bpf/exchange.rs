@@ -91,6 +91,12 @@ impl Exchange {
         )
     }
 
+    /// Whether its connection is taken for this.
+    pub fn is(&self, protocol: L7Protocol) -> bool {
+        let taken = |kind| kind == CounterKind::COUNTER_L7_CONNECTIONS;
+        self.counted.iter().any(|count| taken(count.0) && count.1 == protocol.0)
+    }
+
     pub fn expected(&self, role: Role) -> Counts {
         let role = u8::try_from(role.0).unwrap();
         let mut counts = Counts::default();
