@@ -88,10 +88,11 @@ pub fn state(record: &Record, census: Option<&Census>) -> State {
     let here = census.here.as_ref().and_then(|here| here.get(&attached.pod));
     match (here, census.elsewhere.get(&attached.pod)) {
         (Some(Some(at)), _) => State::Deleted(*at),
+        // Its hooks may be missing as yet.
+        _ if record.under_way => State::Unknown,
         (Some(None), _) => State::Counted,
         (None, Some(layout)) => State::OtherVersion(layout.clone()),
-        (None, None) if record.under_way || record.abandoned => State::Unknown,
-        (None, None) if record.bpf_dir != census.bpf_dir => State::Unknown,
+        (None, None) if record.abandoned || record.bpf_dir != census.bpf_dir => State::Unknown,
         (None, None) => State::Lost,
     }
 }

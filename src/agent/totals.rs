@@ -121,6 +121,7 @@ impl Totals {
             bpf_dir,
             maps: None,
             maps_said: Said::default(),
+            due: Vec::new(),
             due_said: BTreeSet::new(),
             journal_said: Said::default(),
             takeover: Takeover::default(),
@@ -241,7 +242,9 @@ struct Worker {
     bpf_dir: PathBuf,
     maps: Option<Maps>,
     maps_said: Said,
-    /// The states of pods for which it was said what is due.
+    /// What is due, as far as could be told last.
+    due: Vec<Due>,
+    /// The states of pods for which that was said.
     due_said: BTreeSet<&'static str>,
     journal_said: Said,
     takeover: Takeover,
@@ -297,13 +300,16 @@ impl Worker {
             // A reload has the pins, or has just taken the maps away: the next sweep tells.
             Ok(Census { here: None, .. }) if swept.is_ok() => return,
             Err(err) if err.kind() == Kind::TryAgain && swept.is_err() => return,
-            census => self.take_census(census),
+            Err(err) if err.kind() == Kind::TryAgain => {}
+            census => {
+                self.take_census(census);
+                let (records, census) = (self.journal.known(), self.census.as_ref());
+                self.due = due(&roster::join(records, census, &BTreeMap::new()));
+            }
         }
-        let census = self.census.as_ref();
-        let due = due(&roster::join(self.journal.known(), census, &BTreeMap::new()));
-        let lost = due.iter().any(|due| due.state == State::Lost.word());
-        let standing = self.takeover.judge(swept, census, lost, &self.bpf_dir);
-        self.note(&standing, &due);
+        let lost = self.due.iter().any(|due| due.state == State::Lost.word());
+        let standing = self.takeover.judge(swept, self.census.as_ref(), lost, &self.bpf_dir);
+        self.note(&standing);
     }
 
     /// Reads the records again if they have changed.
@@ -323,7 +329,8 @@ impl Worker {
     }
 
     /// Logs what changed, and publishes it. Maps that failed are not read before the next sweep.
-    fn note(&mut self, standing: &Standing, due: &[Due]) {
+    fn note(&mut self, standing: &Standing) {
+        let due = &self.due[..];
         let shown = self.bpf_dir.display();
         let none = "no totals to show, looking again every second";
         let (line, due, reason) = match standing {
@@ -386,7 +393,7 @@ impl Worker {
         let snapshot = match self.maps.as_ref().map(Maps::snapshot) {
             Some(Ok(snapshot)) => Some(snapshot),
             Some(Err(err)) => {
-                self.note(&Standing::Failed(err), &[]);
+                self.note(&Standing::Failed(err));
                 None
             }
             None => None,

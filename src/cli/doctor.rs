@@ -14,6 +14,7 @@ use crate::error::{Context, Kind, Result};
 mod checks;
 mod conflist;
 mod lists;
+mod pods;
 mod probes;
 mod ranges;
 mod trial;

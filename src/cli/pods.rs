@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::Path,
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -31,6 +32,9 @@ use crate::{
     },
 };
 
+/// How long a call is between two things that belong together, as a rule.
+pub(super) const A_CALL: Duration = Duration::from_millis(100);
+
 /// Lists the attachments of this node, those within their grace time after DEL included.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -55,12 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     if due.is_empty() && census.is_some_and(|census| census.here.is_none()) {
         log::say(pin::absent(bpf_dir));
     }
-    for member in &mut members {
-        let hooked = member.hooked();
-        if hooked.is_some_and(|(ifindex, attached)| verify(bpf_dir, ifindex, &attached).is_err()) {
-            member.state = State::Detached;
-        }
-    }
+    mark_detached(&mut members, bpf_dir);
     if let Some(doubt) = doubt(state_dir, &journal, &members) {
         log::say(&doubt);
     }
@@ -83,6 +82,44 @@ fn look(bpf_dir: &Path) -> (Option<Census>, BTreeMap<u32, Pod>) {
         Err(err) => {
             log::say(&err);
             (None, BTreeMap::new())
+        }
+    }
+}
+
+/// Those that have a record, and are not counted any more. A call that runs meanwhile is none of them: what it
+/// has not made yet, or has taken away already, is otherwise a moment later.
+///
+/// # Errors
+/// Those of [`record::list`] and [`census`].
+pub(super) fn uncounted(state_dir: &Path, bpf_dir: &Path) -> Result<Vec<Member>> {
+    let look = || -> Result<Vec<Member>> {
+        let journal = record::list(state_dir)?;
+        if journal.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut members = join(&journal, Some(&census(bpf_dir)?), &BTreeMap::new());
+        mark_detached(&mut members, bpf_dir);
+        members.retain(|member| matches!(member.state, State::Lost | State::Detached));
+        Ok(members)
+    };
+    let first = look()?;
+    if first.is_empty() {
+        return Ok(first);
+    }
+    thread::sleep(A_CALL);
+    let mut second = look()?;
+    second.retain(|now| first.iter().any(|then| then.attachment == now.attachment));
+    Ok(second)
+}
+
+/// Marks those whose hooks are not on their interface, or can't be asked for there.
+fn mark_detached(members: &mut [Member], bpf_dir: &Path) {
+    for member in members {
+        let Some((ifindex, attached)) = member.hooked() else { continue };
+        match verify(bpf_dir, ifindex, &attached) {
+            // A reload stands still with the pins, which proves nothing.
+            Err(err) if err.kind() != Kind::TryAgain => member.state = State::Detached,
+            _ => {}
         }
     }
 }

@@ -8,9 +8,14 @@ use std::{
     process::ExitCode,
 };
 
-use super::{Output, places::Configured, print, several};
+use super::{
+    Output,
+    places::{Configured, Found},
+    pods::uncounted,
+    print, several,
+};
 use crate::{
-    agent::log,
+    agent::{due::due, log, roster::Member},
     error::{Context, Error, Kind, Result},
     telemetry::{
         pin,
@@ -23,7 +28,8 @@ use crate::{
 /// Also carries the counts over from a version of Weir with another layout of the maps. If the kernel
 /// refuses the new programs the old ones run on.
 ///
-/// Where no pod has been counted yet nothing is loaded; stderr says so, and the exit status is 0.
+/// Where no pod has been counted yet nothing is loaded; stderr says so, and the exit status is 0. Pods that are
+/// not counted any more, which a reload can't mend, are named on stderr, with the command that does.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -38,25 +44,30 @@ pub struct Args {
 
 /// Reloads and reports.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let bpf_dir = args.places.find().bpf_dir;
+    let Found { state_dir, bpf_dir } = args.places.find();
     if pin::layouts(&bpf_dir).is_ok_and(|layouts| !layouts.is_empty()) {
         eprintln!("weir: loading the programs");
     }
     let done = reload::reload(&bpf_dir).map_err(|err| with_log(err, &args.verifier_log))?;
-    if done.is_none() {
-        eprintln!(
-            "weir: there is nothing to reload in {}: no pod has been counted there, or its pins were removed \
-             (then weir reconcile counts the living again); another directory is given by --bpf-dir",
-            bpf_dir.display()
-        );
-    }
     let nothing = done.is_none();
     let done = done.unwrap_or_default();
+    let left_out = left_out(&state_dir, &bpf_dir, &done);
+    let due = due(&left_out);
+    if nothing {
+        let shown = bpf_dir.display();
+        let why = if due.is_empty() {
+            ": no pod has been counted there; another directory is given by --bpf-dir"
+        } else {
+            ""
+        };
+        eprintln!("weir: there is nothing to reload in {shown}{why}");
+    }
     match args.output {
-        Output::Json => print(&json(&done)?)?,
+        Output::Json => print(&json(&done, &left_out)?)?,
         Output::Text if nothing => {}
         Output::Text => print(&text(&done))?,
     }
+    due.iter().for_each(log::say);
     done.refused.iter().for_each(log::say);
     if done.refused.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -68,6 +79,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         several(done.refused.len(), "interface")
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// Those that have a record and no program: somebody took it off, or removed the pins, and to put it back is not
+/// a reload's. An interface that refused is named by itself.
+fn left_out(state_dir: &Path, bpf_dir: &Path, done: &Reloaded) -> Vec<Member> {
+    let mut members = uncounted(state_dir, bpf_dir).unwrap_or_else(|err| {
+        log::say(format_args!("whether every pod is counted now is not known: {err}"));
+        Vec::new()
+    });
+    let refused = |member: &Member| {
+        done.refused.iter().any(|refusal| Some(refusal.ifindex) == member.host_ifindex)
+    };
+    members.retain(|member| !refused(member));
+    members
 }
 
 /// The error, and where the verifier's log is, if there is one: the last lines alone seldom show the way
@@ -110,7 +135,7 @@ fn text(done: &Reloaded) -> String {
     text
 }
 
-fn json(done: &Reloaded) -> Result<String> {
+fn json(done: &Reloaded, uncounted: &[Member]) -> Result<String> {
     let refused = done.refused.iter().map(|refusal| {
         serde_json::json!({
             "ifindex": refusal.ifindex,
@@ -121,6 +146,16 @@ fn json(done: &Reloaded) -> Result<String> {
         })
     });
     let refused: Vec<_> = refused.collect();
+    let uncounted = uncounted.iter().map(|member| {
+        serde_json::json!({
+            "namespace": member.namespace,
+            "pod": member.pod,
+            "containerId": member.container_id,
+            "ifname": member.ifname,
+            "telemetry": member.state.word(),
+        })
+    });
+    let uncounted: Vec<_> = uncounted.collect();
     let json = serde_json::json!({
         "pods": done.pods,
         "swap_seconds": done.swap.as_secs_f64(),
@@ -128,6 +163,7 @@ fn json(done: &Reloaded) -> Result<String> {
         "from": done.from,
         "refused": refused,
         "left": done.left,
+        "uncounted": uncounted,
     });
     let text = serde_json::to_string_pretty(&json);
     text.map(|text| text + "\n").context(Kind::Io, || "can't write the report as JSON".into())

@@ -167,7 +167,7 @@ fn is_whole(record: &Record, index: u32) -> bool {
 }
 
 /// The MTU and the limit of the queue on the host side, if the attachment has one.
-fn queue(record: &Record) -> Option<(u32, &Limit)> {
+pub(super) fn queue(record: &Record) -> Option<(u32, &Limit)> {
     let plumbing = record.plumbing.as_ref()?;
     Some((plumbing.mtu, plumbing.bandwidth.ingress.as_ref()?))
 }

@@ -30,6 +30,7 @@ pub(crate) mod counting;
 mod del;
 mod field;
 mod gc;
+pub mod lacking;
 pub mod list;
 pub mod mend;
 mod ports;

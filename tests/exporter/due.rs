@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Output};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     http::get,
-    node::{Agent, Node, eventually, weir},
+    node::{Agent, Node, eventually, run, weir},
     plumbed::Plumbed,
 };
 
@@ -46,6 +46,14 @@ fn agent(node: &Node) -> Agent {
     agent
 }
 
+/// What the doctor finds of the pods.
+fn diagnosis(node: &Node) -> Value {
+    let output = told(node, &["doctor", "-o", "json"]);
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut findings = findings.as_array().unwrap().iter();
+    findings.find(|finding| finding["check"] == "pods").unwrap().clone()
+}
+
 fn attach_status(pod: &str, status: u8) -> String {
     format!("weir_attach_status{{namespace=\"shop\",pod=\"{pod}\",hook=\"clsact\"}} {status}\n")
 }
@@ -78,6 +86,20 @@ fn pins_go(name: &str, pins: fn(&Node) -> PathBuf) {
     assert_eq!(listed, states(&[("web", "lost"), ("db", "lost")]));
     assert!(remark.contains("weir reconcile") && !remark.contains(NEVER), "{remark}");
 
+    let reloaded = told(&node, &["reload"]);
+    let remark = said(&reloaded);
+    assert!(
+        reloaded.status.success() && remark.contains("there is nothing to reload in"),
+        "{remark}"
+    );
+    assert!(remark.contains(": shop/db, shop/web; weir reconcile"), "{remark}");
+    assert!(!remark.contains("no pod has been counted"), "{remark}");
+    let pods_of =
+        |finding: &Value| finding["says"].as_str().unwrap().contains(": shop/db, shop/web");
+    let finding = diagnosis(&node);
+    assert!(finding["verdict"] == "warn" && pods_of(&finding), "{finding}");
+    assert_eq!(finding["mend"], "weir reconcile");
+
     // The next pod brings maps again, which know nothing of those before it.
     let _new = Plumbed::new(&node, "shop", "new", "new");
     let now = [("web", "lost"), ("db", "lost"), ("new", "counted")];
@@ -92,6 +114,7 @@ fn pins_go(name: &str, pins: fn(&Node) -> PathBuf) {
     let mended = told(&node, &["reconcile"]);
     assert!(said(&mended).contains("mended attachments: 2"), "{}", said(&mended));
     assert_eq!(pods(&node), (states(&now.map(|(pod, _)| (pod, "counted"))), String::new()));
+    assert_eq!(diagnosis(&node)["verdict"], "ok");
     eventually("ready again", || get("/readyz").status == 200);
     eventually("all on the page", || {
         let page = get("/metrics").body;
@@ -101,6 +124,46 @@ fn pins_go(name: &str, pins: fn(&Node) -> PathBuf) {
     let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
     let logged = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert_eq!((logged("weir reconcile"), logged(NEVER)), (1, 0), "{log:#?}");
+}
+
+#[test]
+fn pods_whose_hooks_were_taken_off_are_named_by_doctor_and_by_reload() {
+    let node = Node::new("hookless");
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let _pods = names.map(|pod| Plumbed::new(&node, "shop", pod, pod));
+    assert_eq!(diagnosis(&node)["verdict"], "ok");
+    let clean = told(&node, &["reload", "-o", "json"]);
+    let done: Value = serde_json::from_slice(&clean.stdout).unwrap();
+    assert_eq!((&done["pods"], &done["uncounted"]), (&6.into(), &json!([])), "{done}");
+    let listed: Value =
+        serde_json::from_slice(&told(&node, &["pods", "-o", "json"]).stdout).unwrap();
+    let ends = listed.as_array().unwrap().iter().filter(|pod| pod["pod"] != "f");
+    for index in ends.map(|pod| &pod["hostIfindex"]) {
+        let links: Value = serde_json::from_str(&run("ip", &["-j", "link"])).unwrap();
+        let mut links = links.as_array().unwrap().iter();
+        let link = links.find(|link| link["ifindex"] == *index).unwrap();
+        run("tc", &["qdisc", "del", "dev", link["ifname"].as_str().unwrap(), "clsact"]);
+    }
+    let named = "took their hooks off: shop/a, shop/b, shop/c and 2 others";
+    let finding = diagnosis(&node);
+    assert!(finding["says"].as_str().unwrap().contains(named), "{finding}");
+    assert_eq!((&finding["verdict"], &finding["mend"]), (&json!("warn"), &json!("weir reconcile")));
+    let reloaded = told(&node, &["reload", "-o", "json"]);
+    let remark = said(&reloaded);
+    assert!(reloaded.status.success(), "{remark}");
+    assert!(remark.contains(&format!("{named}; weir reconcile")), "{remark}");
+    let done: Value = serde_json::from_slice(&reloaded.stdout).unwrap();
+    let uncounted = done["uncounted"].as_array().unwrap();
+    assert_eq!((&done["pods"], uncounted.len()), (&1.into(), 5), "{done}");
+    assert_eq!(
+        (&uncounted[0]["pod"], &uncounted[0]["telemetry"]),
+        (&json!("a"), &json!("detached"))
+    );
+    // It has put nothing back, so that what was said stays so until it is mended.
+    assert!(diagnosis(&node)["says"].as_str().unwrap().contains(named));
+    assert!(told(&node, &["reconcile"]).status.success());
+    assert_eq!(diagnosis(&node)["verdict"], "ok");
+    assert!(!said(&told(&node, &["reload"])).contains("hooks"));
 }
 
 #[test]

@@ -123,6 +123,16 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     assert_eq!(node.pods(Version::Other)[0], telemetry(&[("a", "detached")])[0]);
     let detached = "weir_attachments{telemetry=\"detached\"} 1\n";
     agent.says("/metrics", &[&status("a", 0), detached, &waiting(0)]);
+    // A reload takes the totals along, and leaves the filter to whoever mends, by name.
+    let (weir, state_dir) = (Version::Other.weir(), node.host.state_dir());
+    let places =
+        format!("--bpf-dir {} --state-dir {}", node.bpf_dir().display(), state_dir.display());
+    let output = node.host.node.command(&format!("{} reload {places}", weir.display()));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains(": a; weir reconcile"), "{said}");
+    assert_eq!(node.pods(Version::Other), telemetry(&[("a", "detached"), ("b", "counted")]));
+    node.says(Version::Other, "reconcile");
+    assert_eq!(node.pods(Version::Other), telemetry(&[("a", "counted"), ("b", "counted")]));
 }
 
 #[test]

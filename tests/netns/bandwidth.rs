@@ -217,10 +217,19 @@ fn a_queue_that_was_taken_off_comes_back_by_reconcile_and_anothers_stays() {
     let name = reply["interfaces"][0]["name"].as_str().unwrap();
     let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
     let words = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+    let doctor = || {
+        let weir = env!("CARGO_BIN_EXE_weir");
+        String::from_utf8(host.node.command(&format!("{weir} doctor {words}")).stdout).unwrap()
+    };
+    let unlimited = "pods are not held to their bandwidth: a\n";
+    assert!(doctor().contains("1 attachment, with all that ADD made"));
     let before = host.node.succeed(&format!("tc qdisc show dev {name}"));
-    host.node.succeed(&format!("tc qdisc del dev {name} root"));
-    check().refused(103);
-    host.reconcile_in(&words);
+    for harm in ["qdisc del dev LINK root", "filter del dev LINK egress pref 49151"] {
+        host.node.succeed(&format!("tc {}", harm.replace("LINK", name)));
+        check().refused(103);
+        assert!(doctor().contains(unlimited), "{harm}: {}", doctor());
+        host.reconcile_in(&words);
+    }
     assert_eq!(host.node.succeed(&format!("tc qdisc show dev {name}")), before);
     check().succeed();
 

@@ -40,6 +40,16 @@ fn mend(host: &Host) -> String {
     said
 }
 
+/// What the doctor finds of the pods: the verdict, and its words.
+fn doctor(host: &Host) -> (String, String) {
+    let words = words(host).replace(" reconcile ", " doctor -o json ");
+    let findings: Value = serde_json::from_slice(&host.node.command(&words).stdout).unwrap();
+    let mut findings = findings.as_array().unwrap().iter();
+    let finding = findings.find(|finding| finding["check"] == "pods").unwrap();
+    let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    (text("verdict"), format!("{}; {}", text("says"), text("mend")))
+}
+
 fn masqueraded<'a>(host: &'a Host, container: &Container, ports: Value) -> Call<'a> {
     let call = host.call("ADD", Some(container)).key("ipMasq", json!(true));
     call.key("runtimeConfig", json!({"portMappings": ports}))
@@ -88,8 +98,12 @@ fn host_ports_lead_to_the_living_again() {
     let clients = [Client::new(&world, "10.9.0.1", 8080), Client::new(&world, "fd09::1", 8080)];
     assert_eq!(asked(), all);
     let before = elements(&host);
+    assert_eq!(doctor(&host).0, "ok");
 
     reload_firewall(&host);
+    let (verdict, said) = doctor(&host);
+    let closed = "host ports don't lead to their pods: a, b; what pods send out is not masqueraded: a, b; weir reconcile";
+    assert!(verdict == "warn" && said.ends_with(closed), "{said}");
     let others = foreign(&host);
     assert_eq!(asked(), [None, None, None]);
     // The kernel remembers that these flows lead to nobody, and they never pause.
@@ -110,6 +124,7 @@ fn host_ports_lead_to_the_living_again() {
     assert_eq!(elements(&host), before);
     host.check(&a, &result).key("ipMasq", json!(true)).succeed();
     assert_eq!(foreign(&host), others);
+    assert_eq!(doctor(&host).0, "ok");
 
     let mended = ruleset(&host);
     assert_eq!(mend(&host), "", "there is nothing to mend any more");

@@ -12,7 +12,7 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 
-use super::{Args, Finding, checks, conflist, lists, ranges, trial};
+use super::{Args, Finding, checks, conflist, lists, pods, ranges, trial};
 use crate::{
     cli::places::Found,
     telemetry::{self, pin},
@@ -56,6 +56,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
         conflist,
     ];
     findings.extend(lists::look(&state_dir, args.conf_dir.given()));
+    findings.extend(pods::look(&state_dir, &bpf_dir));
     findings.extend(checks::layouts(&pin::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
