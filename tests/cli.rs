@@ -133,6 +133,18 @@ fn version_needs_only_the_command_and_repeats_the_version_it_is_given() {
     }
 }
 
+#[test]
+fn version_by_hand_has_the_layout_of_the_maps_below_it() {
+    let said = |flag: &str| {
+        let weir = Command::new(env!("CARGO_BIN_EXE_weir")).arg(flag).output().unwrap();
+        assert!(weir.status.success() && weir.stderr.is_empty());
+        text(&weir.stdout)
+    };
+    let (version, layout) = (env!("CARGO_PKG_VERSION"), env!("WEIR_SCHEMA"));
+    assert_eq!(said("-V"), format!("weir {version}\n"));
+    assert_eq!(said("--version"), format!("weir {version}\nlayout of the maps: {layout}\n"));
+}
+
 impl Call {
     fn stdin_of(&self, text: &str) -> Self {
         let (variables, state_dir) = (self.variables.clone(), self.state_dir.clone());

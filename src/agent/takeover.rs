@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{
     error::{Error, Kind, Result},
-    telemetry::Census,
+    telemetry::{Census, pin},
 };
 
 /// What this agent has seen of the maps.
@@ -51,10 +51,12 @@ impl Takeover {
                 self.begun = true;
                 Standing::Absent(err)
             }
-            Some(Census { here: None, .. }) if self.begun && !lost => {
+            Some(Census { here: None, layouts, .. }) if self.begun && !lost => {
                 let msg = format!(
-                    "another version of Weir has taken the maps in {} over; restart this agent with the \
-                     executable of that version, no total is lost",
+                    "another version of Weir, with maps of layout {} where this agent's is {}, has taken the \
+                     maps in {} over; restart this agent with the executable of that version, no total is lost",
+                    layouts.join(" and "),
+                    pin::SCHEMA,
                     bpf_dir.display()
                 );
                 Standing::TakenOver(Error::new(Kind::Telemetry, msg))
@@ -90,7 +92,11 @@ mod tests {
         assert_eq!(judged(&mut waits, None, false), "failed: no maps");
         let standing = waits.judge(Ok(()), None, false, Path::new("/x"));
         assert!(matches!(standing, Standing::Read));
-        assert!(judged(&mut waits, Some(1), false).contains("restart this agent"));
+        let said = judged(&mut waits, Some(1), false);
+        assert!(
+            said.contains("layout 0123 where") && said.contains("restart this agent"),
+            "{said}"
+        );
         // Somebody removed this version's, and left the other's.
         assert_eq!(judged(&mut waits, Some(1), true), "absent: no maps");
         let mut idle = Takeover::default();

@@ -23,12 +23,16 @@ mod table;
 mod top;
 mod uninstall;
 
+/// What `--version` says, and `-V` the first line of: with the layout that messages of an upgrade name.
+const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), "\nlayout of the maps: ", env!("WEIR_SCHEMA"));
+
 /// A CNI plugin that plumbs pods and counts what flows through them, in the kernel.
 ///
 /// Started by a container runtime (with CNI_COMMAND in the environment) it is the plugin; started
 /// by hand it is one of these commands.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, propagate_version = true)]
+#[command(name = "weir", version, long_version = LONG_VERSION, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -127,7 +127,7 @@ fn text(done: &Reloaded) -> String {
     let pods = several(*pods, "pod");
     let mut text = format!("swapped the programs of {pods} in {swap:.1?}, loaded in {load:.0?}\n");
     for layout in from {
-        text += &format!("carried the counts over from layout {layout}\n");
+        text += &format!("carried the counts over from layout {layout} to {}\n", pin::SCHEMA);
     }
     for layout in left {
         text += &format!("layout {layout} stays: an interface that refused counts there\n");
@@ -161,6 +161,7 @@ fn json(done: &Reloaded, uncounted: &[Member]) -> Result<String> {
         "swap_seconds": done.swap.as_secs_f64(),
         "load_seconds": done.load.as_secs_f64(),
         "from": done.from,
+        "to": pin::SCHEMA,
         "refused": refused,
         "left": done.left,
         "uncounted": uncounted,

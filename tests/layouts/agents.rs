@@ -82,6 +82,14 @@ fn remarks(node: &Upgraded, version: Version) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// The layout that a version says that its maps have.
+fn layout(version: Version) -> String {
+    let output = Command::new(version.weir()).arg("--version").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = said.lines().find_map(|line| line.strip_prefix("layout of the maps: "));
+    line.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
 fn telemetry(pods: &[(&str, &str)]) -> Vec<(String, String)> {
     pods.iter().map(|(pod, word)| ((*pod).to_owned(), (*word).to_owned())).collect()
 }
@@ -94,6 +102,10 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     let agent = Agent::start(&node, Version::Other);
     let ready = agent.says("/readyz", &[OTHERS, "weir reload"]);
     assert!(ready.contains(" 503 ") && !ready.contains(NEVER), "{ready}");
+    // Which layout is whose can be asked of each executable.
+    let [this, other] = [Version::This, Version::Other].map(layout);
+    let named = format!("({this}, where this version's is {other})");
+    assert!(ready.contains(&named) && this != other, "{ready}");
     let status = |pod: &str, status: u8| {
         format!("weir_attach_status{{namespace=\"\",pod=\"{pod}\",hook=\"clsact\"}} {status}\n")
     };
@@ -103,6 +115,7 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     assert_eq!((agent.logged(OTHERS), agent.logged(NEVER)), (1, 0));
     let said = remarks(&node, Version::Other);
     assert!(said.contains(OTHERS) && said.contains("weir reload"), "{said}");
+    assert!(said.contains(&named), "{said}");
     assert_eq!(node.pods(Version::Other), telemetry(&[("a", "other-version")]));
     // The first pod of the new version brings maps of its own, and the others wait on.
     node.call(Version::Other, "ADD", &b).succeed();
@@ -130,6 +143,8 @@ fn before_the_reload_the_new_version_says_who_counts_the_pods() {
     let output = node.host.node.command(&format!("{} reload {places}", weir.display()));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && said.contains(": a; weir reconcile"), "{said}");
+    let carried = format!("carried the counts over from layout {this} to {other}\n");
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with(&carried));
     assert_eq!(node.pods(Version::Other), telemetry(&[("a", "detached"), ("b", "counted")]));
     node.says(Version::Other, "reconcile");
     assert_eq!(node.pods(Version::Other), telemetry(&[("a", "counted"), ("b", "counted")]));
@@ -161,7 +176,9 @@ fn an_agent_whose_maps_were_taken_over_asks_to_be_restarted() {
     assert_eq!(remarks(&node, Version::Other), "");
     assert_eq!(node.pods(Version::Other), telemetry(&[("a", "counted")]));
     let over = "has taken the maps";
-    let ready = agent.says("/readyz", &[over, "restart this agent"]);
+    let [this, other] = [Version::This, Version::Other].map(layout);
+    let layouts = format!("with maps of layout {other} where this agent's is {this}");
+    let ready = agent.says("/readyz", &[over, &layouts, "restart this agent"]);
     assert!(ready.contains(" 503 "), "{ready}");
     thread::sleep(Duration::from_millis(2_500));
     assert_eq!((agent.logged(over), agent.logged(NEVER), agent.logged(OTHERS)), (1, 0, 0));
