@@ -1,6 +1,9 @@
 //! The capability `portMappings`: read, given to the pod, compared, taken away.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{Call, field::Field, reclaim};
 use crate::{
@@ -16,6 +19,8 @@ use crate::{
 
 /// The most mappings of one pod.
 const MAX_PORTS: usize = 4096;
+/// Any address of either family.
+const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 /// How many dead owners an ADD takes ports from before it gives up.
 const MAX_DEAD: usize = 64;
 
@@ -31,23 +36,35 @@ pub fn parse(runtime: Option<&Field<'_>>) -> Result<Vec<PortMapping>> {
     if fields.len() > MAX_PORTS {
         return Err(list.wrong(format!("must be {MAX_PORTS} mappings at most")));
     }
-    // What a mapping is for, and the port that it leads to.
+    // What a mapping is for, the port that it leads to, and which of the list it is. One without an address is
+    // for any of both families, whether that is said by two mappings or by one.
     let mut ports = BTreeMap::new();
-    for field in &fields {
+    for (at, field) in fields.iter().enumerate() {
         let port = mapping(field)?;
-        let key = (port.host_ip, port.protocol, port.host_port);
-        let earlier = ports.insert(key, port.container_port);
-        if earlier.is_some_and(|earlier| earlier != port.container_port) {
-            return Err(field.wrong("an earlier mapping leads the same port elsewhere"));
+        let both = ANY.into_iter().filter(|_| port.host_ip.is_none());
+        for host_ip in port.host_ip.into_iter().chain(both) {
+            let key = (host_ip, port.protocol, port.host_port);
+            let (leads, earlier) = *ports.entry(key).or_insert((port.container_port, at));
+            if leads != port.container_port {
+                let msg = format!("portMappings[{earlier}] leads the same port to {leads}");
+                return Err(field.wrong(msg));
+            }
         }
     }
-    let mapping = |((host_ip, protocol, host_port), container_port)| PortMapping {
-        host_port,
-        container_port,
-        protocol,
-        host_ip,
-    };
-    Ok(ports.into_iter().map(mapping).collect())
+    let mut mappings = Vec::new();
+    for (&(host_ip, protocol, host_port), &(container_port, _)) in &ports {
+        let leads_there = |any| {
+            let there = ports.get(&(any, protocol, host_port));
+            there.is_some_and(|&(leads, _)| leads == container_port)
+        };
+        let any = host_ip.is_unspecified() && ANY.into_iter().all(leads_there);
+        // Of the two that are one, the first stands for both.
+        if !any || host_ip.is_ipv4() {
+            let host_ip = (!any).then_some(host_ip);
+            mappings.push(PortMapping { host_port, container_port, protocol, host_ip });
+        }
+    }
+    Ok(mappings)
 }
 
 fn mapping(field: &Field<'_>) -> Result<PortMapping> {
@@ -247,7 +264,22 @@ mod tests {
     fn the_same_port_twice_is_one_or_refused() {
         let one = |container: u16| json!({"hostPort": 80, "containerPort": container});
         assert_eq!(shown(json!([one(80), one(80)])).unwrap().len(), 1);
-        assert!(shown(json!([one(80), one(81)])).unwrap_err().msg().contains("elsewhere"));
+        let of = |ip: &str, port: u16| json!({"hostPort": 80, "containerPort": port, "hostIP": ip});
+        let apart = json!([of("192.0.2.1", 81), of("::", 81), of("0.0.0.0", 80)]);
+        assert_eq!(
+            shown(apart).unwrap(),
+            ["80/tcp to 80", "80/tcp of 192.0.2.1 to 81", "80/tcp to 81"]
+        );
+        for all in
+            [json!([one(80), of("0.0.0.0", 80), of("::", 80)]), json!([of("::", 80), one(80)])]
+        {
+            assert_eq!(shown(all).unwrap(), ["80/tcp to 80"]);
+        }
+        for other in ["", "0.0.0.0", "::"] {
+            let err = shown(json!([one(80), of(other, 81)])).unwrap_err();
+            let (first, second) = ("portMappings[0] leads", "portMappings[1] is");
+            assert!(err.msg().contains(first) && err.msg().contains(second), "{err}");
+        }
         let many: Vec<_> = (0..=MAX_PORTS).map(|_| one(1)).collect();
         assert!(shown(json!(many)).unwrap_err().msg().contains("4096"));
     }

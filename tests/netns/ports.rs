@@ -115,6 +115,33 @@ fn a_port_of_one_address_is_of_no_other() {
     assert!(tcp(&world, "192.0.2.1", 8080).unwrap().starts_with('a'));
 }
 
+#[test]
+fn any_address_said_in_several_ways_is_one_mapping() {
+    let host = Host::new("any-hostip");
+    let (a, b) = (host.container("a"), host.container("b"));
+    let of = |host_ip: &str, container: u16| json!({"hostPort": 8080, "containerPort": container, "protocol": "tcp", "hostIP": host_ip});
+    let ports = json!([of("", 80), of("0.0.0.0", 80), of("::", 80), of("::ffff:0.0.0.0", 80)]);
+    let result = with_ports(&host, &a, &ports).succeed();
+    host.check(&a, &result).succeed();
+    assert_eq!(elements(&host).matches("tcp . 8080 ").count(), 2, "{}", elements(&host));
+    let _server = Server::new(&a.space, "a");
+    for ip in ["127.0.0.1", "::1"] {
+        assert!(tcp(&host.node, ip, 8080).is_some(), "{ip}");
+    }
+    host.del(&a);
+
+    for other in ["0.0.0.0", "::"] {
+        let ports = json!([of("", 80), of(other, 81)]);
+        let message = with_ports(&host, &b, &ports).refused_without_a_trace(7);
+        assert!(message.contains("portMappings[0]"), "{message}");
+        assert!(message.contains("portMappings[1]"), "{message}");
+    }
+    // Of two families they are two, and may lead to two ports.
+    with_ports(&host, &b, &json!([of("0.0.0.0", 80), of("::", 81)])).succeed();
+    let shown = elements(&host);
+    assert!(shown.contains("10.88.0.3 . 80") && shown.contains("fd00:88::3 . 81"), "{shown}");
+}
+
 /// Has a space send what is for 127.0.0.0/8 to its gateway (CVE-2020-8558).
 pub fn send_loopback_to(space: &Space, device: &str, gateway: &str) {
     space.succeed(&format!("sysctl -qw net.ipv4.conf.{device}.route_localnet=1"));
