@@ -126,9 +126,12 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
     let known = state::open(&places.state_dir, &[state::ATTACHMENTS])?.is_some();
     let records = record::list(&places.state_dir)?;
     let (living, recorded) = drop_dead(places, report, records)?;
+    let mut elsewhere = !known;
     if known {
         let left = drop_links(report, &links, &recorded)?;
-        drop_hooks(places, report, traces, &living, &recorded)?;
+        // A link that was left may be of a network whose records are elsewhere.
+        elsewhere = !report.left.is_empty();
+        drop_hooks(places, report, traces, &living, &recorded, &left)?;
         for owner in ports.difference(&recorded).filter(|owner| !left.contains(owner)) {
             report.drop(Thing::Ports, owner, None, hostport::evict(owner).map(drop));
         }
@@ -140,8 +143,7 @@ fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
     mend::run(places, report, &living)?;
     drop_leases(places, report)?;
     drop_remnants(places, report);
-    // A link that was left may be of a network whose records are elsewhere.
-    if report.left.is_empty() {
+    if !elsewhere {
         drop_masquerade(places, report)?;
     }
     Ok(())
@@ -256,17 +258,21 @@ fn drop_links(
     Ok(left)
 }
 
+/// Hooks without a record go with their interface. As long as that is there they may be those of a pod whose
+/// records are in another state dir that shares the pins; `left` are those whose interface is told of already.
 fn drop_hooks(
     places: &Places,
     report: &mut Report,
     traces: Vec<Trace>,
     living: &[Record],
     recorded: &BTreeSet<Attachment>,
+    left: &BTreeSet<Attachment>,
 ) -> Result<()> {
     let owned: BTreeSet<u32> =
         living.iter().filter_map(|record| Some(record.telemetry?.pod)).collect();
     let is_stray = |trace: &Trace| {
-        !owned.contains(&trace.attached.pod) && !recorded.iter().any(|owner| trace.is_of(owner))
+        let mut known = recorded.iter().chain(left);
+        !owned.contains(&trace.attached.pod) && !known.any(|owner| trace.is_of(owner))
     };
     let strays: Vec<_> = traces.into_iter().filter(is_stray).collect();
     if strays.is_empty() {
@@ -277,16 +283,24 @@ fn drop_hooks(
         traces::list(&places.bpf_dir)?.iter().map(|trace| trace.attached.pod).collect();
     let mut socket = link::socket()?;
     for trace in strays.into_iter().filter(|trace| now.contains(&trace.attached.pod)) {
-        let pod = trace.attached.pod;
         let stays = match trace.ifindex() {
-            Some(index) => link::by_index(&mut socket, index)?.map(|link| link.index),
+            Some(index) => link::by_index(&mut socket, index)?,
             None => None,
         };
-        // A link that was left just now goes on being counted.
-        if stays.is_some() && !report.left.is_empty() {
+        let passed_on =
+            |link: &Link| living.iter().any(|record| record.host_ifindex == Some(link.index));
+        if let (Some(link), Some(of)) =
+            (stays.as_ref().filter(|link| !passed_on(link)), trace.owner())
+        {
+            let name = &link.name;
+            let why =
+                "is counted, and has no record here: of another stateDir, or its record was lost";
+            report.left.push(format!("interface {name} of {of} {why}"));
             continue;
         }
-        report.drop(Thing::Hook, format!("{pod:08x}"), None, trace.end(&places.bpf_dir, stays));
+        let name = format!("{:08x}", trace.attached.pod);
+        let gone = trace.end(&places.bpf_dir, stays.map(|link| link.index));
+        report.drop(Thing::Hook, name, None, gone);
     }
     Ok(())
 }

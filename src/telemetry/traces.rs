@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Attached, Mode, hook, limit, load, lock, pin, reader, registry,
-    wire::{RawAttachment, field},
+    wire::{RawAttachment, field, text},
 };
 use crate::{attachment::Attachment, error::Result};
 
@@ -24,6 +24,14 @@ impl Trace {
             entry.container_id == field(attachment.container_id())
                 && entry.ifname == field(attachment.ifname())
         })
+    }
+
+    /// Whose it is, by the same names; none where only a pinned link is left.
+    pub fn owner(&self) -> Option<String> {
+        let of = |entry: RawAttachment| {
+            format!("container {} interface {}", text(&entry.container_id), text(&entry.ifname))
+        };
+        self.entry.map(of)
     }
 
     /// The interface that it counts, if it has not ended.

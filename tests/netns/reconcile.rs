@@ -12,6 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    counted::Counted,
     plugin::{Container, Host, ips},
     ports::{both, elements, with_ports},
 };
@@ -129,6 +130,53 @@ fn a_lost_state_dir_costs_no_running_pod_its_network() {
     assert!(subnets(&host).contains("10.88.0.0/24"));
     assert!(host.reconcile().iter().any(|what| what == "masquerade 10.88.0.0/24"));
     assert_eq!(led(), [false, false]);
+}
+
+#[test]
+fn a_pod_of_another_state_dir_goes_on_being_counted() {
+    for attach in ["clsact", "tcx"] {
+        let counted = Counted::new("rec-shared");
+        let host = &counted.host;
+        let [own, a] = ["own", "a"].map(|id| host.container(id));
+        // A network of this state dir's, and a pod behind another plugin whose records are elsewhere.
+        let result = counted.call("ADD", Some(&own), attach).succeed();
+        let netns = a.space.path().to_str().unwrap().to_owned();
+        host.node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+        let before = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+        });
+        let theirs = host.state_dir().with_file_name("theirs");
+        let chained = |verb: &str| {
+            let call = counted.call(verb, Some(&a), attach).key("prevResult", before.clone());
+            call.without("ipam").key("stateDir", json!(theirs)).key("name", json!("theirs"))
+        };
+        chained("ADD").succeed();
+        let pins = counted.pins();
+        let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+        let here = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+        let weir = env!("CARGO_BIN_EXE_weir");
+        let output = host.node.command(&format!("{weir} reconcile {here}"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        // Also with nobody behind the interface yet.
+        assert_eq!(host.reconcile_in(&here), NOTHING, "{attach}: {said}");
+        chained("CHECK").succeed();
+        counted.check(&own, attach, &result).succeed();
+        assert_eq!(counted.pins(), pins, "{attach}");
+        if attach == "clsact" {
+            assert_eq!(counted.filters("vethx"), [1, 1]);
+        }
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains("interface vethx of container a interface eth0"), "{said}");
+        assert!(said.contains("stateDir") && said.matches("left:").count() == 1, "{said}");
+
+        // Once the interface is gone, it is nobody's, whoever had it.
+        host.end(a);
+        let dropped = host.reconcile_in(&here);
+        assert!(dropped.len() == 1 && dropped[0].starts_with("hook "), "{attach}: {dropped:?}");
+        assert_eq!(host.reconcile_in(&here), NOTHING);
+        counted.check(&own, attach, &result).succeed();
+    }
 }
 
 #[test]
