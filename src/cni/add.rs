@@ -147,8 +147,9 @@ impl Attempt<'_> {
         let (call, attachment) = (self.call, self.attachment);
         let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
         let mut claims = Claims::new()?;
+        let own = names::host_ifname(attachment);
         let mut allocate = || {
-            let claimed = &mut |ip| claims.reason(ip);
+            let claimed = &mut |ip| claims.taken(ip, Some(&own));
             pool.allocate(attachment, sets, &wanted.requested, claimed, |addresses| {
                 self.plumbing.addresses = addresses.to_vec();
                 self.begin().map(drop)

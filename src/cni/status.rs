@@ -115,7 +115,7 @@ fn unavailable(why: &Error) -> Error {
 fn has_addresses(call: &Call, sets: &[RangeSet], when_full: WhenFull) -> Result<()> {
     let pool = Pool { state_dir: &call.config.state_dir, network: &call.config.name };
     let mut claims = Claims::new()?;
-    match pool.check_free(sets, &mut |ip| claims.reason(ip)) {
+    match pool.check_free(sets, &mut |ip| claims.taken(ip, None)) {
         Err(full) if full.kind() == Kind::Exhausted && reclaim::would_help(call)? => Ok(()),
         Err(full) if full.kind() == Kind::Exhausted && when_full == WhenFull::Ready => {
             eprintln!("weir: {full}; the next ADD will fail, unless a pod ends before");

@@ -29,12 +29,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for a line of each range set that there may be.
 const MAX_CURSORS: u64 = 4096;
-/// How many addresses in a row the node may need for itself, before the range is given up: a node has
-/// few, unless the range is one that it answers for as a whole.
-const MAX_CLAIMED: usize = 256;
+/// How many addresses in a row may be claimed before the range is given up: more than a node has pods of
+/// which no lease is left, few enough to be looked at within some ten milliseconds, where the range is one
+/// that the node answers for as a whole.
+const MAX_CLAIMED: usize = 4096;
 
-/// Why the node needs an address for itself; none if it can be given to a pod.
-pub type Claimed<'a> = dyn FnMut(IpAddr) -> Result<Option<&'static str>> + 'a;
+/// Why an address that nobody has leased can't be given: the node needs it for itself, or leads to it
+/// already; none if it can.
+pub type Claimed<'a> = dyn FnMut(IpAddr) -> Result<Option<String>> + 'a;
 
 /// A network's leases.
 #[derive(Debug, Clone, Copy)]
@@ -313,7 +315,8 @@ fn is_free(dir: &Dir, address: &Address) -> Result<bool> {
 
 /// The address that was asked for.
 fn grant(dir: &Dir, address: Address, claimed: &mut Claimed<'_>) -> Result<Address> {
-    let why = if is_free(dir, &address)? { claimed(address.ip())? } else { Some("is taken") };
+    let taken = || Ok(Some("is taken".to_owned()));
+    let why = if is_free(dir, &address)? { claimed(address.ip()) } else { taken() }?;
     match why {
         None => Ok(address),
         Some(why) => {

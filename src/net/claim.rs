@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 use ipnetwork::IpNetwork;
 
 use super::{
-    link,
+    link::{self, Link},
     netlink::Netlink,
     route::{self, Installed},
 };
@@ -58,11 +58,40 @@ impl Claims {
     /// [`Kind::Kernel`](crate::error::Kind::Kernel).
     pub fn reason(&mut self, ip: IpAddr) -> Result<Option<&'static str>> {
         let Some(route) = route::matching(&mut self.socket, ip)? else { return Ok(None) };
+        self.need(&route, ip)
+    }
+
+    /// As [`reason`](Self::reason), or who has the address already: the node has a route to it alone, as to
+    /// a pod whose record was lost or is in another state directory. The interface `own` is what an earlier
+    /// call for the same attachment left, and will be replaced. The same one search; only where there is such
+    /// a route its interface is looked up.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`](crate::error::Kind::Kernel).
+    pub fn taken(&mut self, ip: IpAddr, own: Option<&str>) -> Result<Option<String>> {
+        let Some(route) = route::matching(&mut self.socket, ip)? else { return Ok(None) };
+        if let Some(why) = self.need(&route, ip)? {
+            return Ok(Some(why.to_owned()));
+        }
+        // What drops or refuses may be a route to a whole network: the search doesn't say which.
+        let Some(oif) = route.oif.filter(|_| route.unicast && route.dst == ip.into()) else {
+            return Ok(None);
+        };
+        // The route went with its interface meanwhile.
+        let Some(link) = link::by_index(&mut self.socket, oif)? else { return Ok(None) };
+        let Link { name, alias, .. } = &link;
+        Ok((own != Some(name)).then(|| {
+            format!("is in use: the node has a route to it through {name} (alias {alias:?})")
+        }))
+    }
+
+    /// What the node needs an address for, given the route by which it would send there.
+    fn need(&mut self, route: &Installed, ip: IpAddr) -> Result<Option<&'static str>> {
         if route.local {
             return Ok(Some("is the node's own"));
         }
-        let next_hop = route.next_hops.contains(&ip)
-            || (is_on_link(&route) && self.next_hops()?.contains(&ip));
+        let next_hop =
+            route.next_hops.contains(&ip) || (is_on_link(route) && self.next_hops()?.contains(&ip));
         Ok(next_hop.then_some("is the next hop of one of the node's routes"))
     }
 

@@ -1,6 +1,8 @@
 //! A range that reaches over a network of the node's own: the node keeps its addresses and its
 //! gateways, whoever asks for them.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -43,6 +45,78 @@ fn the_nodes_own_addresses_and_next_hops_are_passed_over() {
     host.node.succeed("ip -6 route add 2001:db8:1::/48 via fd09::5 dev out0");
     let b = host.container("b");
     assert_eq!(add(&host, &b), ["10.9.0.6", "fd09::6"]);
+}
+
+#[test]
+fn an_address_that_the_node_routes_elsewhere_is_passed_over() {
+    let host = Host::new("routed");
+    let _world = host.node.outside();
+    host.node.succeed("ip route add 10.88.0.2/32 dev out0");
+    host.node.succeed("ip route add 10.88.0.3/32 via 10.9.0.2");
+    // What refuses the whole range where no pod has an address is no pod's route.
+    host.node.succeed("ip route add unreachable 10.88.0.0/24");
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let asks = host.call("ADD", Some(&a)).key("runtimeConfig", json!({"ips": ["10.88.0.2"]}));
+    let message = asks.refused_without_a_trace(101);
+    assert!(message.contains("10.88.0.2") && message.contains("out0"), "{message}");
+    assert_eq!(a.space.links(), ["lo"]);
+    assert_eq!(ips(&host.add(&a)), ["10.88.0.4", "fd00:88::2"]);
+
+    // A range of which nothing else is left.
+    let full = json!({"subnet": "10.88.0.0/29", "rangeEnd": "10.88.0.4"});
+    host.call("STATUS", None).key("ipam", full.clone()).refused(50);
+    let message = host.call("ADD", Some(&b)).key("ipam", full).refused_without_a_trace(101);
+    assert!(message.contains("10.88.0.3") && message.contains("out0"), "{message}");
+}
+
+#[test]
+fn the_living_keep_their_addresses_when_the_state_dir_is_lost() {
+    let host = Host::new("lost-leases");
+    let wide = json!({
+        "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    });
+    let add = |container: &Container, ip: Option<&str>| {
+        let asked: Vec<_> = ip.into_iter().collect();
+        let call = host.call("ADD", Some(container)).key("ipam", wide.clone());
+        call.key("runtimeConfig", json!({"ips": asked}))
+    };
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|id| host.container(id));
+    let living = [&a, &b].map(|pod| ips(&add(pod, None).succeed()));
+    assert_eq!(living, [["10.88.0.2", "fd00:88::2"], ["10.88.0.3", "fd00:88::3"]]);
+    // As many as a node may have, in a row.
+    let more = (4..1004).map(|n| format!("route add 10.88.{}.{}/32 dev lo\n", n / 256, n % 256));
+    let batch = host.state_dir().with_file_name("routes");
+    fs::write(&batch, more.collect::<String>()).unwrap();
+    host.node.succeed(&format!("ip -batch {}", batch.display()));
+    fs::remove_dir_all(host.state_dir()).unwrap();
+    assert_eq!(ips(&add(&c, None).succeed()), ["10.88.3.236", "fd00:88::4"]);
+    assert_eq!(ips(&add(&d, None).succeed()), ["10.88.3.237", "fd00:88::5"]);
+    for (pod, ips) in [&a, &b].into_iter().zip(&living) {
+        for ip in ips {
+            talk(&host.node, &pod.space, ip.parse().unwrap());
+        }
+    }
+    // The ids of one of them in a new namespace have its address, as before: its interface is replaced.
+    let again = Container { id: "a".into(), space: host.node.pod("again") };
+    assert_eq!(ips(&add(&again, Some("10.88.0.2")).succeed())[0], "10.88.0.2");
+    assert_eq!(a.space.links(), ["lo"]);
+    let message = add(&host.container("e"), Some("10.88.0.3")).refused_without_a_trace(101);
+    assert!(message.contains("10.88.0.3 is in use"), "{message}");
+}
+
+#[test]
+fn a_lease_that_was_lost_costs_no_other_pod_its_add() {
+    let host = Host::new("lost-lease");
+    let [a, b] = ["a", "b"].map(|id| host.container(id));
+    let result = host.add(&a);
+    let leases = host.state_dir().join("leases/podnet");
+    // Nor is it the one given last any more.
+    for name in ["10.88.0.2", "lock"] {
+        fs::remove_file(leases.join(name)).unwrap();
+    }
+    assert_eq!(ips(&host.add(&b)), ["10.88.0.3", "fd00:88::3"]);
+    host.check(&a, &result).refused(103);
 }
 
 #[test]
