@@ -93,10 +93,19 @@ fmt: ## format the Rust and the C
 	cargo fmt --all
 	clang-format -i $(bpf_sources)
 
+# Each runs alone, and one that fails keeps no other from running: the table names it and fails then.
+benches = plugin datapath events agent sandbox
+bench_rows = $(abspath $(target_dir))/bench.jsonl
+
 .PHONY: bench
-bench: build ## measure ADD, CHECK and DEL beside the reference plugins, the programs, and the agent (root)
+bench: build ## measure plugin, programs, records, agent and pods of containerd beside their peers: one table, target/bench.txt (root)
 	@.ci/deps bench
-	cargo bench --locked
+	cargo bench --locked --no-run $(foreach bench,$(benches) table,--bench $(bench))
+	@rm -f $(bench_rows); touch $(bench_rows); mkdir -p target
+	@for bench in $(benches); do \
+		WEIR_BENCH_ROWS=$(bench_rows) cargo bench -q --locked --bench $$bench >/dev/null || true; \
+	done
+	@WEIR_BENCH_ROWS=$(bench_rows) cargo bench -q --locked --bench table -- $(benches) | tee target/bench.txt
 
 .PHONY: web
 web: ## bundle the agent's page anew after a change below web/; its output is part of the tree

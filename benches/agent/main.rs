@@ -1,4 +1,5 @@
-//! The agent at 250 pods and 20,000 series: how long a scrape takes, and the memory that it needs.
+//! The agent at 250 pods and 20,000 series, and with fewer and more of them: how long a scrape takes, and the
+//! memory that it needs.
 //!
 //! ```text
 //! cargo bench --bench agent [-- ROUNDS]     (root; 10 scrapes of each form unless said)
@@ -18,10 +19,16 @@ mod fill;
 mod node;
 
 mod growth;
+#[path = "../process.rs"]
+mod process;
+#[path = "../report/report.rs"]
+#[allow(dead_code, reason = "it is of all benches")]
+mod report;
+mod traffic;
 
 use std::{
-    env, fs,
-    io::{self, Read, Write},
+    fs,
+    io::{Read, Write},
     net::TcpStream,
     process::ExitCode,
     thread,
@@ -30,13 +37,15 @@ use std::{
 
 use fill::Pod;
 use node::{Agent, Node};
-use weir::telemetry::wire::{CounterKind, HistogramKind};
+use report::{Row, Rows, row::millis};
 
 /// Whatever goes wrong ends the bench.
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 const ROUNDS: usize = 10;
 const PODS: usize = 250;
+/// What a scrape of 20,000 series may take, in milliseconds.
+const MOST: f64 = 20.0;
 
 /// Beyond the second for which a page is kept.
 const APART: Duration = Duration::from_millis(1_100);
@@ -56,27 +65,19 @@ const FORMS: [(&str, &str, &str); 6] = [
 ];
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("agent bench: {err}");
-            ExitCode::FAILURE
-        }
-    }
+    report::bench("agent", run)
 }
 
-fn run() -> Result<()> {
-    if env::args().any(|arg| arg == "growth") {
-        return Ok(io::stdout().write_all(growth::report()?.as_bytes())?);
+fn run(rows: &mut Rows) -> Result<()> {
+    if report::arguments().any(|argument| argument == "growth") {
+        return growth::tell(rows);
     }
-    // Cargo itself adds "--bench".
-    let rounds = match env::args().skip(1).find(|arg| arg != "--bench") {
-        Some(rounds) => rounds.parse().map_err(|err| format!("ROUNDS {rounds:?}: {err}"))?,
-        None => ROUNDS,
-    };
+    let rounds = report::number("ROUNDS", ROUNDS)?.max(1);
     let node = Node::new("bench");
     let pods = Pod::many(&node, PODS);
-    pods.iter().for_each(fill);
+    for pod in &pods {
+        traffic::usual(pod, &node)?;
+    }
     // A receiver that is away: what would be sent waits.
     let state = node.path("state");
     let state = state.to_str().ok_or("a directory that is no text")?;
@@ -90,34 +91,35 @@ fn run() -> Result<()> {
     ];
     let (plain, busy) = (&arguments[..4], &arguments[..]);
 
-    let restarted = restarts(&node, plain, rounds)?;
+    eprintln!("agent: restarts");
+    let restarts = restarts(&node, plain, rounds)?;
+    rows.add(Row::of(format!("first page after a restart: {PODS} pods"), "ms", &restarts)?)?;
     let agent = start(&node, plain);
     thread::sleep(APART * 2);
     let idle = resident(&agent)?;
-    let mut report = String::from("| scrape | median ms | worst ms | kB |\n|---|---|---|---|\n");
-    report.push_str(&restarted);
-    for (name, path, accept) in FORMS {
-        report.push_str(&scrapes(name, path, accept, rounds)?);
+    let label = format!("{PODS} pods, {} series", series(&scrape("/metrics", "text/plain")?));
+    for (at, (name, path, accept)) in FORMS.into_iter().enumerate() {
+        eprintln!("agent: scrapes, {name}");
+        let (took, bytes) = scrapes(path, accept, rounds)?;
+        let row = Row::of(format!("scrape, {name}: {label}"), "ms", &took)?;
+        rows.add(if at == 0 { row.at_most(MOST) } else { row })?;
+        rows.add(Row::one(format!("its size, {name}: {label}"), "kB", bytes as f64 / 1e3))?;
     }
-    let series = String::from_utf8(scrape("/metrics", "text/plain")?)?;
-    let series = series.lines().filter(|line| line.starts_with("weir_")).count();
     let scraped = resident(&agent)?;
     drop(agent);
 
+    eprintln!("agent: all that may be asked");
     let agent = start(&node, busy);
     let loaded = under_load(&agent)?;
-    let mib = |kib: u64| format!("{}.{}", kib / 1024, kib % 1024 * 10 / 1024);
-    let table = format!(
-        "{PODS} pods, {series} series; medians and worst of {rounds}\n\n{report}\n\
-         | memory, RSS | MiB |\n|---|---|\n| just started | {} |\n| scraped in every form | {} |\n\
-         | every form each second, 16 listeners, a receiver that is away: most | {} |\n",
-        mib(idle),
-        mib(scraped),
-        mib(loaded)
-    );
-    io::stdout().write_all(table.as_bytes())?;
-    io::stdout().write_all(growth::report()?.as_bytes())?;
-    Ok(())
+    for (what, memory) in [
+        ("just started", idle),
+        ("scraped in every form", scraped),
+        ("every form each second, 16 listeners, a receiver that is away: most", loaded),
+    ] {
+        rows.add(Row::one(format!("RSS, {what}: {PODS} pods"), "MiB", memory))?;
+    }
+    drop(agent);
+    growth::tell(rows)
 }
 
 fn start(node: &Node, arguments: &[&str]) -> Agent {
@@ -126,54 +128,39 @@ fn start(node: &Node, arguments: &[&str]) -> Agent {
     agent
 }
 
-/// What a pod has that serves some HTTP and asks some DNS.
-fn fill(pod: &Pod) {
-    for status in [200, 404, 500] {
-        pod.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, status, 1_000);
-    }
-    pod.count(CounterKind::COUNTER_DNS_QUERIES, 0, 0, 1, 100);
-    pod.count(CounterKind::COUNTER_DNS_RESPONSES, 0, 0, 1, 100);
-    let spread: Vec<_> = (0..40).map(|at| (1_000_000 << (at % 12), at)).collect();
-    pod.observe(HistogramKind::HISTOGRAM_HTTP_REQUEST, 1, &spread);
-}
-
-/// A line of the table: from the start of an agent, its predecessor killed, to its first page with all pods.
-fn restarts(node: &Node, arguments: &[&str], rounds: usize) -> Result<String> {
+/// Milliseconds from the start of an agent, its predecessor killed, to its first page with all pods.
+fn restarts(node: &Node, arguments: &[&str], rounds: usize) -> Result<Vec<f64>> {
     let mut took = Vec::with_capacity(rounds);
-    let mut bytes = 0;
-    for _ in 0..rounds.max(1) {
+    for _ in 0..rounds {
         let begun = Instant::now();
         let agent = start(node, arguments);
         let page = String::from_utf8(scrape("/metrics", "text/plain")?)?;
-        took.push(begun.elapsed());
-        bytes = page.len();
+        took.push(millis(begun.elapsed()));
         let pods = page.lines().filter(|line| line.starts_with("weir_attach_status{")).count();
         if pods != PODS {
             return Err(format!("{pods} pods on the first page").into());
         }
         drop(agent);
     }
-    Ok(line("the first after a restart", took, bytes))
+    Ok(took)
 }
 
-/// A line of the table: `rounds` scrapes of one form.
-fn scrapes(name: &str, path: &str, accept: &str, rounds: usize) -> Result<String> {
+/// Milliseconds of so many scrapes of one form, and the bytes of the last.
+fn scrapes(path: &str, accept: &str, rounds: usize) -> Result<(Vec<f64>, usize)> {
     let mut took = Vec::with_capacity(rounds);
     let mut bytes = 0;
-    for _ in 0..rounds.max(1) {
+    for _ in 0..rounds {
         thread::sleep(APART);
         let begun = Instant::now();
         bytes = scrape(path, accept)?.len();
-        took.push(begun.elapsed());
+        took.push(millis(begun.elapsed()));
     }
-    Ok(line(name, took, bytes))
+    Ok((took, bytes))
 }
 
-fn line(name: &str, mut took: Vec<Duration>, bytes: usize) -> String {
-    took.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
-    format!("| {name} | {:.1} | {:.1} | {} |\n", ms(median), ms(worst), bytes / 1_000)
+/// Samples of a page in text.
+fn series(page: &[u8]) -> usize {
+    page.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"weir_")).count()
 }
 
 fn scrape(path: &str, accept: &str) -> Result<Vec<u8>> {
@@ -188,14 +175,14 @@ fn scrape(path: &str, accept: &str) -> Result<Vec<u8>> {
 }
 
 /// The most memory within ten seconds in which all that may be asked is asked.
-fn under_load(agent: &Agent) -> Result<u64> {
+fn under_load(agent: &Agent) -> Result<f64> {
     let listen = |_| -> Result<TcpStream> {
         let mut stream = TcpStream::connect(Agent::address())?;
         stream.write_all(b"GET /api/flows HTTP/1.0\r\n\r\n")?;
         Ok(stream)
     };
     let listeners: Vec<_> = (0..16).map(listen).collect::<Result<_>>()?;
-    let mut most = 0;
+    let mut most = 0.0_f64;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(10) {
         let asked = FORMS.map(|(_, path, accept)| {
@@ -211,10 +198,10 @@ fn under_load(agent: &Agent) -> Result<u64> {
     Ok(most)
 }
 
-/// Kibibytes.
-fn resident(agent: &Agent) -> Result<u64> {
+/// Mebibytes.
+fn resident(agent: &Agent) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(number.ok_or("no VmRSS in /proc")?.trim().parse()?)
+    Ok(number.ok_or("no VmRSS in /proc")?.trim().parse::<f64>()? / 1024.0)
 }

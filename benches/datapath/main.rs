@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Everything happens in namespaces of this process. Costs come from `BPF_PROG_TEST_RUN` with a warm
-//! cache; throughput is compared between a counted and an uncounted pair of pods, in turns.
+//! cache; throughput is compared between pairs of pods, in turns: one counted, one at which a program of the
+//! floor's looks connections up and counts bytes and packets, and one with no program.
 
 mod floor;
 #[path = "../../tests/bpf/frame.rs"]
@@ -16,41 +17,47 @@ mod frame;
 mod millicores;
 #[path = "../plugin/node.rs"]
 mod node;
+mod pair;
+#[path = "../process.rs"]
+mod process;
+#[path = "../program.rs"]
+mod program;
 mod reload;
+#[path = "../report/report.rs"]
+#[allow(dead_code, reason = "it is of all benches")]
+mod report;
 mod requests;
 mod runs;
 mod streams;
 
-use std::{env, io::Write, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
+
+use floor::Floor;
+use pair::Pairs;
+use report::Rows;
 
 /// Whatever goes wrong ends the bench.
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 const SECONDS: u64 = 5;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("datapath bench: {err}");
-            ExitCode::FAILURE
-        }
-    }
+    report::bench("datapath", run)
 }
 
-fn run() -> Result<()> {
-    // Cargo itself adds "--bench".
-    let seconds = match env::args().skip(1).find(|arg| arg != "--bench") {
-        Some(seconds) => seconds.parse().map_err(|err| format!("SECONDS {seconds:?}: {err}"))?,
-        None => SECONDS,
-    };
-    node::enter()?;
-    let mut report = runs::report()?;
-    report.push_str(&floor::report()?);
-    if seconds > 0 {
-        report.push_str(&reload::report()?);
-        report.push_str(&requests::report(Duration::from_secs(seconds))?);
+fn run(rows: &mut Rows) -> Result<()> {
+    let time = Duration::from_secs(report::number("SECONDS", SECONDS)?);
+    node::enter().map_err(|err| err.to_string())?;
+    let floor = Floor::measure(rows)?;
+    runs::tell(&floor, rows)?;
+    if !time.is_zero() {
+        reload::tell(rows)?;
+        let pairs = Pairs::start(&floor)?;
+        requests::tell(&pairs, time, rows)?;
+        streams::tell(&pairs, time, rows)?;
+        millicores::tell(&pairs.counted, time, rows)?;
+        requests::tell_reloaded(&pairs.counted, time, rows)?;
+        requests::tell_gaps(rows)?;
     }
-    std::io::stdout().write_all(report.as_bytes())?;
     Ok(())
 }

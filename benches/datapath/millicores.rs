@@ -20,7 +20,9 @@ use weir::telemetry::pin;
 
 use crate::{
     Result,
-    requests::{BPF_DIR, Pair},
+    pair::{BPF_DIR, Pair},
+    process,
+    report::{Row, Rows, row::nanos},
 };
 
 /// Requests a second, over this many connections.
@@ -65,17 +67,6 @@ impl Agent {
             thread::sleep(Duration::from_millis(50));
         }
         Err("the agent did not come up in 5 s".into())
-    }
-
-    /// Time on a processor, of all its threads.
-    fn time(&self) -> Result<Duration> {
-        let tasks = format!("/proc/{}/task", self.0.id());
-        let mut sum = 0;
-        for task in fs::read_dir(tasks)? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            sum += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(sum))
     }
 }
 
@@ -131,8 +122,9 @@ fn ask(pod: PathBuf, to: SocketAddr, over: &AtomicBool, asked: &AtomicU64) -> Re
     run().map_err(|err| err.to_string())
 }
 
-/// Measures for so long and prints.
-pub fn report(pair: &Pair, time: Duration) -> Result<String> {
+/// Measures for so long and tells.
+pub fn tell(pair: &Pair, time: Duration, rows: &mut Rows) -> Result<()> {
+    eprintln!("datapath: {RATE} requests a second");
     let to: SocketAddr = format!("{}:80", pair.address).parse()?;
     let _statistics = Statistics::on()?;
     let agent = Agent::start()?;
@@ -144,7 +136,7 @@ pub fn report(pair: &Pair, time: Duration) -> Result<String> {
                 scope.spawn(move || ask(pod, to, over, asked))
             })
             .collect();
-        let measured = measure(&agent, &asked, time);
+        let measured = measure(&agent, &asked, time, rows);
         over.store(true, Ordering::Relaxed);
         for one in asking {
             one.join().map_err(|_| "a client panicked")??;
@@ -153,25 +145,26 @@ pub fn report(pair: &Pair, time: Duration) -> Result<String> {
     })
 }
 
-fn measure(agent: &Agent, asked: &AtomicU64, time: Duration) -> Result<String> {
+fn measure(agent: &Agent, asked: &AtomicU64, time: Duration, rows: &mut Rows) -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     let begun = Instant::now();
-    let before = (asked.load(Ordering::Relaxed), runs()?, agent.time()?);
+    let before = (asked.load(Ordering::Relaxed), runs()?, process::time(agent.0.id())?);
     while begun.elapsed() < time {
         scrape()?;
         thread::sleep(Duration::from_secs(1));
     }
-    let (elapsed, now) = (begun.elapsed(), (asked.load(Ordering::Relaxed), runs()?, agent.time()?));
+    let (elapsed, now) =
+        (begun.elapsed(), (asked.load(Ordering::Relaxed), runs()?, process::time(agent.0.id())?));
     let thousandths = |of: Duration| of.as_secs_f64() / elapsed.as_secs_f64() * 1e3;
-    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     let rate = (now.0 - before.0) as f64 / elapsed.as_secs_f64();
     let (counting, serving) = (now.1.1 - before.1.1, now.2 - before.2);
     let took = (now.1.1 - before.1.1) / u32::try_from((now.1.0 - before.1.0).max(1))?;
-    Ok(format!(
-        "{rate:.0} requests a second between two pods, an agent scraped each second\n  \
-         programs of both pods {:>6.1} millicores, {took:?} a run with the statistics' clock\n  \
-         agent                 {:>6.1} millicores\n\n",
-        thousandths(counting),
-        thousandths(serving),
-    ))
+    let name = |what: &str| format!("{RATE} requests/s, agent scraped each second: {what}");
+    let asked = Row::one(name("sent"), "1/s", rate).ratio("what was asked for", f64::from(RATE));
+    rows.add(asked)?;
+    let counting = thousandths(counting);
+    rows.add(Row::one(name("programs of both pods"), "millicores", counting))?;
+    rows.add(Row::one(name("a run, with the statistics' clock"), "ns", nanos(took)))?;
+    rows.add(Row::one(name("agent"), "millicores", thousandths(serving)))?;
+    Ok(())
 }

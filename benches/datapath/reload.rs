@@ -1,19 +1,22 @@
 //! How long the programs of 250 pods take to swap, by both hooks, and how long the loading before it.
 
-use std::{fmt::Write, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
 use weir::telemetry::{
     self, Choice, Identity,
     reload::{self, Reloaded},
 };
 
-use crate::Result;
+use crate::{
+    Result,
+    report::{Row, Rows, row::millis},
+};
 
 const PODS: usize = 250;
 const ROUNDS: usize = 9;
 
-/// Measures and prints.
-pub fn report() -> Result<String> {
+/// Measures and tells.
+pub fn tell(rows: &mut Rows) -> Result<()> {
     for number in 0..PODS {
         let (host, pod) = (format!("swap{number}"), format!("pod{number}"));
         let words = ["link", "add", &host, "type", "veth", "peer", "name", &pod];
@@ -21,18 +24,16 @@ pub fn report() -> Result<String> {
             return Err(format!("can't make the link {host}").into());
         }
     }
-    let mut report = format!("\nreload with {PODS} pods     median    worst    loading\n");
     for (choice, name) in [(Choice::Clsact, "clsact"), (Choice::Tcx, "tcx")] {
+        eprintln!("datapath: reload of {PODS} pods by {name}");
         let dir = format!("/sys/fs/bpf/weir-reload-{name}");
         let rounds = measure(Path::new(&dir), choice)?;
-        let mut swaps: Vec<Duration> = rounds.iter().map(|done| done.swap).collect();
-        let mut loads: Vec<Duration> = rounds.iter().map(|done| done.load).collect();
-        swaps.sort();
-        loads.sort();
-        let (median, worst, load) = (swaps[ROUNDS / 2], swaps[ROUNDS - 1], loads[ROUNDS / 2]);
-        writeln!(report, "{name:22} {median:>8.2?} {worst:>8.2?} {load:>8.0?}")?;
+        let swaps: Vec<f64> = rounds.iter().map(|done| millis(done.swap)).collect();
+        let loads: Vec<f64> = rounds.iter().map(|done| millis(done.load)).collect();
+        rows.add(Row::of(format!("reload, swap of {PODS} pods: {name}"), "ms", &swaps)?)?;
+        rows.add(Row::of(format!("reload, loading before it: {name}"), "ms", &loads)?)?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// The indices of the host's sides.

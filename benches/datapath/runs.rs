@@ -1,6 +1,9 @@
 //! One run of a program by kind of frame, in nanoseconds.
 
-use std::{fmt::Write, os::fd::AsFd, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use weir::telemetry::{
     self, Choice, Identity, pin,
@@ -9,12 +12,16 @@ use weir::telemetry::{
 
 use crate::{
     Result,
-    frame::{ACK, End, SYN, tcp, v4},
+    floor::{Floor, NOTHING},
+    frame::{ACK, End, SYN, tcp, udp, v4},
+    report::{Row, Rows, row::nanos},
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
 const LOOPBACK: u32 = 1;
-pub const WARM: u32 = 1_000_000;
+/// Runs in one system call, of which the kernel tells the mean, and how many of these.
+const WARM: u32 = 100_000;
+const TURNS: usize = 10;
 pub const SINGLE: u32 = 20_000;
 
 /// The connection that all frames belong to.
@@ -69,83 +76,101 @@ fn request_460() -> Vec<u8> {
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/plain\r\n\
     Content-Length: 5\r\nConnection: keep-alive\r\n\r\nhello";
 
-/// Measures and prints.
-pub fn report() -> Result<String> {
-    let path = Path80::open(Path::new("/sys/fs/bpf/weir-runs"))?;
-    let warm = |frame: &[u8]| test_run(path.enter.as_fd(), frame, Skb::default(), WARM);
-    let ack = warm(&path.request(1, ACK, b""))?;
-    let untracked = warm(&tcp(v4(9, 4), path.server, 1, ACK, b""))?;
-    let (request, response) = exchanges(&path)?;
-    let single_ack = single_acks(&path)?;
-    let body = bodies(&path)?;
-
-    let mut text = String::new();
-    writeln!(
-        text,
-        "one run of a program (BPF_PROG_TEST_RUN; the run loop's own cost is inside)\n"
-    )?;
-    for (kind, took) in [
-        ("pure ACK, warm", ack),
-        ("ACK of a connection that is not tracked, warm", untracked),
-        ("pure ACK, single runs (median)", single_ack),
-        ("460-byte request, single runs (median)", request),
-        ("small response that completes it, likewise", response),
-        ("segment of a body, likewise", body),
-    ] {
-        writeln!(text, "{kind:<48} {:>6} ns", took.as_nanos())?;
+/// The name and the number of a query, and the rest of what a DNS message about it has.
+fn dns(id: u16, flags: u16) -> Vec<u8> {
+    let mut message = Vec::new();
+    for word in [id, flags, 1, 0, 0, 0] {
+        message.extend(word.to_be_bytes());
     }
-    let net = |took: Duration| took.saturating_sub(single_ack).as_nanos() + ack.as_nanos();
-    writeln!(
-        text,
-        "\nA single run has two clock reads inside, which the warm ACK has not: less these, the\n\
-         request costs {} ns, the response {} ns and a body's segment {} ns: of a body nothing is read,\n\
-         so that its length is no matter.\n",
-        net(request),
-        net(response),
-        net(body)
-    )?;
-    Ok(text)
+    message.extend(b"\x03www\x07example\x03org\x00\x00\x01\x00\x01");
+    message
 }
 
-/// Runs that move the stream can't be repeated by the kernel: each is a system call of its own.
-fn exchanges(path: &Path80) -> Result<(Duration, Duration)> {
+/// Measures and tells: what runs take, and what of that is not the run loop's own.
+pub fn tell(floor: &Floor, rows: &mut Rows) -> Result<()> {
+    let path = Path80::open(Path::new("/sys/fs/bpf/weir-runs"))?;
+    let enter = path.enter.as_fd();
+    for (kind, frame, most) in [
+        ("pure ACK", path.request(1, ACK, b""), Some(120.0)),
+        ("ACK of a connection that is not tracked", tcp(v4(9, 4), path.server, 1, ACK, b""), None),
+        ("UDP of 64 bytes", udp(v4(9, 4), v4(2, 9), &[b'x'; 64]), None),
+    ] {
+        let row = Row::of(format!("one run, warm: {kind}"), "ns", &warm(enter, &frame)?)?;
+        let net = row.median - floor.warm;
+        rows.add(aimed(row.more(NOTHING, net), most))?;
+    }
+    let acks = path.request(1, ACK, b"");
+    let acks = single(enter, (0..SINGLE).map(|_| acks.clone()))?;
+    let [requests, responses] = exchanges(&path)?;
+    let bodies = bodies(&path)?;
+    let [queries, answers] = names(&path)?;
+    for (kind, took, most) in [
+        ("pure ACK", acks, None),
+        ("request of 460 bytes", requests, Some(350.0)),
+        ("small response that completes it", responses, None),
+        ("segment of a body", bodies, None),
+        ("DNS query", queries, None),
+        ("DNS response that completes it", answers, None),
+    ] {
+        let row = Row::of(format!("one run, single: {kind}"), "ns", &took)?;
+        let net = row.median - floor.single;
+        rows.add(aimed(row.more(NOTHING, net), most))?;
+    }
+    Ok(())
+}
+
+fn aimed(row: Row, most: Option<f64>) -> Row {
+    match most {
+        Some(most) => row.at_most(most),
+        None => row,
+    }
+}
+
+/// Nanoseconds of a run that follows others of the same frame at once, by turn.
+pub fn warm(program: BorrowedFd<'_>, frame: &[u8]) -> Result<Vec<f64>> {
+    (0..TURNS).map(|_| Ok(nanos(test_run(program, frame, Skb::default(), WARM)?))).collect()
+}
+
+/// Nanoseconds of runs that are a system call each, with two clock reads inside.
+fn single(program: BorrowedFd<'_>, frames: impl Iterator<Item = Vec<u8>>) -> Result<Vec<f64>> {
+    frames.map(|frame| Ok(nanos(test_run(program, &frame, Skb::default(), 1)?))).collect()
+}
+
+/// Requests and responses. Runs that move the stream can't be repeated by the kernel.
+fn exchanges(path: &Path80) -> Result<[Vec<f64>; 2]> {
     let bytes = request_460();
     let (mut asked, mut answered) = (1u32, 1u32);
     let (mut requests, mut responses) = (Vec::new(), Vec::new());
     for _ in 0..SINGLE {
         let frame = path.request(asked, ACK, &bytes);
-        requests.push(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?);
+        requests.push(nanos(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?));
         asked = asked.wrapping_add(u32::try_from(bytes.len())?);
         let frame = path.response(answered, ACK, RESPONSE);
-        responses.push(test_run(path.leave.as_fd(), &frame, Skb::default(), 1)?);
+        responses.push(nanos(test_run(path.leave.as_fd(), &frame, Skb::default(), 1)?));
         answered = answered.wrapping_add(u32::try_from(RESPONSE.len())?);
     }
-    Ok((median(requests), median(responses)))
+    Ok([requests, responses])
 }
 
 /// An upload behind all exchanges, as long as they are many.
-fn bodies(path: &Path80) -> Result<Duration> {
+fn bodies(path: &Path80) -> Result<Vec<f64>> {
     let mut at = 1 + SINGLE * u32::try_from(request_460().len())?;
     let head = b"POST / HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n";
     test_run(path.enter.as_fd(), &path.request(at, ACK, head), Skb::default(), 1)?;
     at += u32::try_from(head.len())?;
-    let mut took = Vec::new();
-    for _ in 0..SINGLE {
-        let frame = path.request(at, ACK, &[b'x'; 1448]);
-        took.push(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?);
-        at += 1448;
+    let segments = (0..SINGLE).map(|number| path.request(at + number * 1448, ACK, &[b'x'; 1448]));
+    single(path.enter.as_fd(), segments)
+}
+
+/// Queries that the pod sends, and their responses.
+fn names(path: &Path80) -> Result<[Vec<f64>; 2]> {
+    let (pod, server) = (v4(2, 40000), v4(9, 53));
+    let (mut queries, mut answers) = (Vec::new(), Vec::new());
+    for id in 0..u16::try_from(SINGLE)? {
+        let query = udp(pod, server, &dns(id, 0x0100));
+        queries.push(nanos(test_run(path.leave.as_fd(), &query, Skb::default(), 1)?));
+        let answer = udp(server, pod, &dns(id, 0x8180));
+        answers.push(nanos(test_run(path.enter.as_fd(), &answer, Skb::default(), 1)?));
     }
-    Ok(median(took))
-}
-
-fn single_acks(path: &Path80) -> Result<Duration> {
-    let frame = path.request(1, ACK, b"");
-    let run = |_| Ok(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?);
-    (0..SINGLE).map(run).collect::<Result<_>>().map(median)
-}
-
-/// Interrupts strike some runs, and would move a mean.
-pub fn median(mut took: Vec<Duration>) -> Duration {
-    took.sort_unstable();
-    took[took.len() / 2]
+    Ok([queries, answers])
 }

@@ -1,9 +1,8 @@
-//! `iperf3` from one pod to another: bytes in few connections, and small packets, beside a pair of pods
+//! `iperf3` from one pod to another: bytes in few connections, and small packets, beside pairs of pods
 //! that nobody counts. Of bytes in the middle of a connection there is nothing to read, so this is what
 //! counting bytes and packets and following sequence numbers costs.
 
 use std::{
-    fmt::Write as _,
     process::{Child, Stdio},
     thread,
     time::Duration,
@@ -13,7 +12,8 @@ use serde_json::Value;
 
 use crate::{
     Result,
-    requests::{Pair, command, inside},
+    pair::{Pair, Pairs, command, inside},
+    report::{Row, Rows, row::median},
 };
 
 /// The kinds of traffic: a name, iperf3's options, and what is told of it.
@@ -37,7 +37,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Self::Bits => "Gbit/s",
-            Self::Packets => "thousand packets a second",
+            Self::Packets => "thousand/s",
         }
     }
 
@@ -90,28 +90,22 @@ fn rate(pair: &Pair, time: Duration, options: &[&str], unit: Unit) -> Result<f64
     Err(format!("iperf3 said no rate: {said}").into())
 }
 
-/// Measures and prints.
-pub fn report(seen: &Pair, unseen: &Pair, time: Duration) -> Result<String> {
-    let mut text = String::from("iperf3, pod to pod, at the receiver, median of the turns\n\n");
+/// Measures and tells.
+pub fn tell(pairs: &Pairs, time: Duration, rows: &mut Rows) -> Result<()> {
     for (name, options, unit) in KINDS {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..TURNS {
-            with.push(rate(seen, time, options, unit)?);
-            without.push(rate(unseen, time, options, unit)?);
+        let mut rates = pairs.all().map(|_| Vec::new());
+        for turn in 1..=TURNS {
+            eprintln!("datapath: iperf3, {name}, turn {turn} of {TURNS}");
+            for (pair, rates) in pairs.all().into_iter().zip(&mut rates) {
+                rates.push(rate(pair, time, options, unit)?);
+            }
         }
-        let [with, without] = [with, without].map(median);
-        writeln!(
-            text,
-            "  {name:<20} {with:>9.1} counted, {without:.1} uncounted, {}, ratio {:.3}",
-            unit.name(),
-            with / without
-        )?;
+        let bare = pairs.bare.name;
+        let than = rates.last().and_then(|rates| median(rates)).ok_or("no turn of iperf3")?;
+        for (pair, rates) in pairs.all().into_iter().zip(&rates) {
+            let row = Row::of(format!("iperf3, {name}: {}", pair.name), unit.name(), rates)?;
+            rows.add(if pair.name == bare { row } else { row.ratio(bare, than) })?;
+        }
     }
-    text.push('\n');
-    Ok(text)
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+    Ok(())
 }

@@ -1,21 +1,27 @@
 //! Records from the kernel to user space: the ring buffer, woken in four ways, beside the perf buffer.
 //!
 //! ```text
-//! cargo bench --bench events [-- SECONDS]     (root; 2 seconds a cell unless said)
+//! cargo bench --bench events [-- SECONDS]     (root; 2 seconds a cell and turn unless said)
 //! ```
 //!
 //! One processor runs a program once a record, evenly spaced, the other one reads. Both are kept busy
-//! by nothing else that the bench knows of. The cells of one rate follow each other, so that their ratios
-//! compare; absolute figures of different machines don't.
+//! by nothing else that the bench knows of. The cells of one rate follow each other, in turns, so that their
+//! ratios compare; absolute figures of different machines don't.
 
+#[path = "../program.rs"]
+mod program;
 mod reader;
+#[path = "../report/report.rs"]
+#[allow(dead_code, reason = "it is of all benches")]
+mod report;
 mod writer;
 
-use std::{env, fmt::Write as _, fs, io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
-use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder};
+use libbpf_rs::{MapCore, MapHandle, Object};
 
 use reader::{Read, Way};
+use report::{Row, Rows, row::median};
 use writer::Written;
 
 /// Whatever goes wrong ends the bench.
@@ -23,63 +29,34 @@ type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Resu
 
 const RATES: [u32; 3] = [10_000, 100_000, 500_000];
 const SECONDS: u64 = 2;
+const TURNS: usize = 3;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("events bench: {err}");
-            ExitCode::FAILURE
-        }
-    }
+    report::bench("events", run)
 }
 
-fn run() -> Result<()> {
-    // Cargo itself adds "--bench".
-    let seconds = match env::args().skip(1).find(|arg| arg != "--bench") {
-        Some(seconds) => seconds.parse().map_err(|err| format!("SECONDS {seconds:?}: {err}"))?,
-        None => SECONDS,
-    };
-    let object = load()?;
-    let mut table = Table::new();
+fn run(rows: &mut Rows) -> Result<()> {
+    let time = Duration::from_secs(report::number("SECONDS", SECONDS)?);
+    let object = program::load("events/events.bpf.c")?;
     for rate in RATES {
-        for way in Way::ALL {
-            eprintln!("events: {rate} records a second by {}", way.label());
-            let (written, read) = cell(&object, way, rate, Duration::from_secs(seconds))?;
-            table.add(way, rate, &written, read)?;
+        let mut cells = Way::ALL.map(Cell::new);
+        for turn in 1..=TURNS {
+            for cell in &mut cells {
+                let label = cell.way.label();
+                eprintln!("events: {rate} records a second by {label}, turn {turn} of {TURNS}");
+                let (written, read) = measure(&object, cell.way, rate, time)?;
+                cell.add(&written, &read);
+            }
+        }
+        for row in told(rate, &cells)? {
+            rows.add(row)?;
         }
     }
-    std::io::stdout().write_all(table.finish()?.as_bytes())?;
     Ok(())
 }
 
-/// Compiles the program as build.rs does Weir's, and loads it.
-fn load() -> Result<Object> {
-    let dir = env::temp_dir().join(format!("weir-events-{}", std::process::id()));
-    fs::create_dir(&dir)?;
-    let built = compile(dir.join("events.bpf.o"));
-    let loaded = built.and_then(|file| Ok(ObjectBuilder::default().open_file(file)?.load()?));
-    fs::remove_dir_all(&dir)?;
-    loaded
-}
-
-fn compile(to: PathBuf) -> Result<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/events/events.bpf.c");
-    let multiarch = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
-    let output = std::process::Command::new(env!("WEIR_CLANG"))
-        .args(["-g", "-O2", "-target", "bpf", "-mcpu=v3", "-I", env!("WEIR_LIBBPF_INCLUDE")])
-        .args(["-I", &multiarch, "-c", source, "-o"])
-        .arg(&to)
-        .output()
-        .map_err(|err| format!("{}: {err}", env!("WEIR_CLANG")))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
-    }
-    Ok(to)
-}
-
 /// One way at one rate.
-fn cell(object: &Object, way: Way, rate: u32, time: Duration) -> Result<(Written, Read)> {
+fn measure(object: &Object, way: Way, rate: u32, time: Duration) -> Result<(Written, Read)> {
     let program = object.progs().find(|program| program.name() == way.program());
     let program = program.ok_or_else(|| format!("no program {}", way.program()))?;
     let map = object.maps().find(|map| map.name() == way.map());
@@ -90,61 +67,73 @@ fn cell(object: &Object, way: Way, rate: u32, time: Duration) -> Result<(Written
     Ok((written, reading.finish()?))
 }
 
-/// What is printed.
-struct Table {
-    text: String,
-    /// The reader's share of a processor, of each cell.
-    shares: Vec<(Way, u32, f64)>,
+/// What the turns of one way at one rate showed.
+struct Cell {
+    way: Way,
+    /// The reader's share of a processor, in percent, by turn.
+    shares: Vec<f64>,
+    /// What a record took the program, in nanoseconds, by turn.
+    producer: Vec<f64>,
+    /// Records a second, by turn.
+    rates: Vec<f64>,
+    /// Microseconds, of each record.
+    latencies: Vec<f64>,
+    written: u64,
+    lost: u64,
 }
 
-impl Table {
-    fn new() -> Self {
-        let mut text = String::from("records of 64 bytes from one processor to another\n\n");
-        let heads = ["reader", "producer", "p50", "p99"];
-        text += &format!("{:>8} {:<36}", "a second", "");
-        for head in heads {
-            text += &format!("{head:>11}");
+impl Cell {
+    fn new(way: Way) -> Self {
+        let (shares, producer, rates, latencies) = Default::default();
+        Self { way, shares, producer, rates, latencies, written: 0, lost: 0 }
+    }
+
+    fn add(&mut self, written: &Written, read: &Read) {
+        self.shares.push(read.cpu.as_secs_f64() / written.took.as_secs_f64() * 1e2);
+        self.producer.push(written.each.as_nanos() as f64);
+        self.rates.push(written.a_second());
+        self.latencies.extend(read.latencies.iter().map(|nanos| f64::from(*nanos) / 1e3));
+        self.written += written.records;
+        self.lost += written.records.saturating_sub(read.latencies.len() as u64);
+    }
+}
+
+/// The rows of one rate, each beside the perf buffer's.
+fn told(rate: u32, cells: &[Cell]) -> Result<Vec<Row>> {
+    let perf = cells.iter().find(|cell| cell.way == Way::Perf).ok_or("no perf buffer")?;
+    let mut rows = Vec::new();
+    type Of = fn(&Cell) -> &[f64];
+    let shares: Of = |cell| &cell.shares;
+    let producer: Of = |cell| &cell.producer;
+    let latencies: Of = |cell| &cell.latencies;
+    for (what, unit, of) in [
+        ("the reader's processor", "%", shares),
+        ("a record's writing", "ns", producer),
+        ("latency", "us", latencies),
+    ] {
+        let base = median(of(perf)).ok_or("the perf buffer handed nothing over")?;
+        for cell in cells {
+            let name = format!("{rate}/s, {what}: {}", cell.way.label());
+            let mut row = Row::of(name, unit, of(cell))?;
+            if cell.way != Way::Perf {
+                row = row.ratio(perf.way.label(), base);
+            }
+            if unit == "%" && cell.way == Way::Batched && rate == 100_000 {
+                row = row.at_most(1.0 / 8.0);
+            }
+            rows.push(row);
         }
-        text += &format!("{:>10}\n", "lost");
-        Self { text, shares: Vec::new() }
     }
-
-    fn add(&mut self, way: Way, rate: u32, written: &Written, mut read: Read) -> Result<()> {
-        read.latencies.sort_unstable();
-        let micros = |percent: usize| {
-            let rank = (read.latencies.len() * percent).div_ceil(100).max(1);
-            let nanos = read.latencies.get(rank - 1).copied().unwrap_or_default();
-            format!("{:.1} us", f64::from(nanos) / 1e3)
-        };
-        let share = read.cpu.as_secs_f64() / written.took.as_secs_f64();
-        self.shares.push((way, rate, share));
-        writeln!(
-            self.text,
-            "{:>8.0} {:<36}{:>11}{:>11}{:>11}{:>11}{:>10}",
-            written.a_second(),
-            way.label(),
-            format!("{:.1} %", share * 1e2),
-            format!("{} ns", written.each.as_nanos()),
-            micros(50),
-            micros(99),
-            written.records.saturating_sub(read.latencies.len() as u64),
-        )?;
-        Ok(())
+    for cell in cells {
+        let row = Row::of(format!("{rate}/s, written: {}", cell.way.label()), "1/s", &cell.rates)?;
+        rows.push(row.ratio("what was asked for", f64::from(rate)));
     }
-
-    /// With what is aimed at.
-    fn finish(mut self) -> Result<String> {
-        let share = |way: Way| {
-            let found = self.shares.iter().find(|(of, rate, _)| *of == way && *rate == 100_000);
-            found.map(|(_, _, share)| *share).ok_or("a cell is missing")
-        };
-        let ratio = share(Way::Batched)? / share(Way::Perf)?;
-        let met = if ratio <= 1.0 / 8.0 { "met" } else { "missed" };
-        writeln!(
-            self.text,
-            "\nreader of the ring, batched, at 100,000 a second: {ratio:.3} x that of the perf buffer; \
-             at most 0.125: {met}"
-        )?;
-        Ok(self.text)
+    for cell in cells {
+        let name = format!("{rate}/s, lost: {}", cell.way.label());
+        let row = Row::one(name, "records", cell.lost as f64);
+        let row = row.ratio("what was written", cell.written as f64);
+        // The perf buffer may lose what it can't hold; it is what the ring is held against.
+        rows.push(if cell.way == Way::Batched { row.exactly(0.0) } else { row });
     }
+    Ok(rows)
 }

@@ -8,30 +8,44 @@ use std::{
 
 use crate::{
     Result,
-    contender::{self, Contender, Contenders, Taken},
+    contender::{self, Contender, Contenders, Taken, VERBS},
     node::{self, Pod},
     table::{self, Samples},
 };
 
-/// So many pods, so many calls at a time, so often.
+/// So many pods, so often.
 const CROWD: usize = 96;
-pub const AT_ONCE: [(usize, &str); 2] = [(8, "96 ADDs, 8 at once"), (32, "96 ADDs, 32 at once")];
 const TIMES: usize = 5;
-/// So many other attachments, in rising order.
-pub const AMONG: [(usize, &str); 3] =
-    [(0, "ADD among none"), (250, "ADD among 250"), (1000, "ADD among 1000")];
+/// A crowd of calls, by the names that its time has.
+pub struct Crowd {
+    workers: usize,
+    pub add: &'static str,
+    pub del: &'static str,
+}
+pub const CROWDS: [Crowd; 2] = [
+    Crowd { workers: 8, add: "96 ADDs, 8 at once", del: "96 DELs, 8 at once" },
+    Crowd { workers: 32, add: "96 ADDs, 32 at once", del: "96 DELs, 32 at once" },
+];
+/// So many other attachments, in rising order, and the names of calls among them, by verb.
+pub const AMONG: [(usize, [&str; VERBS.len()]); 3] = [
+    (0, ["ADD among none", "CHECK among none", "DEL among none"]),
+    (250, ["ADD among 250", "CHECK among 250", "DEL among 250"]),
+    (1000, ["ADD among 1000", "CHECK among 1000", "DEL among 1000"]),
+];
 /// Interfaces of one namespace: a thousand namespaces would measure the kernel's patience.
 const INTERFACES: usize = 50;
 
-/// The whole time that a crowd of ADDs takes, of one contender after the other.
+/// The whole time that a crowd of ADDs takes, and one of DELs, of one contender after the other.
 pub fn measure(contenders: &Contenders, samples: &mut Samples) -> Result<()> {
     let pods = node::pods("crowd", CROWD)?;
-    for (workers, row) in AT_ONCE {
-        for _ in 0..TIMES {
+    for Crowd { workers, add, del } in CROWDS {
+        for time in 1..=TIMES {
+            eprintln!("plugin: {add}, turn {time} of {TIMES}");
             for contender in contenders.crowding() {
-                let taken = at_once(contender, "ADD", &pods, workers)?;
-                table::note(samples, contender, row, taken);
-                at_once(contender, "DEL", &pods, workers)?;
+                for (verb, call) in [("ADD", add), ("DEL", del)] {
+                    let taken = at_once(contender, verb, &pods, workers)?;
+                    table::note(samples, contender, call, taken);
+                }
             }
         }
     }
@@ -62,7 +76,7 @@ fn at_once(contender: &Contender, verb: &str, pods: &[Pod], workers: usize) -> R
     Ok(Taken { wall, cpu })
 }
 
-/// ADDs before there are other attachments, among some and among many.
+/// Calls before there are other attachments, among some and among many.
 pub fn among(contender: &Contender, rounds: usize, samples: &mut Samples) -> Result<()> {
     let most = AMONG.iter().map(|(records, _)| *records).max().unwrap_or_default();
     let spaces = node::pods("many", most.div_ceil(INTERFACES))?;
@@ -75,12 +89,13 @@ pub fn among(contender: &Contender, rounds: usize, samples: &mut Samples) -> Res
     // Turn about in four blocks, so that what else the machine does strikes all alike.
     for block in pods.chunks(rounds.div_ceil(4).max(1)) {
         let mut there = 0;
-        for (records, row) in AMONG {
+        for (records, calls) in AMONG {
+            eprintln!("plugin: {} among {records}", contender.label);
             for (id, pod, ifname) in &others[there..records] {
                 contender.call_for("ADD", id, pod, ifname, None)?;
             }
             there = records;
-            adds(contender, block, row, samples)?;
+            live(contender, block, calls, samples)?;
         }
         for (id, pod, ifname) in &others[..there] {
             contender.call_for("DEL", id, pod, ifname, None)?;
@@ -89,16 +104,22 @@ pub fn among(contender: &Contender, rounds: usize, samples: &mut Samples) -> Res
     Ok(())
 }
 
-fn adds(
+/// Each pod's ADD, CHECK and DEL.
+fn live(
     contender: &Contender,
     pods: &[Pod],
-    row: &'static str,
+    calls: [&'static str; VERBS.len()],
     samples: &mut Samples,
 ) -> Result<()> {
     for pod in pods {
-        let (taken, _) = contender.call("ADD", "among", pod, None)?;
-        table::note(samples, contender, row, taken);
-        contender.call("DEL", "among", pod, None)?;
+        let mut reply = None;
+        for (verb, call) in VERBS.into_iter().zip(calls) {
+            let (taken, said) = contender.call(verb, "among", pod, reply.as_deref())?;
+            table::note(samples, contender, call, taken);
+            if verb == "ADD" {
+                reply = Some(said);
+            }
+        }
     }
     Ok(())
 }

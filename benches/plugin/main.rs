@@ -14,12 +14,16 @@ mod contender;
 mod crowd;
 mod floor;
 mod node;
+#[path = "../report/report.rs"]
+#[allow(dead_code, reason = "it is of all benches")]
+mod report;
 mod table;
 
-use std::{collections::BTreeMap, env, io::Write, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
-use contender::{Contender, Contenders, Taken, VERBS};
-use table::Samples;
+use contender::{Contender, Contenders, VERBS};
+use report::Rows;
+use table::{FIRST, Samples, UNKNOWN};
 
 /// Whatever goes wrong ends the bench.
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -30,47 +34,39 @@ fn main() -> ExitCode {
     if let Some(done) = floor::play() {
         return done;
     }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("plugin bench: {err}");
-            ExitCode::FAILURE
-        }
-    }
+    report::bench("plugin", run)
 }
 
-fn run() -> Result<()> {
-    // Cargo itself adds "--bench".
-    let rounds = match env::args().skip(1).find(|arg| arg != "--bench") {
-        Some(rounds) => rounds.parse().map_err(|err| format!("ROUNDS {rounds:?}: {err}"))?,
-        None => ROUNDS,
-    };
+fn run(rows: &mut Rows) -> Result<()> {
+    let rounds = report::number("ROUNDS", ROUNDS)?;
     node::enter()?;
     let contenders = Contenders::new()?;
     let listed = contenders.listed();
-    let first: Vec<Taken> = listed.iter().map(|it| first_add(it)).collect::<Result<_>>()?;
-
     let mut samples = BTreeMap::new();
+    for contender in listed {
+        first_add(contender, &mut samples)?;
+    }
     let pods = node::pods("pod", rounds * listed.len())?;
     for (round, pods) in pods.chunks(listed.len()).enumerate() {
+        eprintln!("plugin: round {} of {rounds}", round + 1);
         measure(round, &listed, pods, &mut samples)?;
         lowest(&contenders, &pods[0], &mut samples)?;
     }
     trivial(&contenders, &pods[0], rounds, &mut samples)?;
     crowd::measure(&contenders, &mut samples)?;
-    crowd::among(&contenders.bare, rounds, &mut samples)?;
-
-    let report = table::report(&contenders, &samples, &first, rounds)?;
-    std::io::stdout().write_all(report.as_bytes())?;
-    Ok(())
+    for contender in [&contenders.bare, &contenders.all] {
+        crowd::among(contender, rounds, &mut samples)?;
+    }
+    table::tell(&contenders, &samples, rows)
 }
 
 /// The ADD that finds nothing there: Weir loads and pins its programs in it.
-fn first_add(contender: &Contender) -> Result<Taken> {
+fn first_add(contender: &Contender, samples: &mut Samples) -> Result<()> {
     let pods = node::pods("first", 1)?;
     let (taken, reply) = contender.call("ADD", "first", &pods[0], None)?;
+    table::note(samples, contender, FIRST, taken);
     contender.call("DEL", "first", &pods[0], Some(&reply))?;
-    Ok(taken)
+    Ok(())
 }
 
 /// One call of each verb for each contender, each with a pod of its own.
@@ -106,19 +102,21 @@ fn lowest(contenders: &Contenders, pod: &node::Pod, samples: &mut Samples) -> Re
     Ok(())
 }
 
-/// The cheapest calls there are: ptp's VERSION, and a DEL of what never was.
+/// The cheapest calls there are: VERSION, and a DEL of what never was.
 fn trivial(
     contenders: &Contenders,
     pod: &node::Pod,
     rounds: usize,
     samples: &mut Samples,
 ) -> Result<()> {
+    let Contenders { ptp, bridge, bare, all, .. } = contenders;
     for _ in 0..rounds {
-        for (contender, verb) in [(&contenders.ptp, "VERSION"), (&contenders.all, "DEL")] {
-            let (taken, _) = contender.call(verb, "never-was", pod, None)?;
-            let row = if verb == "DEL" { "DEL of an unknown id" } else { verb };
-            table::note(samples, contender, row, taken);
+        for contender in [ptp, bridge, bare, all] {
+            let (taken, _) = contender.call("VERSION", "never-was", pod, None)?;
+            table::note(samples, contender, "VERSION", taken);
         }
+        let (taken, _) = all.call("DEL", "never-was", pod, None)?;
+        table::note(samples, all, UNKNOWN, taken);
     }
     Ok(())
 }

@@ -25,24 +25,31 @@ mod image;
 #[path = "../../tests/runtimes/node.rs"]
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
 mod node;
+#[path = "../report/report.rs"]
+#[allow(dead_code, reason = "it is of all benches")]
+mod report;
 
 use std::{
-    env,
-    fmt::Write as _,
-    fs,
+    env, fs,
     io::Write as _,
     os::unix::fs::symlink,
+    panic::resume_unwind,
     path::Path,
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
 use cri::{Cri, Pod};
 use node::Node;
+use report::{
+    Row, Rows,
+    row::{median, millis},
+};
 use serde_json::{Value, json};
 
 /// Whatever goes wrong ends the bench.
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 const ROUNDS: usize = 40;
 /// The plugin that does nothing, by the name of its executable.
@@ -67,13 +74,11 @@ fn main() -> ExitCode {
     if Path::new(&name).file_name().is_some_and(|name| name == NOTHING) {
         return nothing();
     }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("sandbox bench: {err}");
-            ExitCode::FAILURE
-        }
-    }
+    report::bench("sandbox", |rows| {
+        // The node ends whatever process has its first thread in it.
+        let measured = thread::scope(|scope| scope.spawn(|| run(rows)).join());
+        measured.unwrap_or_else(|panicked| resume_unwind(panicked))
+    })
 }
 
 /// What an ADD answers that has done nothing.
@@ -87,12 +92,8 @@ fn nothing() -> ExitCode {
     said.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
-fn run() -> Result<()> {
-    // Cargo itself adds "--bench".
-    let rounds = match env::args().skip(1).find(|arg| arg != "--bench") {
-        Some(rounds) => rounds.parse().map_err(|err| format!("ROUNDS {rounds:?}: {err}"))?,
-        None => ROUNDS,
-    };
+fn run(rows: &mut Rows) -> Result<()> {
+    let rounds = report::number("ROUNDS", ROUNDS)?;
     let node = Node::enter("bench");
     for plugin in ["ptp", "host-local"] {
         symlink(format!("/usr/lib/cni/{plugin}"), format!("/run/cni/bin/{plugin}"))?;
@@ -123,8 +124,7 @@ fn run() -> Result<()> {
             taken[which].iter_mut().zip(times).for_each(|(all, time)| all.push(time));
         }
     }
-    std::io::stdout().write_all(report(&taken, rounds)?.as_bytes())?;
-    Ok(())
+    told(&taken, rows)
 }
 
 /// What a contender's list has in it.
@@ -169,52 +169,26 @@ fn live(cri: &Cri<'_>, node: &Node, handler: &str) -> Result<[Duration; CALLS.le
     Ok([ran, stopped, begun.elapsed()])
 }
 
-fn report(taken: &[Taken; CONTENDERS.len()], rounds: usize) -> Result<String> {
-    let mut text =
-        format!("pods of containerd with runc, {rounds} alternating rounds, milliseconds\n\n");
-    writeln!(
-        text,
-        "{:<40} {:>16} {:>8} {:>8} {:>8} {:>18}",
-        "", "", "p10", "p50", "p90", "more than nothing"
-    )?;
+/// A row of each call of each contender, beside the plugin that does nothing.
+fn told(taken: &[Taken; CONTENDERS.len()], rows: &mut Rows) -> Result<()> {
     for (call, name) in CALLS.iter().enumerate() {
-        for ((_, label), times) in CONTENDERS.iter().zip(taken) {
-            let ms = times[call].iter().map(|time| time.as_secs_f64() * 1e3);
-            let all = sorted(ms.collect());
-            let [p10, p50, p90] = [10, 50, 90].map(|percent| percentile(&all, percent));
-            let more = more(&times[call], &taken[0][call]);
-            writeln!(text, "{label:<40} {name:>16} {p10:>8.1} {p50:>8.1} {p90:>8.1} {more:>18.1}")?;
+        for ((handler, label), times) in CONTENDERS.iter().zip(taken) {
+            let all: Vec<f64> = times[call].iter().copied().map(millis).collect();
+            let mut row = Row::of(format!("{name}: {label}"), "ms", &all)?;
+            if *handler != NOTHING {
+                row = row.more(CONTENDERS[0].1, more(&times[call], &taken[0][call])?);
+            }
+            if call == 0 && ["bare", "whole"].contains(handler) {
+                row = row.at_most(MOST);
+            }
+            rows.add(row)?;
         }
     }
-    writeln!(text)?;
-    for ((_, label), times) in CONTENDERS.iter().zip(taken).skip(1).take(2) {
-        let more = more(&times[0], &taken[0][0]);
-        let met = if more <= MOST { "met" } else { "missed" };
-        writeln!(
-            text,
-            "{} of {label}: {more:.1} ms more than of nothing; at most {MOST}: {met}",
-            CALLS[0]
-        )?;
-    }
-    Ok(text)
+    Ok(())
 }
 
-/// The median of what a round's pod took longer than the one of the plugin that does nothing.
-fn more(own: &[Duration], nothing: &[Duration]) -> f64 {
-    let differences = own
-        .iter()
-        .zip(nothing)
-        .map(|(own, nothing)| (own.as_secs_f64() - nothing.as_secs_f64()) * 1e3);
-    percentile(&sorted(differences.collect()), 50)
-}
-
-fn sorted(mut all: Vec<f64>) -> Vec<f64> {
-    all.sort_by(f64::total_cmp);
-    all
-}
-
-/// The nearest rank's; 0 of none.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
+/// The median of what a round's pod took longer than the one of the plugin that does nothing, in milliseconds.
+fn more(own: &[Duration], nothing: &[Duration]) -> Result<f64> {
+    let differences = own.iter().zip(nothing).map(|(own, nothing)| millis(*own) - millis(*nothing));
+    Ok(median(&differences.collect::<Vec<_>>()).ok_or("no round was measured")?)
 }
