@@ -62,6 +62,31 @@ int floor_conn(struct __sk_buff *skb)
 	return -1;
 }
 
+// What counting without reading comes to: the pod's bytes, and each connection from its SYN to its
+// FIN.
+SEC("tc")
+int floor_layer4(struct __sk_buff *skb)
+{
+	struct cursor *c = cursor();
+	struct conn *conn;
+	struct tcphdr t;
+
+	if (!c || pod(skb) || parse_ip(skb, 0, &c->packet) != IPPROTO_TCP ||
+	    load(skb, c->packet.l4, &t, sizeof(t)))
+		return -1;
+	set_ports(&c->packet, 0, t.source, t.dest);
+	if (t.syn) {
+		bpf_map_update_elem(&conns, &c->packet.key, &no_conn, BPF_ANY);
+	} else if (t.fin || t.rst) {
+		bpf_map_delete_elem(&conns, &c->packet.key);
+	} else {
+		conn = bpf_map_lookup_elem(&conns, &c->packet.key);
+		if (conn)
+			conn->seen_ns = bpf_ktime_get_coarse_ns();
+	}
+	return -1;
+}
+
 // A request's first 460 bytes, and when it came.
 SEC("tc")
 int floor_request(struct __sk_buff *skb)

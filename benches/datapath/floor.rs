@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use libbpf_rs::{Object, ProgramImpl};
+use libbpf_rs::{MapCore, Object, ProgramImpl};
 use weir::telemetry::sys::{Skb, test_run};
 
 use crate::{
@@ -52,9 +52,15 @@ impl Floor {
         Ok(floor)
     }
 
-    /// What counts bytes and packets and looks connections up, and reads no payload.
+    /// What counts bytes and packets and follows connections, and reads no payload.
     pub fn layer4(&self) -> Result<ProgramImpl<'_>> {
-        self.program("floor_conn")
+        self.program("floor_layer4")
+    }
+
+    /// Interfaces whose packets its programs saw.
+    pub fn interfaces(&self) -> Result<usize> {
+        let pods = self.object.maps().find(|map| map.name() == "pods").ok_or("no map pods")?;
+        Ok(pods.keys().count())
     }
 
     fn program(&self, name: &str) -> Result<ProgramImpl<'_>> {

@@ -8,7 +8,7 @@
 //!
 //! Everything happens in namespaces of this process. Costs come from `BPF_PROG_TEST_RUN` with a warm
 //! cache; throughput is compared between pairs of pods, in turns: one counted, one at which a program of the
-//! floor's looks connections up and counts bytes and packets, and one with no program.
+//! floor's counts bytes and packets and follows connections, and one with no program.
 
 mod floor;
 #[path = "../../tests/bpf/frame.rs"]
@@ -55,6 +55,7 @@ fn run(rows: &mut Rows) -> Result<()> {
         let pairs = Pairs::start(&floor)?;
         requests::tell(&pairs, time, rows)?;
         streams::tell(&pairs, time, rows)?;
+        pairs.check(&floor)?;
         millicores::tell(&pairs.counted, time, rows)?;
         requests::tell_reloaded(&pairs.counted, time, rows)?;
         requests::tell_gaps(rows)?;

@@ -53,6 +53,14 @@ impl Pairs {
         Ok(pairs)
     }
 
+    /// An error where the floor's program has not seen packets of both pods: loopback's are of runs without a device.
+    pub fn check(&self, floor: &Floor) -> Result<()> {
+        match floor.interfaces()?.checked_sub(1) {
+            Some(seen) if seen == self.layer4.links.len() => Ok(()),
+            seen => Err(format!("{}: packets of {seen:?} interfaces", self.layer4.name).into()),
+        }
+    }
+
     /// In the order of their turns; the last is what the others are compared with.
     pub fn all(&self) -> [&Pair; 3] {
         [&self.counted, &self.layer4, &self.bare]
