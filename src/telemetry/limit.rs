@@ -13,7 +13,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 
 use super::{
     clsact::{self, Filter},
-    load, pin, registry,
+    load, lock, pin, registry,
     wire::{Direction, LimitKey, RawLimit, bytes_of},
 };
 use crate::{
@@ -58,10 +58,13 @@ fn sides(bandwidth: &Bandwidth) -> impl Iterator<Item = Side> {
 /// programs if no earlier call did.
 ///
 /// # Errors
-/// [`Kind::Telemetry`]; what was done by then is taken away by [`forget`] and the link's end.
+/// [`Kind::Telemetry`], [`Kind::TryAgain`] where a reload stands still; what was done by then is taken away by
+/// [`forget`] and the link's end.
 pub fn attach(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()> {
     libbpf_rs::set_print(None);
     load::ensure(bpf_dir)?;
+    // So that a reload sees this limit whole or not at all.
+    let _shared = lock::share(&pin::dir(bpf_dir), lock::WAIT)?.ok_or_else(|| unpinned(bpf_dir))?;
     let limits = limits(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))?;
     let index = signed(ifindex)?;
     for side in sides(bandwidth) {
@@ -125,10 +128,11 @@ pub fn forget(bpf_dir: &Path, ifindex: u32) -> Result<()> {
     Ok(())
 }
 
-/// Compares the kernel with what [`attach`] left.
+/// Compares the kernel with what [`attach`] left. Waits half a second for a reload that swaps programs.
 ///
 /// # Errors
-/// [`Kind::Difference`] naming what is missing, [`Kind::Telemetry`] when the kernel can't be asked.
+/// [`Kind::Difference`] naming what is missing, [`Kind::Telemetry`] when the kernel can't be asked,
+/// [`Kind::TryAgain`]: a reload stands still.
 pub fn verify(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()> {
     libbpf_rs::set_print(None);
     let missing = |what: &str| {
@@ -136,6 +140,8 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
         Err(Error::new(Kind::Difference, msg))
     };
     let index = signed(ifindex)?;
+    // A reload pins first and swaps then: between the two every filter would look like a stranger's.
+    let _shared = lock::share(&pin::dir(bpf_dir), lock::A_MOMENT)?;
     if registry::limits_elsewhere(bpf_dir, ifindex)? {
         // Which programs hold it is the other version's to know, until a reload moves it.
         return Ok(());
