@@ -1,9 +1,12 @@
 //! GC: what the runtime doesn't list goes, of this network alone.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     time::{Duration, Instant},
 };
+
+use serde_json::{Value, json};
 
 use super::{
     Call,
@@ -26,6 +29,9 @@ use crate::{
 /// off it, so that whatever holds the call up, it ends. CRI-O gives its GC half a minute.
 pub const PLUGINS: Duration = Duration::from_secs(12);
 
+/// What the runtime says of valid attachments, the specification's key first.
+const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// How long to wait for those who hold records, all together; off [`PLUGINS`].
 const HELD: Duration = Duration::from_secs(5);
 
@@ -35,7 +41,6 @@ pub fn run(call: &Call) -> Result<()> {
     let config = &call.config;
     config.require(Version::V1_1_0, "GC")?;
     let valid = valid_attachments(config)?;
-    let delegate = wanted::delegate(&config.root())?;
     let boot_id = state::boot_id()?;
     let pool = Pool { state_dir: &config.state_dir, network: &config.name };
 
@@ -59,7 +64,9 @@ pub fn run(call: &Call) -> Result<()> {
     };
     let until = Instant::now() + HELD;
     let mut failures = Failures::default();
-    for (attachment, entry) in record::list(&config.state_dir)? {
+    let mut records = Vec::new();
+    failures.note(record::list(&config.state_dir).map(|found| records = found));
+    for (attachment, entry) in records {
         match entry {
             // It may be of this network, and the next GC's to take away, unless its interface says that it isn't.
             Entry::OutOfReach(why)
@@ -77,11 +84,36 @@ pub fn run(call: &Call) -> Result<()> {
         }
     }
     failures.note(pool.sweep().map(drop));
-    if let Some(plugin) = delegate {
-        let delegate = call.delegate(&plugin, &call.stdin);
-        failures.note(delegate.and_then(|delegate| delegate.forward("GC")));
-    }
+    failures.note(wanted::delegate(&config.root()).and_then(|plugin| match (plugin, &valid) {
+        (None, _) => Ok(()),
+        (Some(plugin), Some(valid)) => {
+            call.delegate(&plugin, &for_ipam(call, valid)?)?.forward("GC")
+        }
+        (Some(plugin), None) => {
+            let why =
+                "GC came without a list of valid attachments, which it might take for an empty one";
+            eprintln!("weir: IPAM plugin {plugin} is not asked: {why}");
+            Ok(())
+        }
+    }));
     failures.into_result()
+}
+
+/// What an IPAM plugin is to read of the valid attachments, which knows but the specification's key: the call's
+/// configuration as it is, unless that says less there than we believe.
+fn for_ipam<'a>(call: &'a Call, valid: &BTreeSet<Attachment>) -> Result<Cow<'a, [u8]>> {
+    if listed(&call.config, KEYS[0])?.as_ref() == Some(valid)
+        && call.config.json[KEYS[0]].is_array()
+    {
+        return Ok(Cow::Borrowed(&call.stdin));
+    }
+    let entry = |attachment: &Attachment| json!({"containerID": attachment.container_id(), "ifname": attachment.ifname()});
+    let list: Vec<Value> = valid.iter().map(entry).collect();
+    let mut config = call.config.json.clone();
+    for key in KEYS {
+        config[key] = json!(list);
+    }
+    Ok(Cow::Owned(config.to_string().into_bytes()))
 }
 
 /// Takes an attachment away, if it is to end by what the journal has of it once it is held.
@@ -109,19 +141,20 @@ fn end(
 /// sends both; should they differ, an attachment in either is valid. `null` is an empty list: so
 /// ocicni says that a network has no pods.
 fn valid_attachments(config: &Config) -> Result<Option<BTreeSet<Attachment>>> {
-    let mut valid = None;
-    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-        if config.json.get(key).is_none() {
-            continue;
-        }
-        let valid = valid.get_or_insert_with(BTreeSet::new);
-        if let Some(list) = config.root().get(key) {
-            for entry in list.list()? {
-                valid.insert(attachment(&entry)?);
-            }
-        }
+    let [new, old] = KEYS.map(|key| listed(config, key));
+    Ok(match (new?, old?) {
+        (Some(new), Some(old)) => Some(new.into_iter().chain(old).collect()),
+        (new, old) => new.or(old),
+    })
+}
+
+/// What one key lists.
+fn listed(config: &Config, key: &str) -> Result<Option<BTreeSet<Attachment>>> {
+    if config.json.get(key).is_none() {
+        return Ok(None);
     }
-    Ok(valid)
+    let list = config.root().get(key).map(|list| list.list()).transpose()?.unwrap_or_default();
+    list.iter().map(attachment).collect::<Result<_>>().map(Some)
 }
 
 fn attachment(entry: &Field<'_>) -> Result<Attachment> {

@@ -11,12 +11,12 @@ use crate::{
     attachment::Attachment,
     error::{Error, Kind, Result},
     ipam::pool::{self, Pool},
-    net::{self, Mark, link, nft::hostport::Deletion},
+    net::{self, Mark, link, names, nft::hostport::Deletion},
     record::{self, Delegated, Holder, Record},
     state, telemetry,
 };
 
-use super::{Call, ports, wanted};
+use super::{Call, chain, ports, wanted};
 
 /// How long to wait for who holds an attachment's record, an IPAM plugin that outlives the killed ADD above
 /// all: less than any runtime gives us.
@@ -165,7 +165,8 @@ pub fn unrecorded(call: &Call, attachment: &Attachment, search: Search) -> Resul
 }
 
 /// Takes away what can be found of an attachment without its record: the state dir was lost, or is
-/// another, or the record is unreadable. Says whether there was a link, or anything else by its marks.
+/// another, or the record is unreadable. Says whether there was a link, or anything else by its marks. Its
+/// addresses are given up only where nothing leads to it any more, and behind another plugin they are that one's.
 ///
 /// # Errors
 /// As [`recorded`].
@@ -173,10 +174,11 @@ pub fn strays(call: &Call, attachment: &Attachment, search: Search) -> Result<bo
     let mut failures = Failures::default();
     let mut strays = Strays::default();
     let link = remove_stray(&call.config.name, attachment);
-    let link_gone = link.is_ok();
+    let mut unreachable = link.is_ok();
     let is_there = !matches!(link, Ok(Stray::Absent));
     if search == Search::Everything || is_there {
-        failures.note(ports::evict(attachment).map(|ports| strays.ports = ports));
+        let evicted = ports::evict(attachment).map(|ports| strays.ports = ports);
+        unreachable &= failures.note(evicted);
     }
     if search != Search::BehindTheLink || is_there {
         failures.note(uncount(call, attachment).map(|counted| strays.counted = counted));
@@ -191,13 +193,15 @@ pub fn strays(call: &Call, attachment: &Attachment, search: Search) -> Result<bo
              another stateDir, {held} there: weir reconcile --state-dir DIR"
         );
     }
-    if search == Search::Everything && link_gone {
+    if search == Search::Everything && unreachable {
         release_everywhere(call, attachment, &mut failures);
     }
-    failures.note(wanted::delegate(&call.config.root()).and_then(|plugin| match plugin {
-        Some(plugin) => call.delegate(&plugin, &call.stdin)?.del(attachment),
-        None => Ok(()),
-    }));
+    if unreachable && !chain::is_behind_another(&call.config, &names::host_ifname(attachment)) {
+        failures.note(wanted::delegate(&call.config.root()).and_then(|plugin| match plugin {
+            Some(plugin) => call.delegate(&plugin, &call.stdin)?.del(attachment),
+            None => Ok(()),
+        }));
+    }
     let found = removed || strays.ports || strays.counted;
     failures.into_result().map(|()| found)
 }

@@ -33,12 +33,12 @@ const LEAVING: &str = "leaving";
 pub fn ensure(bpf_dir: &Path) -> Result<()> {
     // Who uninstalls removes the directory itself: it may go between its making and its lock.
     for _ in 0..4 {
-        if pin::dir(bpf_dir).is_dir() {
+        if is_whole(&pin::dir(bpf_dir)) {
             return Ok(());
         }
         pin::prepare(bpf_dir)?;
         let Some(_lock) = lock::loading(bpf_dir)? else { continue };
-        return if pin::dir(bpf_dir).is_dir() { Ok(()) } else { load(bpf_dir) };
+        return if is_whole(&pin::dir(bpf_dir)) { Ok(()) } else { load(bpf_dir) };
     }
     let msg = format!("{} is removed as often as it is made", bpf_dir.display());
     Err(Error::new(Kind::TryAgain, msg))
@@ -65,9 +65,15 @@ pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
     clear(&bpf_dir.join(TEMPORARY))
 }
 
-/// Loads into a directory of a temporary name and publishes it by renaming.
+/// Whether a layout's directory has its pins: somebody may have removed them, and left it.
+fn is_whole(dir: &Path) -> bool {
+    dir.join("attachments").exists()
+}
+
+/// Loads into a directory of a temporary name and publishes it by renaming, in the place of what is no whole one.
 fn load(bpf_dir: &Path) -> Result<()> {
     let temporary = aside(bpf_dir, None)?;
+    remove(bpf_dir, &pin::dir(bpf_dir))?;
     let published = fs::rename(&temporary, pin::dir(bpf_dir))
         .context(Kind::Telemetry, || format!("can't rename {}", temporary.display()));
     if published.is_err() {

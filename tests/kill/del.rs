@@ -89,6 +89,10 @@ fn without_a_record() {
         add();
         let struck = ground.strike(strike, ground.call("DEL", Some(&a)));
         assert!(struck.killed || !struck.told(strike) || !ground.host.record(&a).exists());
+        // Nobody else is given an address to which something leads yet.
+        let leads = ground.host.node.links() != ["lo"]
+            || ground.host.node.succeed("nft list ruleset").contains("8097");
+        assert!(!leads || !ground.host.leases("podnet").is_empty(), "{strike}");
         ground.call("DEL", Some(&a)).succeed();
         ground.see().assert_is(&before, &strike.to_string());
         struck.hit

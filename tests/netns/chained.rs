@@ -31,14 +31,20 @@ fn the_result_comes_back_and_the_link_stays() {
     let result = plumbed(&host, &a);
     let before = host.footprint();
     for ipam in [json!(null), json!({"type": "no-such-ipam"})] {
-        let add = host.call("ADD", Some(&a)).key("prevResult", result.clone()).key("ipam", ipam);
-        assert_eq!(add.succeed(), result);
+        let call = |verb: &str| {
+            let call = host.call(verb, Some(&a)).key("prevResult", result.clone());
+            call.key("ipam", ipam.clone())
+        };
+        assert_eq!(call("ADD").succeed(), result);
         assert!(host.leases("podnet").is_empty());
         host.call("ADD", Some(&a)).key("prevResult", result.clone()).refused_without_a_trace(102);
         host.check(&a, &result).succeed();
         let pods = host.pods();
         assert_eq!(pods[0]["addresses"], json!(["10.7.0.2"]), "{pods}");
-        host.call("DEL", Some(&a)).key("prevResult", result.clone()).succeed();
+        // Addresses are the other plugin's, however often it is asked, and whatever the configuration says.
+        for _ in 0..3 {
+            call("DEL").succeed();
+        }
         host.footprint().assert_is(&before, "afterwards");
         assert_eq!(a.space.links().len(), 2);
     }

@@ -1,11 +1,6 @@
 //! Another IPAM plugin: Debian's host-local behind weir, and ones that fail.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Instant};
 
 use serde_json::{Value, json};
 
@@ -198,53 +193,6 @@ fn one_that_hangs_holds_status_for_two_seconds() {
     let message = call.refused_without_a_trace(50);
     assert!(message.contains("sleeper"), "{message}");
     assert!((2..4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
-}
-
-#[test]
-fn one_that_hangs_holds_a_gc_for_seconds_however_many_it_is_to_release() {
-    let host = Host::new("hung-gc");
-    let before = host.footprint();
-    let containers: Vec<_> = (0..8).map(|n| host.container(&format!("c{n}"))).collect();
-    let (ids, hangs) = (scratch(&host, "released"), scratch(&host, "hangs"));
-    let text = format!(
-        "[ $CNI_COMMAND != ADD ] || exec echo '{{\"ips\":[{{\"address\":\"10.66.0.1'${{CNI_CONTAINERID#c}}'/24\"}}]}}'\n\
-         [ ! -e {hangs}/all ] && [ ! -e {hangs}/${{CNI_CONTAINERID:-none}} ] || exec sleep 60\n\
-         [ $CNI_COMMAND != DEL ] || touch {ids}/$CNI_CONTAINERID",
-        hangs = hangs.display(),
-        ids = ids.display()
-    );
-    let path = script(&host, "hanging", &text);
-    let call = |verb: &str, container| {
-        let call = host.call(verb, container).key("ipam", json!({"type": "hanging"}));
-        call.variable("CNI_PATH", path.to_str().unwrap())
-    };
-    for container in &containers {
-        call("ADD", Some(container)).succeed();
-    }
-    let gc = || call("GC", None).key("cni.dev/valid-attachments", json!([]));
-    let records = || containers.iter().filter(|container| host.record(container).exists()).count();
-    let released = || fs::read_dir(&ids).unwrap().count();
-
-    fs::write(hangs.join("all"), "").unwrap();
-    let began = Instant::now();
-    assert!(gc().refused(11).contains("hanging"));
-    assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
-    // All but the addresses is gone.
-    assert_eq!(host.node.links(), ["lo"]);
-    assert_eq!((records(), released()), (8, 0));
-
-    // Where it hangs for one, the others' addresses go.
-    fs::remove_file(hangs.join("all")).unwrap();
-    fs::write(hangs.join("c3"), "").unwrap();
-    gc().refused(11);
-    assert_eq!((records(), released(), host.record(&containers[3]).exists()), (1, 7, true));
-    fs::remove_file(hangs.join("c3")).unwrap();
-    gc().succeed();
-    assert_eq!((records(), released()), (0, 8));
-    for dir in [ids, hangs, path] {
-        fs::remove_dir_all(dir).unwrap();
-    }
-    host.footprint().assert_is(&before, "afterwards");
 }
 
 /// Puts an executable into the test's directory of plugins; that.

@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::symlink, process::Command};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
+use weir::telemetry::pin;
 
 use crate::{
     counted::Counted,
@@ -245,4 +246,28 @@ fn a_bpffs_that_went_with_its_pins_costs_no_pod_its_network_and_comes_back() {
     crate::node::talk(&counted.host.node, &a.space, ips(&reply)[0].parse().unwrap());
     assert!(counted.network().iter().all(|[_, packets]| *packets > 0));
     call("DEL", &a).succeed();
+}
+
+#[test]
+fn a_layouts_directory_without_its_pins_is_filled_again() {
+    let counted = Counted::new("emptied");
+    let (a, b) = (counted.host.container("a"), counted.host.container("b"));
+    let result = counted.call("ADD", Some(&a), "clsact").succeed();
+    let bpf_dir = counted.bpffs.join("weir");
+    for some in ["", "stats"] {
+        for pin in fs::read_dir(pin::dir(&bpf_dir)).unwrap().map(|pin| pin.unwrap().path()) {
+            if some.is_empty() || !pin.ends_with(some) {
+                fs::remove_file(pin).unwrap();
+            }
+        }
+        counted.check(&a, "clsact", &result).refused(103);
+        if some.is_empty() {
+            let state = counted.host.state_dir();
+            let (state, bpf) = (state.display(), bpf_dir.display());
+            counted.host.reconcile_in(&format!("--state-dir {state} --bpf-dir {bpf}"));
+            counted.check(&a, "clsact", &result).succeed();
+        } else {
+            counted.call("ADD", Some(&b), "clsact").succeed();
+        }
+    }
 }

@@ -21,6 +21,7 @@ mod counted;
 mod crowd;
 mod del;
 mod delegated;
+mod delegated_gc;
 mod disaster;
 mod example_lists;
 mod exchanges;
