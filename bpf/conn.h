@@ -162,13 +162,6 @@ static __always_inline __u32 requests_direction(const struct conn *conn)
 	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
 }
 
-/* A handshake that others began: who it is, if it is there and under way still. */
-struct half_open {
-	struct conn_key key;
-	__u32 zero;
-	__u64 conn; /* conn.id; 0: none */
-};
-
 /* A segment that came before its turn. */
 #define HOLD_SLOTS 64
 /* The longest skb without BIG TCP; a longer one is not held. */
@@ -321,6 +314,7 @@ struct dns_query {
 /* The tables whose elements packets make, for all pods. */
 enum share_table {
 	SHARE_CONNS = 0,
+	SHARE_HALF_OPEN, /* of those, handshakes that others began and did not end */
 	SHARE_HTTP2,
 	SHARE_STREAMS,
 	SHARE_SPILL,

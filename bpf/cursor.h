@@ -76,7 +76,6 @@ struct cursor {
 				 bytes */
 	struct dns_key dns;   /* a message's, likewise */
 	struct dns_query query;	    /* and what is put into the table for it, or was taken out */
-	struct half_open forgotten; /* whose place a new handshake took */
 	struct conn fresh;	    /* where a new connection is put together */
 	struct record record;	    /* and a record */
 };

@@ -81,7 +81,11 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 		return 0;
 	if (pod == POD_FORGOTTEN) {
 		/* Nobody would read, or remove, what were counted now. */
-		conn_forget(key, conn, sweeping.now, 0);
+		if (conn->http2)
+			http2_end(conn, HTTP_ERROR_NO_RESPONSE);
+		conn->decided = 0;
+		exchange_drain(conn, HTTP_ERROR_NONE, sweeping.now);
+		conn_remove(key, conn, 0);
 		return 0;
 	}
 	if (conn->dying >= DYING_ABORTED)

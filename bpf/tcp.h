@@ -19,9 +19,6 @@
 /* A reset's number may be so far from the next byte: the receiver's window is not followed. */
 #define RESET_WINDOW (1U << 24)
 
-/* How many handshakes others began: where the next has its place. */
-__u32 half_open_next;
-
 static long take_step(__u32 i, struct half **h)
 {
 	return __sync_val_compare_and_swap(&(*h)->owner, 0, 1) == 0;
@@ -111,6 +108,14 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	exchange_drain(conn, error, now);
 }
 
+/* Who was asked to open a connection has its handshake in a table of its own until it is through.
+ */
+static __always_inline void half_open_end(const struct conn *conn)
+{
+	if (conn->role == ROLE_SERVER)
+		share_give(conn->pod, SHARE_HALF_OPEN);
+}
+
 /*
  * Takes a connection out. Both directions are owned; they are given back with a check that no key
  * has, so that a CPU which still holds the element leaves it alone, and before the element can be
@@ -123,7 +128,9 @@ static __always_inline void conn_remove(const struct conn_key *key, struct conn 
 	__u32 was = __sync_lock_test_and_set(&conn->state, TCP_ENDED);
 	__u32 pod = conn->pod;
 
-	if (was == TCP_ESTABLISHED && counted)
+	if (was != TCP_ESTABLISHED)
+		half_open_end(conn);
+	else if (counted)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
 	if (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)
 		hold_drop(conn->id);
@@ -211,60 +218,6 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 		conn_release(conn);
 }
 
-/*
- * Anybody can send SYNs to a pod in anybody's name, and who sends many more than are answered must
- * not hide those that are: the newest have their places, and the oldest that is not through yet
- * gives its own up, behind this packet. Within 4,096 SYNs of all others most handshakes are
- * through.
- */
-static __always_inline void half_open_begin(struct cursor *c, const struct conn *fresh)
-{
-	__u32 place = __sync_fetch_and_add(&half_open_next, 1) % MAX_HALF_OPEN;
-	struct half_open *slot = bpf_map_lookup_elem(&half_open, &place);
-
-	if (!slot)
-		return;
-	c->forgotten = *slot;
-	slot->key = c->packet.key;
-	slot->conn = fresh->id;
-}
-
-/* Takes a connection out with all that it has, of which nothing is counted. Both directions are
- * owned. */
-static __always_inline void conn_forget(const struct conn_key *key, struct conn *conn, __u64 now,
-					int counted)
-{
-	if (conn->http2)
-		http2_end(conn, HTTP_ERROR_NO_RESPONSE);
-	conn->decided = 0;
-	exchange_drain(conn, HTTP_ERROR_NONE, now);
-	conn_remove(key, conn, counted);
-}
-
-/* Ends the handshake whose place a new one took, if it is not through. */
-__noinline int half_open_forget(void)
-{
-	struct cursor *c = cursor();
-	struct conn *conn;
-
-	if (!c)
-		return 0;
-	conn = bpf_map_lookup_elem(&conns, &c->forgotten.key);
-	if (!conn || conn->id != c->forgotten.conn || conn->state == TCP_ESTABLISHED ||
-	    conn_take(conn, key_check(&c->forgotten.key)))
-		goto out;
-	/* It may be through by now. */
-	if (conn->id == c->forgotten.conn && conn->state != TCP_ESTABLISHED) {
-		stat_add(STAT_FULL_CONNS, 1);
-		conn_forget(&c->forgotten.key, conn, bpf_ktime_get_ns(), 1);
-	} else {
-		conn_release(conn);
-	}
-out:
-	c->forgotten.conn = 0;
-	return 0;
-}
-
 /* A connection as its SYN makes it. Returns 0 if the table took it. */
 static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 dir, __u32 isn,
 				       __u64 syn_ns)
@@ -284,14 +237,13 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
 	fresh->half[dir & 1].next = isn + 1;
-	if (!share_take(pod, SHARE_CONNS)) {
+	if (!share_take_begun(pod, SHARE_CONNS, SHARE_HALF_OPEN, fresh->role)) {
 		if (!bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 			stat_add(STAT_CONNS_CREATED, 1);
-			if (fresh->role == ROLE_SERVER)
-				half_open_begin(c, fresh);
 			return 0;
 		}
 		share_give(pod, SHARE_CONNS);
+		half_open_end(fresh);
 	}
 	stat_add(STAT_FULL_CONNS, 1);
 	room_wanted = 1;
@@ -357,6 +309,7 @@ static __always_inline void tcp_established(struct conn *conn)
 	if (__sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) !=
 	    TCP_SYN_ACKED)
 		return;
+	half_open_end(conn);
 	tcp_result(conn, TCP_RESULT_ESTABLISHED);
 }
 

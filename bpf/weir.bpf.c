@@ -122,8 +122,6 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 		conn = next_held(c, c->dir & 1);
 	}
 	c->whole = 0;
-	if (c->forgotten.conn)
-		half_open_forget();
 	if (room_wanted)
 		make_room();
 }

@@ -8,7 +8,6 @@ mod databases;
 mod dns;
 mod dns_tcp_cases;
 mod exchange;
-mod flood;
 mod frame;
 mod gaps;
 mod headers;
