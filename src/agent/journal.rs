@@ -160,6 +160,8 @@ impl Watch {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).ok()?;
         let events = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_CLOSE_WRITE
+            // That an end has begun is told by the file's mode.
+            | AddWatchFlags::IN_ATTRIB
             | AddWatchFlags::IN_MOVE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_ONLYDIR;

@@ -92,7 +92,8 @@ pub fn state(record: &Record, census: Option<&Census>) -> State {
         _ if record.under_way => State::Unknown,
         (Some(None), _) => State::Counted,
         (None, Some(layout)) => State::OtherVersion(layout.clone()),
-        (None, None) if record.abandoned || record.bpf_dir != census.bpf_dir => State::Unknown,
+        (None, None) if record.leaving || record.abandoned => State::Unknown,
+        (None, None) if record.bpf_dir != census.bpf_dir => State::Unknown,
         (None, None) => State::Lost,
     }
 }

@@ -34,28 +34,35 @@ pub fn run(places: &[Places], all: bool) -> Report {
 }
 
 fn purge(places: &[Places], all: bool, report: &mut Report) -> Result<()> {
+    // Who may still add there goes on being counted.
+    let mut kept = BTreeSet::new();
     for it in places {
         // Those that had begun are in the records afterwards.
-        drop(record::pause_adds(&it.state_dir, PATIENCE)?);
-        drop_attachments(it, all, report)?;
+        let paused = record::pause_adds(&it.state_dir, PATIENCE).map(drop);
+        let dropped = paused.and_then(|()| drop_attachments(it, all, report));
+        if report.note(dropped).is_none() {
+            kept.insert(&it.bpf_dir);
+        }
     }
     if all {
         drop_links(report)?;
     }
     let bpf_dirs: BTreeSet<_> = places.iter().map(|it| &it.bpf_dir).collect();
-    for bpf_dir in bpf_dirs {
+    for bpf_dir in bpf_dirs.difference(&kept) {
         if let Some(removed) = report.note(removal::remove(bpf_dir))
             && removed.pins
         {
             report.drop(Thing::Pins, bpf_dir.display(), None, Ok(()));
         }
     }
-    let mut left = 0;
+    let (mut left, mut unread) = (0, false);
     let state_dirs: BTreeSet<_> = places.iter().map(|it| it.state_dir.as_path()).collect();
     for state_dir in &state_dirs {
-        match record::list(state_dir)?.len() {
-            0 => drop_state(state_dir, report),
-            more => left += more,
+        match report.note(record::list(state_dir)).map(|records| records.len()) {
+            Some(0) => drop_state(state_dir, report),
+            Some(more) => left += more,
+            // Whoever it was can't be known to be gone.
+            None => unread = true,
         }
     }
     if left > 0 {
@@ -64,6 +71,9 @@ fn purge(places: &[Places], all: bool, report: &mut Report) -> Result<()> {
             "the network of {left} attachment{}: {what}",
             if left == 1 { "" } else { "s" }
         ));
+        return Ok(());
+    }
+    if unread {
         return Ok(());
     }
     drop_table(&state_dirs, report)

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,9 @@ use crate::{
 
 /// How long to wait for ADDs under way before the masquerade is left as it is.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a link without a record is left to itself: a runtime starts a pod's first process when its ADD is done,
+/// whose record may be in another state dir.
+const SETTLE: Duration = Duration::from_secs(3);
 /// How long IPAM plugins may take where no runtime waits: one that hangs gets as long as it ever does.
 pub const PLUGINS: Duration = Duration::from_secs(60);
 
@@ -235,10 +239,17 @@ fn drop_links(
     if there.is_empty() {
         return Ok(left);
     }
-    let inhabited = report.note(peer::inhabited(&mut socket));
+    let lives = |numbers: &BTreeSet<i32>, link: &Link| {
+        link.peer_netns.is_some_and(|number| numbers.contains(&number))
+    };
+    let mut inhabited = report.note(peer::inhabited(&mut socket));
+    if inhabited.as_ref().is_some_and(|numbers| there.iter().any(|it| !lives(numbers, it.0))) {
+        thread::sleep(SETTLE);
+        inhabited = report.note(peer::inhabited(&mut socket));
+    }
     for (link, network, attachment) in there {
         let why = match &inhabited {
-            Some(numbers) if link.peer_netns.is_some_and(|number| numbers.contains(&number)) => {
+            Some(numbers) if lives(numbers, link) => {
                 Some("has no record, but processes run behind it")
             }
             Some(_) => None,

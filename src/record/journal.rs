@@ -14,6 +14,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, SystemTime},
 };
 
@@ -233,7 +234,9 @@ fn read(dir: &Dir, attachment: &Attachment) -> Entry {
         };
         let mut entry = decode(&bytes, attachment);
         let Entry::Record(record) = &mut entry else { return entry };
-        record.abandoned = (record.under_way || is_ending(&file)) && is_free(&file);
+        let ending = is_ending(&file);
+        record.abandoned = (record.under_way || ending) && is_free(&file);
+        record.leaving = ending || !is_of_this_boot(record);
         // An ADD that writes its record again gives the old file's lock back when the new one is in its
         // place.
         if !record.abandoned || is_in_place(&file) {
@@ -270,6 +273,13 @@ pub(super) fn decode(bytes: &[u8], attachment: &Attachment) -> Entry {
 /// Whether the file still has a name. Ask after its lock was found free, not before.
 pub(super) fn is_in_place(file: &File) -> bool {
     file.metadata().is_ok_and(|file| file.nlink() > 0)
+}
+
+/// Whether the kernel objects of a record can be there. Where `/proc` doesn't tell, they may.
+fn is_of_this_boot(record: &Record) -> bool {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let boot = BOOT.get_or_init(|| state::boot_id().ok());
+    boot.as_ref().is_none_or(|boot| *boot == record.boot_id)
 }
 
 /// Whether somebody has begun to end the attachment of this record.
@@ -421,6 +431,31 @@ mod tests {
         begun.update(&record).unwrap();
         drop(begun);
         assert_eq!(state(), (false, false));
+    }
+
+    #[test]
+    fn one_whose_end_has_begun_or_whose_boot_is_over_is_leaving() {
+        let dir = Scratch::new("leaving");
+        let mut record = record("eth0");
+        let attachment = record.attachment().unwrap();
+        let is_leaving = || {
+            let Entry::Record(found) = find(&dir.0, &attachment).unwrap() else { panic!() };
+            found.leaving
+        };
+        record.under_way = false;
+        record.begin(&dir.0).unwrap().update(&record).unwrap();
+        assert!(!is_leaving());
+        let claim = |until| crate::record::claim(&dir.0, &attachment, until).unwrap();
+        // As above: another test's child may have the lock for a moment.
+        let held = claim(std::time::Instant::now() + Duration::from_secs(20)).unwrap();
+        held.mark_ending();
+        assert!(is_leaving(), "whoever has the lock");
+        drop(held);
+        assert!(is_leaving());
+        remove(&dir.0, &attachment).unwrap();
+        record.boot_id = "another".to_owned();
+        record.begin(&dir.0).unwrap().update(&record).unwrap();
+        assert!(is_leaving());
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Record {
     /// to an end with it.
     #[serde(skip)]
     pub abandoned: bool,
+    /// Whether its end was begun, by whoever, or its boot is over: that the maps have nothing of it is no loss.
+    #[serde(skip)]
+    pub leaving: bool,
     /// The boot that the kernel objects belong to.
     pub boot_id: String,
     /// When ADD was called, in seconds since the Unix epoch.
@@ -144,6 +147,7 @@ impl Record {
             format: FORMAT,
             under_way: true,
             abandoned: false,
+            leaving: false,
             boot_id: state::boot_id()?,
             created: since_epoch.as_secs(),
             network: network.to_owned(),

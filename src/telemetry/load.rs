@@ -66,7 +66,7 @@ pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
 }
 
 /// Whether a layout's directory has its pins: somebody may have removed them, and left it.
-fn is_whole(dir: &Path) -> bool {
+pub fn is_whole(dir: &Path) -> bool {
     dir.join("attachments").exists()
 }
 

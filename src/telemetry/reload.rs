@@ -61,11 +61,13 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     let current = pin::dir(bpf_dir);
     let old = others(bpf_dir)?;
     let begun = Instant::now();
-    if old.is_empty() && !current.is_dir() {
+    // One without its pins is none, and its pods are lost.
+    let whole = load::is_whole(&current);
+    if old.is_empty() && !whole {
         return Ok(None);
     }
     let mut done = Reloaded::default();
-    if current.is_dir() {
+    if whole {
         let new = load::aside(bpf_dir, Some(&current))?;
         done.load = begun.elapsed();
         let swapped = swap_in_place(bpf_dir, &current, &new, &mut done);
@@ -105,6 +107,7 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
         Ok(moved) => moved,
         Err(err) => return load::clear(&new).and(Err(err)),
     };
+    load::remove(bpf_dir, &current)?;
     fs::rename(&new, &current)
         .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
     for (dir, stay) in old.iter().zip(&stays) {
@@ -119,7 +122,7 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
 /// The directories of other layouts.
 fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     let current = pin::dir(bpf_dir);
-    let whole = |dir: &PathBuf| *dir != current && dir.join("attachments").exists();
+    let whole = |dir: &PathBuf| *dir != current && load::is_whole(dir);
     Ok(layouts(bpf_dir)?.into_iter().filter(whole).collect())
 }
 

@@ -338,6 +338,10 @@ fn uninstall_finds_the_directories_of_every_configuration_also_of_one_that_add_r
     fs::create_dir(site.dir.join("net.d")).unwrap();
     let second = host.state_dir().with_file_name("second");
     let places = [(host.state_dir(), bpffs.join("first")), (second, bpffs.join("second"))];
+    // What can't be a state dir, or is none of ours, keeps the others from nothing.
+    let stale = json!({"cniVersion": "1.0.0", "name": "stale", "plugins": [
+        {"type": "weir", "stateDir": weir, "bpfDir": bpffs.join("stale")}]});
+    fs::write(site.dir.join("net.d/00-stale.conflist"), stale.to_string()).unwrap();
     for (number, (state_dir, bpf_dir)) in places.iter().enumerate() {
         let mut list: Value =
             serde_json::from_slice(&fs::read("examples/10-weir.conflist").unwrap()).unwrap();
@@ -353,10 +357,13 @@ fn uninstall_finds_the_directories_of_every_configuration_also_of_one_that_add_r
         }
         fs::write(site.dir.join(format!("net.d/{number}.conflist")), list.to_string()).unwrap();
     }
-    let dropped = site.succeed(&weir, "uninstall --purge");
+    let output = site.run(&weir, "uninstall --purge");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains(weir.to_str().unwrap()), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let dropped: Vec<_> =
-        dropped["dropped"].as_array().unwrap().iter().map(|it| it["what"].clone()).collect();
-    for (what, times) in [("configuration", 2), ("attachment", 2), ("pins", 2), ("state", 2)] {
+        report["dropped"].as_array().unwrap().iter().map(|it| it["what"].clone()).collect();
+    for (what, times) in [("configuration", 3), ("attachment", 2), ("pins", 2), ("state", 2)] {
         assert_eq!(dropped.iter().filter(|it| **it == what).count(), times, "{dropped:?}");
     }
     for (state_dir, bpf_dir) in places {

@@ -120,10 +120,24 @@ fn a_lost_state_dir_costs_no_running_pod_its_network() {
     assert!(said.contains("hostPID"), "{said}");
     assert_eq!(said.matches("may have processes behind it").count(), 2, "{said}");
     assert_eq!((host.node.links(), led()), (links, [true, true]));
-    let dropped = host.reconcile();
-    process.kill().unwrap();
-    process.wait().unwrap();
+    // Of another state dir, and so new that its first process is yet to come.
+    let new = host.container("new");
+    host.add(&new);
+    fs::remove_file(host.record(&new)).unwrap();
+    let netns = format!("--net={}", new.space.path().display());
+    let (dropped, mut late) = thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            thread::sleep(Duration::from_secs(1));
+            Command::new("nsenter").args([&netns, "sleep", "60"]).spawn().unwrap()
+        });
+        (host.reconcile(), late.join().unwrap())
+    });
+    for process in [&mut process, &mut late] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
     assert_eq!(dropped.iter().filter(|what| what.starts_with("link ")).count(), 1, "{dropped:?}");
+    assert_eq!(new.space.links().len(), 2);
     assert_eq!((a.space.links().len(), b.space.links().len()), (2, 1));
     // Who lives goes on being reached.
     assert_eq!(led(), [true, false]);
