@@ -100,7 +100,11 @@ pub fn detach(ifindex: i32, direction: Direction) -> libbpf_rs::Result<()> {
 fn is_absence(err: &libbpf_rs::Error, ifindex: i32) -> bool {
     let without_device = || {
         let index = u32::try_from(ifindex).unwrap_or_default();
-        if_indextoname(index) == Err(Errno::ENXIO)
+        match if_indextoname(index) {
+            // So the library says it (nix 0.31), which takes libc's null pointer for success.
+            Ok(name) => name.is_empty(),
+            Err(errno) => errno == Errno::ENXIO,
+        }
     };
     match err.kind() {
         ErrorKind::NotFound | ErrorKind::InvalidInput => true,

@@ -81,7 +81,10 @@ impl Refusal {
         let pod = pods.iter().find(|(_, raw)| raw.ifindex == ifindex);
         Self {
             ifindex,
-            interface: if_indextoname(ifindex).ok().map(|name| name.to_string_lossy().into_owned()),
+            interface: if_indextoname(ifindex)
+                .ok()
+                .map(|name| name.to_string_lossy().into_owned())
+                .filter(|name| !name.is_empty()),
             pod: pod.map(|(_, raw)| (text(&raw.pod_namespace), text(&raw.pod_name))),
             why: why.to_owned(),
         }

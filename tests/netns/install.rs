@@ -373,6 +373,19 @@ fn uninstall_finds_the_directories_of_every_configuration_also_of_one_that_add_r
 }
 
 #[test]
+fn what_is_counted_where_no_interface_is_left_goes_too() {
+    let site = Site::new("unrecorded");
+    let host = site.host();
+    let a = host.container("a");
+    site.counted.call("ADD", Some(&a), "clsact").succeed();
+    fs::remove_dir_all(host.state_dir()).unwrap();
+    // It takes the link, and with it the filters.
+    assert_eq!(site.uninstall("--purge"), ["link", "pins"]);
+    assert!(!site.counted.bpffs.join("weir").exists());
+    assert_eq!(site.uninstall("--purge"), [""; 0]);
+}
+
+#[test]
 fn the_hint_is_the_next_command_with_the_directories_that_were_given() {
     let site = Site::new("hint");
     let (host, bpf_dir) = (site.host(), site.counted.bpffs.join("own"));
