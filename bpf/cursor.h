@@ -75,9 +75,9 @@ struct cursor {
 	struct packet packet; /* here and not on the stack, of which 6.1 gives a chain of calls 512
 				 bytes */
 	struct dns_key dns;   /* a message's, likewise */
-	struct dns_query query;	    /* and what is put into the table for it, or was taken out */
-	struct conn fresh;	    /* where a new connection is put together */
-	struct record record;	    /* and a record */
+	struct dns_query query; /* and what is put into the table for it, or was taken out */
+	struct conn fresh;	/* where a new connection is put together */
+	struct record record;	/* and a record */
 };
 
 struct {
