@@ -215,7 +215,8 @@ fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
     let status = r#"weir_attach_status{instance="n1", namespace="shop", pod="web", hook="clsact"}"#;
     let summary = "An upgrade on n1 waits for `weir reload`";
     let description = "2 pods are counted by the programs of another version of Weir, and are not on this \
-        page until `weir reload` brings them and their totals over. /readyz names some.";
+        page until `weir reload` brings them and their totals over; where that was done, this agent is the one of \
+        before and is to be restarted. /readyz says which, and names some.";
     let due = json!([{
         "exp_labels": {"severity": "warning", "instance": "n1", "telemetry": "other-version"},
         "exp_annotations": {"summary": summary, "description": description},
