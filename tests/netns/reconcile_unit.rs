@@ -50,7 +50,7 @@ fn reconcile(counted: &Counted, without: &str) -> (bool, Vec<String>, String) {
     let output = counted.host.node.command(&words);
     let said = String::from_utf8(output.stderr).unwrap();
     let dropped: Value = serde_json::from_slice(&output.stdout).expect(&said);
-    let dropped = dropped.as_array().unwrap().iter();
+    let dropped = dropped["dropped"].as_array().unwrap().iter();
     let dropped = dropped.map(|it| it["what"].as_str().unwrap().to_owned()).collect();
     let made = fs::read_to_string(&log).unwrap();
     fs::remove_file(log).unwrap();
