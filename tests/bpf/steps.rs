@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use weir::telemetry::wire::{
-    CounterKind, DbOperation as Op, DbOutcome, HttpMethod, HttpVersion, L7Protocol, Role, Stat,
-    Transport,
+    CounterKind, DbOperation as Op, DbOutcome, L7Protocol, Role, Stat, Transport,
 };
 
 use crate::{
     confusion::Listener,
     exchange::Exchange,
     frame::ACK,
-    gaps::{assert_lost, assert_right, whole},
+    gaps::{ASKS, GET, ROLES, SAYS, V1_1, assert_lost, assert_right, whole},
     http2_cases,
     kernel::Counts,
     postgresql_cases, redis_cases,
@@ -21,12 +20,6 @@ use crate::{
         Stream,
     },
 };
-
-const ROLES: [Role; 2] = [Role::ROLE_SERVER, Role::ROLE_CLIENT];
-const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
-const V1_1: HttpVersion = HttpVersion::HTTP_VERSION_1_1;
-const ASKS: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
-const SAYS: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
 /// As much as one place for early segments takes, and a test run: all of it is read at once.
 const AT_ONCE: usize = 36_000;
