@@ -86,14 +86,7 @@ pub fn names(members: &[&Member]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::{fixture, roster::join};
-
-    fn members(states: &[State]) -> Vec<Member> {
-        let pods = (0..states.len()).map(|at| fixture::pod(&format!("p{at}")));
-        let mut members = join(&[], None, &fixture::snapshot(pods).pods);
-        members.iter_mut().zip(states).for_each(|(member, state)| member.state = state.clone());
-        members
-    }
+    use crate::agent::fixture::members;
 
     #[test]
     fn a_state_that_asks_for_something_is_said_once_with_some_of_its_pods() {

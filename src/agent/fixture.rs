@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::exemplar::{Exemplar, Place};
+use super::{
+    exemplar::{Exemplar, Place},
+    roster::{Member, State, join},
+};
 use crate::telemetry::{
     Census, Mode,
     histogram::bounds_ns,
@@ -79,6 +82,14 @@ pub fn snapshot(pods: impl IntoIterator<Item = Pod>) -> Snapshot {
         maps: vec![MapUsage { name: "counters", entries: 3, capacity: 100, bytes: 4_096 }],
         ..Snapshot::default()
     }
+}
+
+/// Pods `p0`, `p1`… in these states.
+pub fn members(states: &[State]) -> Vec<Member> {
+    let pods = (0..states.len()).map(|at| pod(&format!("p{at}")));
+    let mut members = join(&[], None, &snapshot(pods).pods);
+    members.iter_mut().zip(states).for_each(|(member, state)| member.state = state.clone());
+    members
 }
 
 /// Of the pods of a snapshot, by the maps in `/x`.

@@ -187,7 +187,10 @@ fn take(event: &InotifyEvent, names: &mut BTreeSet<String>, seen: &mut Seen) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::record::{NetnsRef, Record};
 
     struct Dir(PathBuf);
 
@@ -250,5 +253,24 @@ mod tests {
         fs::write(dir.file(2), "").unwrap();
         assert_eq!(journal.records().unwrap().len(), 1);
         fs::remove_dir_all(dir.0.with_extension("old")).unwrap();
+    }
+
+    #[test]
+    fn an_end_that_begins_is_noticed() {
+        let dir = Dir::new("ending");
+        let attachment = Attachment::new("c1", "eth0").unwrap();
+        let netns = NetnsRef { path: "/run/netns/x".into(), dev: 4, ino: 5 };
+        let mut record = Record::new(&attachment, "podnet", netns).unwrap();
+        record.under_way = false;
+        record.begin(&dir.0).unwrap().update(&record).unwrap();
+        let mut journal = Journal::new(dir.0.clone());
+        let mut is_leaving = || {
+            let [(_, Entry::Record(record))] = journal.records().unwrap() else { panic!() };
+            record.leaving
+        };
+        assert!(!is_leaving());
+        let claimed = record::claim(&dir.0, &attachment, Instant::now() + Duration::from_secs(20));
+        claimed.unwrap().unwrap().mark_ending();
+        assert!(is_leaving());
     }
 }

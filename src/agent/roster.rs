@@ -237,6 +237,7 @@ mod tests {
         let mut record = Record::new(&attachment, "podnet", netns).unwrap();
         record.telemetry = telemetry.map(|pod| Attached { pod, mode: Mode::Tcx });
         record.under_way = container == "begun";
+        record.leaving = container == "leaving";
         record.bpf_dir = if container == "distant" { "/y" } else { "/x" }.into();
         (attachment, Entry::Record(Box::new(record)))
     }
@@ -251,6 +252,7 @@ mod tests {
             record("counted", Some(1)),
             record("lost", Some(77)),
             record("begun", Some(78)),
+            record("leaving", Some(81)),
             record("distant", Some(79)),
             record("old", Some(80)),
             record("bare", None),
@@ -267,6 +269,7 @@ mod tests {
             ("counted".into(), State::Counted),
             ("lost".into(), State::Lost),
             ("begun".into(), State::Unknown),
+            ("leaving".into(), State::Unknown),
             ("distant".into(), State::Unknown),
             ("old".into(), State::OtherVersion("0123".into())),
             ("bare".into(), State::Uncounted),

@@ -222,7 +222,9 @@ fn a_queue_that_was_taken_off_comes_back_by_reconcile_and_anothers_stays() {
         String::from_utf8(host.node.command(&format!("{weir} doctor {words}")).stdout).unwrap()
     };
     let unlimited = "pods are not held to their bandwidth: a\n";
-    assert!(doctor().contains("1 attachment, with all that ADD made"));
+    assert!(
+        doctor().contains("1 attachment, with hooks, limits, host ports and masquerade in place")
+    );
     let before = host.node.succeed(&format!("tc qdisc show dev {name}"));
     for harm in ["qdisc del dev LINK root", "filter del dev LINK egress pref 49151"] {
         host.node.succeed(&format!("tc {}", harm.replace("LINK", name)));

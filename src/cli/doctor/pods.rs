@@ -1,4 +1,5 @@
-//! Whether the pods of this node still have what their ADD made.
+//! Whether the pods of this node still have what their ADD made, of what other tools take away on a node: hooks,
+//! limits and rules. Links, addresses and routes are for CHECK to compare, which knows the namespace.
 
 use std::{collections::BTreeMap, path::Path, thread};
 
@@ -28,13 +29,27 @@ pub fn look(state_dir: &Path, bpf_dir: &Path) -> Option<Finding> {
         Ok(lacking) => lacking,
         Err(err) => return Some(checks::untried(CHECK, &err)),
     };
-    // Of a bpffs that is not there another check tells.
-    let mut members = join(&journal, census(bpf_dir).ok().as_ref(), &BTreeMap::new());
-    for uncounted in uncounted(state_dir, bpf_dir).unwrap_or_default() {
+    let looked = census(bpf_dir).and_then(|all| Ok((all, uncounted(state_dir, bpf_dir)?)));
+    let (census, uncounted) = match looked {
+        Ok((census, uncounted)) => (Some(census), uncounted),
+        // Of a bpffs that is not there another check tells.
+        Err(_) if !journal.iter().any(|(_, entry)| is_counted(entry)) => (None, Vec::new()),
+        Err(err) => {
+            let says = format!("whether pods are counted can't be told: {err}");
+            return Some(Finding::warn(CHECK, says, "put that right, then once more: weir doctor"));
+        }
+    };
+    let mut members = join(&journal, census.as_ref(), &BTreeMap::new());
+    for uncounted in uncounted {
         let same = members.iter_mut().find(|member| member.attachment == uncounted.attachment);
         same.into_iter().for_each(|member| member.state = uncounted.state.clone());
     }
     judge(&members, &lacking)
+}
+
+/// Whether a record says that its pod is counted.
+fn is_counted(entry: &Entry) -> bool {
+    matches!(entry, Entry::Record(record) if record.telemetry.is_some())
 }
 
 /// What attachments lack, and no call that runs is about to make or to take away.
@@ -81,7 +96,10 @@ fn judge(members: &[Member], lacking: &[(Attachment, Mend)]) -> Option<Finding> 
     }
     if said.is_empty() {
         let pods = several(members.len(), "attachment");
-        return Some(Finding::ok(CHECK, format!("{pods}, with all that ADD made")));
+        return Some(Finding::ok(
+            CHECK,
+            format!("{pods}, with hooks, limits, host ports and masquerade in place"),
+        ));
     }
     let mend =
         if reload.is_empty() { "weir reconcile" } else { "weir reload, then weir reconcile" };
@@ -91,14 +109,7 @@ fn judge(members: &[Member], lacking: &[(Attachment, Mend)]) -> Option<Finding> 
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
-    use crate::agent::{fixture, roster::State};
-
-    fn members(states: &[State]) -> Vec<Member> {
-        let pods = (0..states.len()).map(|at| fixture::pod(&format!("p{at}")));
-        let mut members = join(&[], None, &fixture::snapshot(pods).pods);
-        members.iter_mut().zip(states).for_each(|(member, state)| member.state = state.clone());
-        members
-    }
+    use crate::agent::{fixture::members, roster::State};
 
     #[test]
     fn all_that_is_missing_is_one_finding_with_the_names_and_the_mend() {
@@ -126,7 +137,7 @@ mod tests {
         let said = judge(&members(&[State::Counted, waiting]), &[]).unwrap();
         assert_eq!(
             (said.verdict, &*said.says),
-            (Verdict::Ok, "2 attachments, with all that ADD made")
+            (Verdict::Ok, "2 attachments, with hooks, limits, host ports and masquerade in place")
         );
         assert_eq!(judge(&[], &[]), None);
     }
