@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    exchanges::{CONNECTIONS, ask},
-    node::Space,
-};
+use crate::{exchanges::ask, node::Space};
 
 /// A client's connection, with the requests that were answered on it.
 pub struct Connection {
@@ -46,14 +43,14 @@ impl Reload {
     }
 }
 
-/// Clients that ask on one short connection after another while there is somebody `busy`.
+/// One client for each address that asks on one short connection after another while there is somebody `busy`.
 pub fn ask_on<'scope>(
     client: &'scope Space,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     scope: &'scope thread::Scope<'scope, '_>,
     busy: &'scope AtomicBool,
 ) -> Vec<thread::ScopedJoinHandle<'scope, Vec<Connection>>> {
-    let one = move || {
+    let one = move |address| {
         let mut connections = Vec::new();
         while !busy.load(Ordering::Relaxed) {
             let begun = Instant::now();
@@ -62,5 +59,5 @@ pub fn ask_on<'scope>(
         }
         connections
     };
-    (0..CONNECTIONS).map(|_| scope.spawn(one)).collect()
+    addresses.iter().map(|&address| scope.spawn(move || one(address))).collect()
 }

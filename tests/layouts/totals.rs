@@ -16,7 +16,7 @@ use weir::telemetry::{
 };
 
 use crate::{
-    exchanges::{Over, ask, requests, serve},
+    exchanges::{CONNECTIONS, Over, ask, requests, serve},
     plugin::{Container, ips},
     short::{Connection, Reload, ask_on},
     version::{Upgraded, Version},
@@ -79,6 +79,12 @@ impl Pair {
         Reload { begun: *begun, ended: *ended, swap }
     }
 
+    /// Where the server serves: with one port for each client these don't run out of their own, of which a
+    /// connection keeps one for a minute after its end.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        (0..CONNECTIONS).map(|n| (self.address.ip(), self.address.port() + n).into()).collect()
+    }
+
     /// With nobody underway all that was asked has been counted.
     fn settled(&self) {
         let (never, before) = (AtomicBool::new(false), self.requests());
@@ -94,16 +100,26 @@ impl Pair {
         requests(&self.snapshot())
     }
 
-    /// The kernel's own figures of the server's link, from the first packet on.
+    /// The kernel's own figures of the server's link, from the first packet on. A router solicitation or a
+    /// multicast report of the pod's kernel may come between the two readings.
     fn assert_bytes_are_the_links(&self) {
-        let links = self.node.host.node.ip(&format!("-s link show {}", self.link));
-        let of = |direction: &str| links[0]["stats64"][direction]["bytes"].as_u64().unwrap();
-        let pod = self.snapshot().pods.into_values().find(|pod| pod.container_id == "server");
-        let network = pod.unwrap().network;
-        let sum =
-            |direction: usize| network[direction].iter().map(|family| family.bytes).sum::<u64>();
-        // What the pod sends the host's end receives.
-        assert_eq!([sum(1), sum(0)], [of("rx"), of("tx")], "{network:?}");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let links = self.node.host.node.ip(&format!("-s link show {}", self.link));
+            let of = |direction: &str| links[0]["stats64"][direction]["bytes"].as_u64().unwrap();
+            let pod = self.snapshot().pods.into_values().find(|pod| pod.container_id == "server");
+            let network = pod.unwrap().network;
+            let sum = |direction: usize| {
+                network[direction].iter().map(|family| family.bytes).sum::<u64>()
+            };
+            // What the pod sends the host's end receives.
+            let (counted, links) = ([sum(1), sum(0)], [of("rx"), of("tx")]);
+            if counted == links {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{counted:?} of {links:?}: {network:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -133,10 +149,11 @@ fn totals_survive(label: &str, attach: &'static str, go: fn(&Pair, Version) -> R
     let (over, busy) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let _over = Over(&over);
-        serve(&pair.server.space, pair.address, scope, &over);
+        let addresses = pair.addresses();
+        addresses.iter().for_each(|to| serve(&pair.server.space, *to, scope, &over));
         pair.settled();
         let _busy = Over(&busy);
-        let clients = ask_on(&pair.client.space, pair.address, scope, &busy);
+        let clients = ask_on(&pair.client.space, &addresses, scope, &busy);
         let watcher = {
             let (pair, busy) = (&pair, &busy);
             scope.spawn(move || watch(pair, busy))

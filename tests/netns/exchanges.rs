@@ -18,7 +18,7 @@ use crate::node::Space;
 const REQUEST: &[u8] = b"GET /some/thing HTTP/1.1\r\nHost: pod\r\nAccept: */*\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 /// Clients that ask at once.
-pub const CONNECTIONS: u64 = 8;
+pub const CONNECTIONS: u16 = 8;
 
 /// Says that it is over when dropped, so that a test that fails ends all the same.
 pub struct Over<'a>(pub &'a AtomicBool);
