@@ -76,8 +76,14 @@ fn at_once(contender: &Contender, verb: &str, pods: &[Pod], workers: usize) -> R
     Ok(Taken { wall, cpu })
 }
 
-/// Calls before there are other attachments, among some and among many.
-pub fn among(contender: &Contender, rounds: usize, samples: &mut Samples) -> Result<()> {
+/// Calls before there are other attachments, among some and among many; turn about in so many blocks, so
+/// that what else the machine does strikes all alike.
+pub fn among(
+    contender: &Contender,
+    rounds: usize,
+    blocks: usize,
+    samples: &mut Samples,
+) -> Result<()> {
     let most = AMONG.iter().map(|(records, _)| *records).max().unwrap_or_default();
     let spaces = node::pods("many", most.div_ceil(INTERFACES))?;
     let pods = node::pods("among", rounds)?;
@@ -86,8 +92,7 @@ pub fn among(contender: &Contender, rounds: usize, samples: &mut Samples) -> Res
             (format!("many{at}"), &spaces[at / INTERFACES], format!("net{}", at % INTERFACES))
         })
         .collect();
-    // Turn about in four blocks, so that what else the machine does strikes all alike.
-    for block in pods.chunks(rounds.div_ceil(4).max(1)) {
+    for block in pods.chunks(rounds.div_ceil(blocks).max(1)) {
         let mut there = 0;
         for (records, calls) in AMONG {
             eprintln!("plugin: {} among {records}", contender.label);

@@ -54,8 +54,8 @@ fn run(rows: &mut Rows) -> Result<()> {
     }
     trivial(&contenders, &pods[0], rounds, &mut samples)?;
     crowd::measure(&contenders, &mut samples)?;
-    for contender in [&contenders.bare, &contenders.all] {
-        crowd::among(contender, rounds, &mut samples)?;
+    for (contender, blocks) in contenders.among() {
+        crowd::among(contender, rounds, blocks, &mut samples)?;
     }
     table::tell(&contenders, &samples, rows)
 }

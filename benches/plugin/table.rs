@@ -72,7 +72,7 @@ fn calls(contenders: &Contenders) -> Vec<(&Contender, &'static str)> {
             calls.extend(contenders.crowding().map(|contender| (contender, call)));
         }
     }
-    for contender in [bare, all] {
+    for (contender, _) in contenders.among() {
         calls.extend(AMONG.iter().flat_map(|(_, calls)| calls).map(|call| (contender, *call)));
     }
     calls.extend(contenders.listed().map(|contender| (contender, FIRST)));
