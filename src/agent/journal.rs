@@ -98,6 +98,12 @@ impl Journal {
         Ok(&self.records)
     }
 
+    /// Whether records have changed since they were read.
+    pub fn has_news(&mut self) -> bool {
+        self.follow();
+        self.stale
+    }
+
     /// The records as they were read last.
     pub fn known(&self) -> &[(Attachment, Entry)] {
         &self.records

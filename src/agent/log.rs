@@ -42,4 +42,9 @@ impl Said {
             key.clone_into(&mut self.0);
         }
     }
+
+    /// Forgets it; whether there was anything.
+    pub fn forget(&mut self) -> bool {
+        !std::mem::take(&mut self.0).is_empty()
+    }
 }

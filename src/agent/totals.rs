@@ -358,8 +358,15 @@ impl Worker {
         self.publish.send_replace(Health { at: Instant::now(), state });
     }
 
-    /// What is wanted, of the reading of a moment ago or of a new one.
+    /// What is wanted, of the reading of a moment ago or of a new one. A pod whose ADD has returned is in it.
     fn make(&mut self, wanted: Wanted) -> Bytes {
+        if self.journal.has_news() {
+            self.cached = None;
+            // The node's first ADD has made them.
+            if self.maps.is_none() {
+                self.tend();
+            }
+        }
         let fresh = self.cached.take().filter(|cached| cached.taken.elapsed() < CACHE);
         let mut cached = fresh.unwrap_or_else(|| self.read());
         let made = cached.made.iter().find(|(made, _)| *made == wanted);

@@ -115,3 +115,30 @@ fn of_a_thousand_quick_pods_none_is_missed() {
     let missed: Vec<_> = all.difference(&seen.into_inner().unwrap()).cloned().collect();
     assert!(missed.is_empty(), "{} in {took:?}: {missed:?}", missed.len());
 }
+
+#[test]
+fn every_series_that_begins_at_0_is_there_when_add_returns() {
+    let node = Node::new("at-once");
+    let state = node.path("state");
+    let arguments = ["--listen", "127.0.0.1:9920", "--state-dir", state.to_str().unwrap()];
+    let mut agent = node.start_agent(&arguments);
+    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    let families = include_str!("../../docs/metrics.md")
+        .lines()
+        .filter(|line| line.starts_with("| `weir_") && line.contains("(from 0)"));
+    let families: Vec<&str> = families.map(|line| line.split('`').nth(1).unwrap()).collect();
+    assert!(families.len() > 10, "{families:?}");
+    // The first has the maps made; and a page of a moment ago has none of the next.
+    for name in ["first", "second", "third"] {
+        let _pod = plumbed::Plumbed::new(&node, "shop", name, name);
+        let page = get("/metrics").body;
+        for family in &families {
+            let start = format!("{family}{{namespace=\"shop\",pod=\"{name}\",");
+            let mut series = page.lines().filter(|line| line.starts_with(&start)).peekable();
+            assert!(series.peek().is_some(), "no {start} in {page}");
+            // The kernel of a pod greets its network at once.
+            let greets = family.starts_with("weir_network_");
+            assert!(greets || series.all(|line| line.ends_with(" 0")), "{start}: {page}");
+        }
+    }
+}

@@ -144,7 +144,7 @@ fn a_request_between_two_pods_is_two_spans_of_its_callers_trace() {
 fn over_http_what_is_put_off_is_sent_again_and_once() {
     let node = Node::new("otlp-http");
     let web = Served::new(&node, "web");
-    let received = otlp_receiver::http(receiver(), vec![503, 429]);
+    let received = otlp_receiver::http(receiver(), otlp_receiver::first(vec![503, 429]));
     let agent = agent(&node, &["--otlp-protocol", "http"]);
     thread::scope(|scope| {
         scope.spawn(|| web.answer_statuses());
@@ -170,7 +170,7 @@ fn over_http_what_is_put_off_is_sent_again_and_once() {
 fn a_receiver_that_refuses_is_said_once_and_what_it_refused_is_counted() {
     let node = Node::new("otlp-refused");
     let web = Served::new(&node, "web");
-    let _received = otlp_receiver::http(receiver(), vec![400; 10_000]);
+    let _received = otlp_receiver::http(receiver(), |_| 400);
     let agent = agent(&node, &["--otlp-protocol", "http"]);
     thread::scope(|scope| {
         scope.spawn(|| web.answer_statuses());
@@ -180,8 +180,35 @@ fn a_receiver_that_refuses_is_said_once_and_what_it_refused_is_counted() {
     });
     eventually("it is counted", || count("weir_otlp_spans_total{result=\"refused\"}") == 1);
     let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
-    let said = log.iter().filter(|line| line.contains("refuses what is sent")).count();
-    assert_eq!(said, 1, "{log:#?}");
+    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((said("refuses spans: "), said("refuses metrics: ")), (1, 1), "{log:#?}");
+}
+
+#[test]
+fn a_receiver_of_traces_alone_is_said_to_be_one_once() {
+    let node = Node::new("otlp-traces");
+    let web = Served::new(&node, "web");
+    let status = |path: &str| if path == "/v1/traces" { 200 } else { 404 };
+    let received = otlp_receiver::http(receiver(), status);
+    let agent = agent(&node, &["--otlp-protocol", "http"]);
+    thread::scope(|scope| {
+        scope.spawn(|| web.answer_statuses());
+        let mut stream = traffic::connect();
+        until_told(&mut stream);
+        // Metrics are tried each second, between these.
+        for number in 1..=4 {
+            request(&mut stream, traced("/200", "01").as_bytes());
+            eventually("it is sent", || received.spans().len() == number);
+            thread::sleep(Duration::from_millis(1_100));
+        }
+    });
+    let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
+    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(
+        (said("sending to"), said("refuses metrics: "), said("again")),
+        (1, 1, 0),
+        "{log:#?}"
+    );
 }
 
 #[test]

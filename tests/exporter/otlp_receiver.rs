@@ -109,19 +109,23 @@ pub fn grpc(address: SocketAddr) -> Received {
     received
 }
 
-/// Serves both paths by HTTP/1.1; each of `statuses` is the answer to one request and 200 to those
-/// after. What is refused is not kept.
-pub fn http(address: SocketAddr, mut statuses: Vec<u16>) -> Received {
+/// For [`http`]: each of `statuses` is the answer to one request and 200 to those after.
+pub fn first(mut statuses: Vec<u16>) -> impl FnMut(&str) -> u16 {
+    statuses.reverse();
+    move |_| statuses.pop().unwrap_or(200)
+}
+
+/// Serves both paths by HTTP/1.1, with the status that is said of a path. What is refused is not kept.
+pub fn http(address: SocketAddr, mut status: impl FnMut(&str) -> u16 + Send + 'static) -> Received {
     let received = Received::default();
     let kept = received.clone();
     let listener = TcpListener::bind(address).unwrap();
-    statuses.reverse();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             while let Some((path, body)) = request(&mut reader) {
-                let status = statuses.pop().unwrap_or(200);
+                let status = status(&path);
                 if status == 200 {
                     kept.keep(&path, &body);
                 }

@@ -15,7 +15,10 @@ use super::{
     queue::{Spans, Traced},
     span,
 };
-use crate::agent::{log::Said, routes::Sources};
+use crate::agent::{
+    log::{Said, say},
+    routes::Sources,
+};
 
 /// Spans that are less than a batch wait so long for others.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,16 +41,20 @@ pub struct Exporter {
     pause: Duration,
     /// When spans are sent although they are less than a batch.
     next: Instant,
-    said: Said,
+    /// Whether it can be reached.
+    reach: Said,
+    /// Whether it refuses, by [`Signal`]: a receiver of traces alone has no service for metrics.
+    refusals: [Said; 2],
 }
 
 impl Exporter {
     /// Of the spans that come into `spans`.
     pub fn new(options: Options, spans: Arc<Spans>) -> Self {
         let client = Client::new(options.endpoint.clone());
-        let (ids, pause, said) = (RandomState::new(), PAUSE, Said::default());
+        let (ids, pause) = (RandomState::new(), PAUSE);
         let (batch, next) = (Vec::new(), Instant::now());
-        Self { options, client, spans, batch, ids, pause, next, said }
+        let (reach, refusals) = Default::default();
+        Self { options, client, spans, batch, ids, pause, next, reach, refusals }
     }
 
     /// Sends spans as they come and the metrics of `sources` at an interval, until `stopped`.
@@ -92,7 +99,7 @@ impl Exporter {
             }
             let request = span::request(&self.batch, &self.ids).encode_to_vec();
             let outcome = self.client.send(Signal::Traces, request).await;
-            self.note(&outcome);
+            self.note(Signal::Traces, &outcome);
             let batch = std::mem::take(&mut self.batch);
             let count = batch.len() as u64;
             match outcome {
@@ -114,7 +121,7 @@ impl Exporter {
         let Ok(mut requests) = sources.totals.otlp().await else { return };
         while let Some(request) = next(&mut requests) {
             let outcome = self.client.send(Signal::Metrics, request.to_vec()).await;
-            self.note(&outcome);
+            self.note(Signal::Metrics, &outcome);
             if !matches!(outcome, Outcome::Taken(_)) {
                 return;
             }
@@ -122,22 +129,31 @@ impl Exporter {
     }
 
     /// Logs what changed, and decides how soon to try again.
-    fn note(&mut self, outcome: &Outcome) {
+    fn note(&mut self, signal: Signal, outcome: &Outcome) {
         let url = &self.options.endpoint.url;
+        let (which, what) = match signal {
+            Signal::Traces => (0, "spans"),
+            Signal::Metrics => (1, "metrics"),
+        };
         match outcome {
             Outcome::Taken(_) => {
                 self.pause = PAUSE;
                 self.next = self.next.min(Instant::now() + PAUSE);
-                self.said.say(format!("sending to {url}"));
+                self.reach.say(format!("sending to {url}"));
+                if self.refusals[which].forget() {
+                    say(format_args!("agent: {url} takes {what} again"));
+                }
             }
             Outcome::Refused(why) => {
                 self.pause = PAUSE;
-                self.said.say(format!("{url} refuses what is sent: {why}"));
+                self.refusals[which].say(format!("{url} refuses {what}: {why}"));
             }
             Outcome::Later(why) => {
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                // Who comes back refuses anew.
+                self.refusals = Default::default();
                 // The reason may change with each try; that it is away is said once.
-                self.said.say_once(url, format!("can't send to {url}, trying again: {why}"));
+                self.reach.say_once(url, format!("can't send to {url}, trying again: {why}"));
             }
         }
     }
