@@ -321,6 +321,8 @@ struct attachment {
 	char pod_uid[UID_LEN];
 	char container_id[CONTAINER_ID_LEN];
 	char ifname[IFNAME_LEN];
+	/* What had passed its interface whenever that became another attachment's. */
+	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
 	WEIR_SPARE
 };
 

@@ -13,8 +13,8 @@ use std::{
 use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
 
 use super::{
-    Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader, registry, sys,
-    wire::{AttachMode, Direction, PodTraffic, RawAttachment, bytes_of, field, from_bytes},
+    Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader, registry, sys, traffic,
+    wire::{AttachMode, Direction, RawAttachment, bytes_of, field, from_bytes},
 };
 use crate::error::{Context, Error, Kind, Result};
 
@@ -145,7 +145,7 @@ impl Target<'_> {
         let (pins, ifindex) = (self.pins, self.ifindex);
         let value = entry(ifindex, identity, intent.mode);
         let attached = claim_id(self.bpf_dir, pins, &value, intent, journal)?;
-        if let Err(err) = enter(pins, ifindex, attached.pod) {
+        if let Err(err) = traffic::enter(pins, ifindex, attached.pod) {
             forget(pins, ifindex, attached.pod)?;
             return Err(err);
         }
@@ -193,16 +193,6 @@ pub(super) fn entry(ifindex: u32, identity: &Identity, mode: Mode) -> RawAttachm
     }
 }
 
-/// Enters an interface as the pod's into the map `pods`, with totals of 0.
-pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
-    let traffic = PodTraffic { pod, ..Default::default() };
-    let cpus = libbpf_rs::num_possible_cpus()
-        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
-    let values = vec![bytes_of(&traffic).to_vec(); cpus];
-    let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
-    entered.context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))
-}
-
 /// See [`super::detach`].
 pub fn detach(
     bpf_dir: &Path,
@@ -222,7 +212,7 @@ pub fn detach(
     let pins = Pins::open(bpf_dir);
     let passed_on = match (&pins, stays) {
         (Ok(Some(pins)), Some(ifindex)) => {
-            owner(pins, ifindex)?.is_some_and(|owner| owner != attached.pod)
+            traffic::owner(&pins.pods, ifindex)?.is_some_and(|owner| owner != attached.pod)
         }
         _ => false,
     };
@@ -275,7 +265,7 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached, patience: Durat
             return Err(unhooked(ifindex, attached, *direction));
         }
     }
-    if owner(&pins, ifindex)? != Some(attached.pod) {
+    if traffic::owner(&pins.pods, ifindex)? != Some(attached.pod) {
         return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
     }
     Ok(())
@@ -319,16 +309,6 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
         theirs.extend(living);
     }
     Ok(theirs)
-}
-
-/// The attachment that an interface's entry in the map `pods` is of.
-pub(super) fn owner(pins: &Pins, ifindex: u32) -> Result<Option<u32>> {
-    let entry = pins
-        .pods
-        .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
-        .context(Kind::Telemetry, || "can't read the map pods".into())?;
-    let first = entry.and_then(|values| values.first().and_then(|v| from_bytes::<PodTraffic>(v)));
-    Ok(first.map(|traffic| traffic.pod))
 }
 
 /// Whether a pinned link still holds its interface: one whose device is gone, or that somebody

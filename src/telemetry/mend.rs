@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::{
     Attached, Identity, Mode, clsact,
     hook::{self, Pins},
-    lock, pin, registry, sys,
+    lock, pin, registry, sys, traffic,
     wire::{bytes_of, field},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -71,5 +71,9 @@ fn register(pins: &Pins, ifindex: u32, identity: &Identity, attached: &Attached)
                 .context(Kind::Telemetry, || "the map attachments takes no further pod".into())?;
         }
     }
-    if hook::owner(pins, ifindex)? == Some(pod) { Ok(()) } else { hook::enter(pins, ifindex, pod) }
+    if traffic::owner(&pins.pods, ifindex)? == Some(pod) {
+        Ok(())
+    } else {
+        traffic::enter(pins, ifindex, pod)
+    }
 }

@@ -29,6 +29,7 @@ pub mod removal;
 mod swap;
 pub mod sys;
 pub mod traces;
+mod traffic;
 pub mod wire;
 
 pub use registry::{Census, Still};

@@ -12,10 +12,10 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 use super::{
     Mode,
     hook::{nanoseconds, now},
-    pin, sys,
+    pin, sys, traffic,
     wire::{
-        AttachMode, CounterKey, Histogram, HistogramKey, NetCounter, PodTraffic, RawAttachment,
-        Stat, Wire, bytes_of, from_bytes, from_other, text,
+        AttachMode, CounterKey, Histogram, HistogramKey, NetCounter, RawAttachment, Stat, Wire,
+        bytes_of, from_bytes, from_other, text,
     },
 };
 use crate::error::{Context, Kind, Result};
@@ -198,7 +198,7 @@ impl Maps {
         }
         for (id, raw) in dead {
             // The interface index may belong to a successor by now.
-            if self.traffic(raw.ifindex)?.is_some_and(|(owner, _)| owner == id) {
+            if traffic::read(&self.pods, raw.ifindex)?.is_some_and(|(owner, _)| owner == id) {
                 remove(&self.pods, bytes_of(&raw.ifindex))?;
             }
             remove(&self.attachments, bytes_of(&id))?;
@@ -211,15 +211,16 @@ impl Maps {
         let mut owners = Vec::new();
         for key in self.pods.keys() {
             let ifindex = from_bytes::<u32>(&key).unwrap_or_default();
-            owners.extend(self.traffic(ifindex)?.map(|(owner, _)| owner));
+            owners.extend(traffic::read(&self.pods, ifindex)?.map(|(owner, _)| owner));
         }
         Ok(owners)
     }
 
     fn pod(&self, id: u32, raw: &RawAttachment) -> Result<Pod> {
-        let network = match self.traffic(raw.ifindex)? {
-            Some((owner, network)) if owner == id => network,
-            _ => Network::default(),
+        // What it counted before another had its interface, and since.
+        let network = match traffic::read(&self.pods, raw.ifindex)? {
+            Some((owner, since)) if owner == id => traffic::sum(raw.net, since),
+            _ => raw.net,
         };
         Ok(Pod {
             namespace: text(&raw.pod_namespace),
@@ -233,24 +234,6 @@ impl Maps {
             mode: mode(raw),
             network,
         })
-    }
-
-    /// The owner of an interface's entry and its L3 totals over all CPUs.
-    fn traffic(&self, ifindex: u32) -> Result<Option<(u32, Network)>> {
-        let found = self
-            .pods
-            .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
-            .context(Kind::Telemetry, || "can't read the map pods".into())?;
-        let mut owner = None;
-        let mut network = Network::default();
-        for value in found.iter().flatten().filter_map(|bytes| from_bytes::<PodTraffic>(bytes)) {
-            owner = Some(value.pod);
-            for (to, from) in network.iter_mut().flatten().zip(value.net.iter().flatten()) {
-                to.bytes += from.bytes;
-                to.packets += from.packets;
-            }
-        }
-        Ok(owner.map(|owner| (owner, network)))
     }
 
     fn stats(&self) -> Result<Vec<u64>> {

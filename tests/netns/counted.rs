@@ -46,7 +46,7 @@ impl Counted {
         self.call("CHECK", Some(container), attach).key("prevResult", result.clone())
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         Maps::open(&self.bpffs.join("weir")).unwrap().snapshot().unwrap()
     }
 

@@ -27,6 +27,7 @@ mod example_lists;
 mod exchanges;
 mod flushed;
 mod gc;
+mod handed_on;
 mod held_pins;
 mod install;
 mod libcni;

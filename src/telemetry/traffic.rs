@@ -1,0 +1,67 @@
+//! The map `pods`: whose an interface is, and what has passed it, by CPU.
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::{
+    hook::{self, Pins},
+    reader::Network,
+    wire::{PodTraffic, bytes_of, from_bytes},
+};
+use crate::error::{Context, Kind, Result};
+
+/// The owner of an interface's entry and its totals over all CPUs.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub(super) fn read(pods: &MapHandle, ifindex: u32) -> Result<Option<(u32, Network)>> {
+    let found = pods
+        .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
+        .context(Kind::Telemetry, || "can't read the map pods".into())?;
+    let mut owner = None;
+    let mut network = Network::default();
+    for value in found.iter().flatten().filter_map(|bytes| from_bytes::<PodTraffic>(bytes)) {
+        owner = Some(value.pod);
+        network = sum(network, value.net);
+    }
+    Ok(owner.map(|owner| (owner, network)))
+}
+
+/// Both together.
+pub(super) fn sum(mut one: Network, other: Network) -> Network {
+    for (to, from) in one.iter_mut().flatten().zip(other.iter().flatten()) {
+        to.bytes += from.bytes;
+        to.packets += from.packets;
+    }
+    one
+}
+
+/// The attachment whose the interface is.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub(super) fn owner(pods: &MapHandle, ifindex: u32) -> Result<Option<u32>> {
+    Ok(read(pods, ifindex)?.map(|(owner, _)| owner))
+}
+
+/// Enters an interface as the pod's, with totals of 0. What was counted there for another pod, whose link it
+/// was, is added to that one's own entry: it keeps its totals for as long as it is shown.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
+    if let Some((owner, network)) = read(&pins.pods, ifindex)?
+        && owner != pod
+        && let Some(mut entry) = hook::registered(pins, owner)?
+    {
+        entry.net = sum(entry.net, network);
+        pins.attachments
+            .update(bytes_of(&owner), bytes_of(&entry), MapFlags::EXIST)
+            .context(Kind::Telemetry, || "can't write to the map attachments".into())?;
+    }
+    let traffic = PodTraffic { pod, ..Default::default() };
+    let cpus = libbpf_rs::num_possible_cpus()
+        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+    let values = vec![bytes_of(&traffic).to_vec(); cpus];
+    let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
+    entered.context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))
+}
