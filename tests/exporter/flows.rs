@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use super::{
     bounds::resident_kib,
     http::{connect, get},
     node::{Agent, Node, PATIENCE, eventually},
-    traffic::{self, SERVER, Served, request},
+    traffic::{self, Served, request},
 };
 
 /// A client of the stream.
@@ -125,13 +125,7 @@ fn a_look_up_is_told_with_its_name_and_a_handshake_with_what_the_client_wants() 
     let web = Served::new(&node, "web");
     let _agent = node.agent();
     let mut listener = Listener::new("");
-    let question = b"\x03a\x1bb\x03org\x00\x00\x1c\x00\x01";
-    let client = UdpSocket::bind("198.51.100.1:0").unwrap();
-    client.connect((SERVER, 53)).unwrap();
-    client.send(&[&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &question[..]].concat()).unwrap();
-    let (_, from) = web.udp.recv_from(&mut [0; 64]).unwrap();
-    let answer = [&[0, 7, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0], &question[..]].concat();
-    web.udp.send_to(&answer, from).unwrap();
+    traffic::look_up("198.51.100.1", &web.udp);
     let look_up = json!({
         "namespace": "shop", "pod": "web", "role": "server", "protocol": "dns", "name": "a\\027b.org",
         "qtype": "AAAA", "rcode": "NXDOMAIN", "transport": "udp", "port": 53,
@@ -256,30 +250,38 @@ fn who_comes_later_gets_what_was_recorded_for_others() {
     });
 }
 
-#[test]
-fn a_client_that_does_not_read_is_told_how_much_it_missed_and_holds_up_no_one() {
-    let node = Node::new("flows-slow");
+/// Sockets of this namespace keep little for a client that doesn't read.
+pub fn small_buffers() {
     for buffer in ["tcp_rmem", "tcp_wmem"] {
         std::fs::write(format!("/proc/sys/net/ipv4/{buffer}"), "4096 16384 16384").unwrap();
     }
+}
+
+/// Makes so many requests, no more than 400 ahead of who has `heard` of them: on a busy machine the ring,
+/// too, would overflow.
+pub fn ask_paced(requests: u64, heard: &AtomicU64) {
+    let head = "GET /200 HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let mut stream = traffic::connect();
+    for asked in (0..requests).step_by(40) {
+        eventually("the quick one keeps up", || heard.load(Relaxed) + 400 > asked);
+        stream.write_all(head.repeat(40).as_bytes()).unwrap();
+        traffic::answers(&mut stream, 40);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_told_how_much_it_missed_and_holds_up_no_one() {
+    let node = Node::new("flows-slow");
+    small_buffers();
     let web = Served::new(&node, "web");
     let agent = node.agent();
     let (mut slow, mut quick) = (Listener::new(""), Listener::new(""));
     let requests = 8_000;
-    let head = "GET /200 HTTP/1.1\r\nHost: a.example\r\n\r\n";
     let (mut told, mut lost) = (0, 0);
-    // What the quick one has: on a busy machine the ring, too, would overflow under who goes ahead.
     let heard = AtomicU64::new(0);
     thread::scope(|scope| {
         scope.spawn(|| web.answer_statuses());
-        scope.spawn(|| {
-            let mut stream = traffic::connect();
-            for asked in (0..requests).step_by(40) {
-                eventually("the quick one keeps up", || heard.load(Relaxed) + 400 > asked);
-                stream.write_all(head.repeat(40).as_bytes()).unwrap();
-                traffic::answers(&mut stream, 40);
-            }
-        });
+        scope.spawn(|| ask_paced(requests, &heard));
         let count = |listener: &mut Listener, told: &mut u64, lost: &mut u64| {
             while *told + *lost < requests {
                 match listener.event() {

@@ -2,18 +2,24 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::UdpSocket,
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-use serde_json::Value;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 
 use super::{
-    flows::Listener,
-    node::{Agent, Node, weir},
-    traffic::{self, Served, request},
+    flows::{Listener, ask_paced, small_buffers},
+    node::{Agent, Node, eventually, weir},
+    screen::Screen,
+    traffic::{self, Served, inside, request},
 };
 
 /// A pod, and an agent that has recorded a request of each of these statuses to it.
@@ -73,6 +79,122 @@ fn filters_choose_what_is_printed() {
             .collect();
         assert_eq!(shown, statuses, "{arguments:?}");
     }
+}
+
+#[test]
+fn each_filter_leaves_out_what_it_says() {
+    let node = Node::new("observe-filters");
+    let web = Served::new(&node, "web");
+    let (_other, dns) =
+        inside(&node, "other", "203.0.113", || UdpSocket::bind("203.0.113.2:53").unwrap());
+    let _agent = node.agent();
+    let mut listener = Listener::new("");
+    thread::scope(|scope| {
+        scope.spawn(|| web.answer_statuses());
+        let mut stream = traffic::connect();
+        request(&mut stream, b"GET /200 HTTP/1.1\r\n\r\n");
+        request(&mut stream, b"GET /slow/200 HTTP/1.1\r\n\r\n");
+        traffic::look_up("198.51.100.1", &web.udp);
+        traffic::look_up("203.0.113.1", &dns.join().unwrap());
+        (0..4).for_each(|_| drop(listener.event()));
+        thread::sleep(Duration::from_millis(2_500));
+        request(&mut stream, b"GET /204 HTTP/1.1\r\n\r\n");
+        listener.event();
+    });
+    // Those before come first, and so would be printed where a filter let them through.
+    for (arguments, expected) in [
+        (&["--since", "1m", "--slower-than", "40ms"][..], json!(["web", "http", "/slow/200"])),
+        (&["--since", "1m", "--protocol", "dns"], json!(["web", "dns", null])),
+        (&["--since", "1m", "--pod", "shop/other"], json!(["other", "dns", null])),
+        (&["--since", "1m", "--status", "204"], json!(["web", "http", "/204"])),
+        (&["--since", "1m", "--path-prefix", "/2"], json!(["web", "http", "/200"])),
+        (&["--since", "2s"], json!(["web", "http", "/204"])),
+    ] {
+        let shown = output(&[arguments, &["-o", "json", "-n", "1"]].concat());
+        let flow: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!(json!([flow["pod"], flow["protocol"], flow["path"]]), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn who_cannot_keep_up_is_told_how_much_is_missing() {
+    let node = Node::new("observe-slow");
+    small_buffers();
+    let web = Served::new(&node, "web");
+    let _agent = node.agent();
+    let mut quick = Listener::new("");
+    let start = |arguments: &[&str]| {
+        let mut observer = observe(arguments);
+        observer.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let (mut json, mut person) = (start(&["-o", "json"]), start(&[]));
+    // Until the commands listen.
+    thread::sleep(Duration::from_millis(1_500));
+    let send = |signal| {
+        [&json, &person].iter().for_each(|observer| {
+            kill(Pid::from_raw(observer.id().try_into().unwrap()), signal).unwrap();
+        });
+    };
+    send(Signal::SIGSTOP);
+    let (requests, heard) = (8_000, AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| web.answer_statuses());
+        scope.spawn(|| ask_paced(requests, &heard));
+        for n in 1..=requests {
+            assert_eq!(quick.event().0, "");
+            heard.store(n, Relaxed);
+        }
+    });
+    send(Signal::SIGCONT);
+
+    let (mut told, mut lost) = (0, 0);
+    for line in BufReader::new(json.stdout.take().unwrap()).lines() {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        match line["lost"]["records"].as_u64() {
+            Some(records) => lost += records,
+            None => told += 1,
+        }
+        if told + lost == requests {
+            break;
+        }
+    }
+    assert!(told > 0 && lost > 0, "{told} and {lost}");
+    json.kill().unwrap();
+    json.wait().unwrap();
+
+    // The last word on stderr is of all that a person misses; the lines are the rest.
+    let (printed, missing) = (AtomicU64::new(0), AtomicU64::new(0));
+    let stdout = BufReader::new(person.stdout.take().unwrap()).lines();
+    let stderr = BufReader::new(person.stderr.take().unwrap()).lines();
+    let all = |line: &str| {
+        let words = line.strip_suffix(" in all: this command could not keep up with the agent");
+        let (_, all) = words.unwrap().split_once(" missing here, ").unwrap();
+        all.parse::<u64>().unwrap()
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            stdout.for_each(|_| {
+                printed.fetch_add(1, Relaxed);
+            });
+        });
+        scope.spawn(|| stderr.for_each(|line| missing.store(all(&line.unwrap()), Relaxed)));
+        eventually("all are printed, or said to be missing", || {
+            missing.load(Relaxed) > 0 && printed.load(Relaxed) + missing.load(Relaxed) >= requests
+        });
+        person.kill().unwrap();
+    });
+    person.wait().unwrap();
+    assert_eq!(printed.into_inner() + missing.into_inner(), requests);
+}
+
+#[test]
+fn in_a_terminal_it_has_colours() {
+    let (_node, _web, _agent) = recorded("observe-terminal", &[500]);
+    let mut screen = Screen::new(24, 100, &["observe", "--since", "1m", "-n", "1"]);
+    let text = screen.until("the record", |text| text.contains(" 500 "));
+    let column = text.lines().next().unwrap().find(" 500 ").unwrap() + 1;
+    assert_eq!(screen.colour(0, column), vt100::Color::Idx(1), "{text}");
+    assert_eq!(screen.end(), Some(0));
 }
 
 #[test]

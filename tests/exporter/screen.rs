@@ -76,6 +76,12 @@ impl Screen {
         }
     }
 
+    /// The colour of a character.
+    pub fn colour(&self, row: u16, column: usize) -> vt100::Color {
+        let cell = self.parser.screen().cell(row, column.try_into().unwrap());
+        cell.unwrap().fgcolor()
+    }
+
     /// Whether the program has a screen of its own, as full-screen programs do.
     pub fn alternate(&self) -> bool {
         self.parser.screen().alternate_screen()

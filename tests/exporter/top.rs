@@ -8,6 +8,7 @@ use weir::telemetry::wire::{CounterKind, HistogramKind};
 
 use super::{
     fill::Pod,
+    flows::Listener,
     http::get,
     node::{Node, eventually, weir},
     screen::Screen,
@@ -104,7 +105,13 @@ fn looking_into_a_pod_shows_its_exchanges_as_they_end() {
         request(&mut stream, b"GET /200 HTTP/1.1\r\n\r\n");
         let mut screen = Screen::new(30, 100, &["top"]);
         screen.until("the row", |text| row(text, "shop/web").contains("<-"));
+        // All places are taken.
+        let others: Vec<_> = (0..16).map(|_| Listener::new("")).collect();
         screen.press("\r");
+        screen.until("why there is nothing", |text| {
+            text.contains("exchanges: ") && text.contains("503")
+        });
+        drop(others);
         screen.until("nothing yet", |text| text.contains("exchanges: none yet"));
         // Until the agent has asked the kernel for records.
         thread::sleep(Duration::from_millis(1_500));

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc::channel,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use nix::{
@@ -22,6 +23,20 @@ pub const SERVER: &str = "198.51.100.2";
 
 /// Bytes of each answer.
 const ANSWER: usize = "HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok".len();
+
+/// For which an answer to what is below `/slow` is kept back.
+const SLOW: Duration = Duration::from_millis(60);
+
+/// Has an IPv6 address looked up by DNS at a socket in a pod, in vain.
+pub fn look_up(from: &str, at: &UdpSocket) {
+    let question = b"\x03a\x1bb\x03org\x00\x00\x1c\x00\x01";
+    let client = UdpSocket::bind((from, 0)).unwrap();
+    client.connect(at.local_addr().unwrap()).unwrap();
+    client.send(&[&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &question[..]].concat()).unwrap();
+    let (_, from) = at.recv_from(&mut [0; 64]).unwrap();
+    let answer = [&[0, 7, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0], &question[..]].concat();
+    at.send_to(&answer, from).unwrap();
+}
 
 /// A counted pod.
 pub struct Served {
@@ -44,7 +59,7 @@ impl Served {
     }
 
     /// Answers one connection's requests with the status that the last part of their path names,
-    /// until the client is done.
+    /// until the client is done; what is below `/slow` after [`SLOW`].
     pub fn answer_statuses(&self) {
         let (mut stream, _) = self.tcp.accept().unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -60,6 +75,9 @@ impl Served {
             let path = target.split(|byte| *byte == b'?').next().unwrap();
             let status = path.rsplit(|byte| *byte == b'/').next().unwrap();
             let status: u16 = std::str::from_utf8(status).unwrap().parse().unwrap();
+            if path.starts_with(b"/slow/") {
+                thread::sleep(SLOW);
+            }
             let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok");
             stream.write_all(answer.as_bytes()).unwrap();
         }

@@ -23,17 +23,20 @@ use tokio::{
     time::sleep,
 };
 
-use self::state::{Key, Name, Sort, State};
+use self::state::{Heard, Key, Name, Sort, State};
 use super::{
     Output,
     client::{Agent, event_loop},
-    events::Events,
+    events::{self as sent, Events},
     line::{Colours, line},
     print, table,
 };
 use crate::{
     agent::{
-        flows::{filter::Filter, flow::Flow},
+        flows::{
+            filter::Filter,
+            flow::{Flow, Lost},
+        },
         overview::Overview,
     },
     error::{Context, Kind, Result},
@@ -113,7 +116,7 @@ pub fn run(args: Args) -> Result<()> {
 /// What the thread that asks tells the one that draws.
 enum News {
     Overview(std::result::Result<Overview, String>),
-    Line(Name, String),
+    Pod(Name, Heard),
     Stop,
 }
 
@@ -183,21 +186,35 @@ async fn exchanges(agent: &Agent, pod: Option<Name>, news: &Sender<News>) {
     let Some(name) = pod else { return std::future::pending().await };
     let slash = format!("{}/{}", name.0, name.1);
     let filter = Filter { pod: slash.parse().ok(), since: Some(PERIOD), ..Filter::default() };
-    if let Ok(answer) = agent.get(&format!("/api/flows?{}", filter.to_query())).await {
-        let (mut body, mut events) = (answer.into_body(), Events::default());
-        while let Some(Ok(frame)) = body.frame().await {
-            let piece = frame.into_data().unwrap_or_default();
-            let Some(events) = events.take(&piece) else { break };
-            for flow in events.iter().filter(|event| event.name.is_empty()) {
-                if let Ok(flow) = serde_json::from_str::<Flow>(&flow.data) {
-                    let line = line(&flow, Colours(false)).trim_end().to_owned();
-                    let _ = news.send(News::Line(name.clone(), line));
-                }
+    let tell = |heard| drop(news.send(News::Pod(name.clone(), heard)));
+    match agent.get(&format!("/api/flows?{}", filter.to_query())).await {
+        Ok(answer) => {
+            tell(Heard::Listening(Ok(())));
+            let (mut body, mut events) = (answer.into_body(), Events::default());
+            while let Some(Ok(frame)) = body.frame().await {
+                let piece = frame.into_data().unwrap_or_default();
+                let Some(events) = events.take(&piece) else { break };
+                events.iter().filter_map(heard).for_each(tell);
             }
         }
+        // No agent, or no place at it: there may be one later.
+        Err(why) => tell(Heard::Listening(Err(why.to_string()))),
     }
-    // The agent has ended, or has no place: it may have one later.
     sleep(PERIOD).await;
+}
+
+/// What an event says; nothing, if it is of a newer agent.
+fn heard(event: &sent::Event) -> Option<Heard> {
+    match event.name.as_str() {
+        "" => {
+            let flow = serde_json::from_str::<Flow>(&event.data).ok()?;
+            Some(Heard::Line(line(&flow, Colours(false)).trim_end().to_owned()))
+        }
+        "lost" => {
+            serde_json::from_str::<Lost>(&event.data).ok().map(|lost| Heard::Lost(lost.records))
+        }
+        _ => None,
+    }
 }
 
 fn show(
@@ -224,11 +241,11 @@ fn show(
         for news in news.try_iter() {
             match news {
                 News::Overview(answer) => state.take(answer),
-                News::Line(name, line) => state.line(&name, line),
+                News::Pod(name, heard) => state.hear(&name, heard),
                 News::Stop => return Ok(()),
             }
         }
-        let wanted = state.detail.as_ref().map(|(name, _)| name.clone());
+        let wanted = state.detail.as_ref().map(|detail| detail.name.clone());
         looking.send_if_modified(|looked_at| {
             let other = *looked_at != wanted;
             *looked_at = wanted;

@@ -73,6 +73,30 @@ pub enum Key {
 /// A pod's name.
 pub type Name = (String, String);
 
+/// A pod that is looked at.
+#[derive(Debug, Default)]
+pub struct Detail {
+    /// Which.
+    pub name: Name,
+    /// Its exchanges as lines, the last ones.
+    pub lines: VecDeque<String>,
+    /// Records that are missing among them.
+    pub lost: u64,
+    /// Why none come.
+    pub trouble: Option<String>,
+}
+
+/// News of the pod that is looked at.
+#[derive(Debug)]
+pub enum Heard {
+    /// An exchange, as a line.
+    Line(String),
+    /// So many records are missing.
+    Lost(u64),
+    /// The agent tells of exchanges, or why it doesn't.
+    Listening(Result<(), String>),
+}
+
 /// All that is shown.
 #[derive(Debug)]
 pub struct State {
@@ -86,8 +110,8 @@ pub struct State {
     pub filter: String,
     /// Whether keys go into the filter.
     pub typing: bool,
-    /// The pod that is looked at, and its exchanges.
-    pub detail: Option<(Name, VecDeque<String>)>,
+    /// The pod that is looked at.
+    pub detail: Option<Detail>,
     selected: Option<Name>,
     trends: HashMap<Name, VecDeque<f64>>,
 }
@@ -129,14 +153,17 @@ impl State {
         self.trouble = None;
     }
 
-    /// Takes an exchange of the pod that is looked at.
-    pub fn line(&mut self, of: &Name, line: String) {
-        if let Some((name, lines)) = &mut self.detail
-            && name == of
-        {
-            lines.push_back(line);
-            let surplus = lines.len().saturating_sub(LINES);
-            lines.drain(..surplus);
+    /// Takes news of a pod, if it is the one that is looked at.
+    pub fn hear(&mut self, of: &Name, heard: Heard) {
+        let Some(detail) = self.detail.as_mut().filter(|detail| detail.name == *of) else { return };
+        match heard {
+            Heard::Line(line) => {
+                detail.lines.push_back(line);
+                let surplus = detail.lines.len().saturating_sub(LINES);
+                detail.lines.drain(..surplus);
+            }
+            Heard::Lost(records) => detail.lost = detail.lost.saturating_add(records),
+            Heard::Listening(listening) => detail.trouble = listening.err(),
         }
     }
 
@@ -169,7 +196,7 @@ impl State {
             Key::Enter => {
                 let rows = self.rows();
                 let chosen = self.at(&rows).and_then(|at| rows.get(at)).map(|pod| name(pod));
-                self.detail = chosen.map(|name| (name, VecDeque::new()));
+                self.detail = chosen.map(|name| Detail { name, ..Detail::default() });
             }
             Key::Char(_) | Key::Backspace => {}
         }
@@ -319,7 +346,7 @@ mod tests {
         }
         assert_eq!(state.at(&state.rows()), Some(2));
         state.press(Key::Enter);
-        assert_eq!(state.detail.as_ref().unwrap().0.1, "web");
+        assert_eq!(state.detail.as_ref().unwrap().name.1, "web");
         assert!(state.press(Key::Escape) && state.detail.is_none());
         assert!(!state.press(Key::Escape));
     }

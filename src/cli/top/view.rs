@@ -10,7 +10,7 @@ use ratatui::{
 
 use super::{
     super::{line::duration, several},
-    state::{State, name, requests, title},
+    state::{Detail, State, name, requests, title},
 };
 use crate::agent::{
     log::visible,
@@ -35,14 +35,10 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, agent: &str) {
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
             .areas(frame.area());
     frame.render_widget(heading(state, agent), head);
-    let looked_at = state.detail.as_ref().map(|(name, lines)| (name, lines, state.pod(name)));
-    match looked_at {
-        Some((name, lines, Some(pod))) => {
-            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            detail(frame, body, pod, &state.trend(name), &lines);
-        }
-        Some((name, _, None)) => {
-            let gone = format!("{} is not there any more", visible(&title(name)));
+    match state.detail.as_ref().map(|at| (at, state.pod(&at.name))) {
+        Some((at, Some(pod))) => detail(frame, body, pod, &state.trend(&at.name), at),
+        Some((at, None)) => {
+            let gone = format!("{} is not there any more", visible(&title(&at.name)));
             frame.render_widget(Paragraph::new(gone), body);
         }
         None => rows(frame, body, state),
@@ -172,7 +168,7 @@ fn eighths(value: f64, highest: f64) -> usize {
     if highest > 0.0 { (value / highest * 7.0).clamp(0.0, 7.0).round() as usize } else { 0 }
 }
 
-fn detail(frame: &mut Frame<'_>, area: Rect, pod: &PodOverview, trend: &[f64], lines: &[&str]) {
+fn detail(frame: &mut Frame<'_>, area: Rect, pod: &PodOverview, trend: &[f64], at: &Detail) {
     let [table, graph, flows] =
         Layout::vertical([Constraint::Length(9), Constraint::Length(5), Constraint::Min(2)])
             .areas(area);
@@ -208,10 +204,22 @@ fn detail(frame: &mut Frame<'_>, area: Rect, pod: &PodOverview, trend: &[f64], l
         .style(Style::new().fg(Color::Cyan));
     frame.render_widget(spark, graph);
     let room = usize::from(flows.height.saturating_sub(1));
-    let recent: Vec<Line<'_>> =
-        lines[lines.len().saturating_sub(room)..].iter().map(|line| Line::from(*line)).collect();
-    let title = if lines.is_empty() { "exchanges: none yet " } else { "exchanges " };
-    frame.render_widget(Paragraph::new(recent).block(titled(title.to_owned())), flows);
+    let recent = at.lines.iter().skip(at.lines.len().saturating_sub(room));
+    let recent: Vec<Line<'_>> = recent.map(|line| Line::from(line.as_str())).collect();
+    frame.render_widget(Paragraph::new(recent).block(titled(exchanges(at))), flows);
+}
+
+/// What is above a pod's exchanges.
+fn exchanges(at: &Detail) -> String {
+    let missing = match at.lost {
+        0 => String::new(),
+        lost => format!(", {} missing", several(lost, "record")),
+    };
+    match &at.trouble {
+        Some(trouble) => format!("exchanges{missing}: {} ", visible(trouble)),
+        None if at.lines.is_empty() => format!("exchanges{missing}: none yet "),
+        None => format!("exchanges{missing} "),
+    }
 }
 
 /// For the height of a bar, where thousandths are enough.
