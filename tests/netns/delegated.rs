@@ -281,6 +281,9 @@ fn one_that_is_missing_at_del_is_waited_for_by_the_next() {
         |verb: &str| host.call(verb, Some(&a)).key("ipam", host_local(&host)).version("1.0.0");
     let message = call("ADD").variable("CNI_PATH", "/nowhere").refused_without_a_trace(7);
     assert!(message.contains("host-local") && message.contains("/nowhere"), "{message}");
+    // Without a record too: the state dir may have been lost, and the plugin hold an address.
+    let message = call("DEL").variable("CNI_PATH", "/nowhere").refused_without_a_trace(7);
+    assert!(message.contains("host-local") && message.contains("/nowhere"), "{message}");
     call("ADD").succeed();
     let message = call("DEL").variable("CNI_PATH", "/nowhere").refused(7);
     assert!(message.contains("host-local"), "{message}");
