@@ -10,6 +10,7 @@ use crate::{
     net::Mac,
     record::PodName,
     spec,
+    telemetry::wire::{RawAttachment, field, text},
 };
 
 /// What `CNI_ARGS` said. What may be asked for is judged only where it is asked for: other sources come
@@ -37,6 +38,7 @@ impl Args {
                 _ => {}
             }
         }
+        args.pod = as_in_the_maps(&args.pod);
         args
     }
 
@@ -56,6 +58,21 @@ impl Args {
     pub fn mac(&self) -> Result<Option<Mac>> {
         let mac = Some(&self.mac).filter(|mac| !mac.is_empty());
         mac.map(|mac| mac.parse().map_err(|err| wrong("MAC", mac).details(err))).transpose()
+    }
+}
+
+/// As much of each name as the maps hold: a pod has one name wherever it is shown, and no name fills a page.
+fn as_in_the_maps(pod: &PodName) -> PodName {
+    let raw = RawAttachment {
+        pod_namespace: field(&pod.namespace),
+        pod_name: field(&pod.name),
+        pod_uid: field(&pod.uid),
+        ..RawAttachment::default()
+    };
+    PodName {
+        namespace: text(&raw.pod_namespace),
+        name: text(&raw.pod_name),
+        uid: text(&raw.pod_uid),
     }
 }
 

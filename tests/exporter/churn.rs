@@ -1,8 +1,9 @@
-//! A thousand pods that live for a moment: none is missed.
+//! Pods that come and go, and their records: none is missed, and nothing is shown that isn't so.
 
 use std::{
     collections::BTreeSet,
     io::Write,
+    net::SocketAddr,
     path::Path,
     process::Stdio,
     sync::{
@@ -16,12 +17,13 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::signal::Signal,
 };
 
 use super::{
     http::get,
-    node::{Node, eventually, weir},
-    plumbed,
+    node::{Agent, Node, eventually, weir},
+    plumbed, traffic,
 };
 
 const PODS: usize = 1_000;
@@ -64,6 +66,15 @@ fn shown() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
+/// An agent that follows the node's records.
+fn agent(node: &Node) -> Agent {
+    let state = node.path("state");
+    let arguments = ["--listen", "127.0.0.1:9920", "--state-dir", state.to_str().unwrap()];
+    let mut agent = node.start_agent(&arguments);
+    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    agent
+}
+
 #[test]
 fn of_a_thousand_quick_pods_none_is_missed() {
     let node = Node::new("churn");
@@ -73,10 +84,7 @@ fn of_a_thousand_quick_pods_none_is_missed() {
     namespace(&first);
     call("ADD", PODS, &first, &config);
     call("DEL", PODS, &first, &config);
-    let state = node.path("state");
-    let arguments = ["--listen", "127.0.0.1:9920", "--state-dir", state.to_str().unwrap()];
-    let mut agent = node.start_agent(&arguments);
-    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    let _agent = agent(&node);
     let (next, done, seen) =
         (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
     let begun = Instant::now();
@@ -119,10 +127,7 @@ fn of_a_thousand_quick_pods_none_is_missed() {
 #[test]
 fn every_series_that_begins_at_0_is_there_when_add_returns() {
     let node = Node::new("at-once");
-    let state = node.path("state");
-    let arguments = ["--listen", "127.0.0.1:9920", "--state-dir", state.to_str().unwrap()];
-    let mut agent = node.start_agent(&arguments);
-    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    let _agent = agent(&node);
     let families = include_str!("../../docs/metrics.md")
         .lines()
         .filter(|line| line.starts_with("| `weir_") && line.contains("(from 0)"));
@@ -141,4 +146,62 @@ fn every_series_that_begins_at_0_is_there_when_add_returns() {
             assert!(greets || series.all(|line| line.ends_with(" 0")), "{start}: {page}");
         }
     }
+}
+
+#[test]
+fn no_name_fills_a_page_and_none_breaks_one() {
+    let node = Node::new("long-name");
+    let _agent = agent(&node);
+    let long = "x".repeat(65_536);
+    let _pods = [("long", &*long), ("odd", "a/b\n\"c")]
+        .map(|(id, name)| plumbed::Plumbed::new(&node, "shop", name, id));
+    for path in ["/metrics", "/metrics?flavor=otel", "/api/pods"] {
+        let page = get(path).body;
+        assert!(page.contains(&"x".repeat(255)) && !page.contains(&"x".repeat(256)), "{path}");
+        assert!(page.len() < 200_000, "{path}: {} bytes", page.len());
+        assert!(page.contains("a/b\\n\\\"c"), "{path}: {page}");
+    }
+}
+
+#[test]
+fn a_state_dir_that_vanishes_costs_no_counts_and_is_said_once() {
+    let node = Node::new("vanished");
+    let agent = agent(&node);
+    let pods = ["one", "two"].map(|name| plumbed::Plumbed::new(&node, "shop", name, name));
+    pods.iter().for_each(plumbed::Plumbed::serve);
+    let asked = |number: u64| {
+        let [one, two] = &pods;
+        let to = SocketAddr::new(two.address, 80);
+        let ask = move || {
+            let mut stream = super::http::connect(to);
+            traffic::request(&mut stream, b"GET /200 HTTP/1.1\r\n\r\n");
+        };
+        one.run(ask).join().unwrap();
+        let served = r#"weir_http_requests_total{namespace="shop",pod="two",role="server",method="GET",protocol="1.1",status="200"}"#;
+        let line = format!("{served} {number}\n");
+        eventually("it is counted", || get("/metrics").body.contains(&line));
+    };
+    let states = |counted: u64, unrecorded: u64| {
+        let [counted, unrecorded] = [("counted", counted), ("unrecorded", unrecorded)]
+            .map(|(state, n)| format!("weir_attachments{{telemetry=\"{state}\"}} {n}\n"));
+        eventually("the pods' states", || {
+            let page = get("/metrics").body;
+            page.contains(&counted) && page.contains(&unrecorded)
+        });
+    };
+    asked(1);
+    states(2, 0);
+    let (state, aside) = (node.path("state"), node.path("aside"));
+    std::fs::rename(&state, &aside).unwrap();
+    states(0, 2);
+    for number in 2..5 {
+        asked(number);
+        thread::sleep(Duration::from_millis(1_100));
+    }
+    std::fs::rename(&aside, &state).unwrap();
+    states(2, 0);
+    asked(5);
+    let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
+    let said: Vec<_> = log.iter().filter(|line| line.contains("state")).collect();
+    assert!(said.len() <= 2, "{said:#?}");
 }
