@@ -40,7 +40,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve what the kernel counted: /metrics, /healthz, /readyz, and live records: /api/flows
+    /// Serve what the kernel counted: to Prometheus, to OpenTelemetry, and to people in the browser
+    ///
+    /// / is the page; /metrics is for Prometheus, with ?flavor=otel and ?flavor=hubble under those names; /api/pods,
+    /// /api/services and /api/flows are what `weir top`, the page and `weir observe` show; /healthz and
+    /// /readyz are for a supervisor. Totals do not depend on it: pods start, stop and are counted without.
     Agent(agent::Args),
     Observe(observe::Args),
     Top(top::Args),
@@ -121,5 +125,43 @@ fn print(text: &str) -> Result<()> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.context(Kind::Io, || "can't write to stdout".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every command below it, with itself.
+    fn all(command: &clap::Command) -> Vec<clap::Command> {
+        let below = command.get_subcommands().flat_map(all);
+        std::iter::once(command.clone()).chain(below).collect()
+    }
+
+    #[test]
+    fn every_command_and_flag_is_explained_in_80_columns() {
+        let mut root = Cli::command().term_width(80);
+        root.build();
+        let commands = all(&root);
+        assert!(commands.len() > 10);
+        for mut command in commands {
+            let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+            assert!(command.get_about().is_some(), "{name} is not explained");
+            for argument in command.get_arguments() {
+                let explained = argument.get_help().is_some() || argument.get_long_help().is_some();
+                assert!(explained || argument.is_hide_set(), "{name} {}", argument.get_id());
+                for value in argument.get_possible_values() {
+                    let word = value.get_name();
+                    let plain = ["true", "false", "bash", "zsh", "fish", "elvish", "powershell"];
+                    let explained = value.get_help().is_some() || plain.contains(&word);
+                    assert!(explained, "{name} {} {word}", argument.get_id());
+                }
+            }
+            let help = command.render_long_help().to_string();
+            let longest = help.lines().map(|line| line.chars().count()).max();
+            assert!(longest.is_some_and(|longest| longest <= 80), "{help}");
+        }
     }
 }

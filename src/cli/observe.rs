@@ -56,7 +56,7 @@ pub struct Args {
     /// End after so many records
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Whether to use colours; auto does on a terminal, unless NO_COLOR is set
+    /// Whether to use colours
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
     color: When,
     /// Form of the output: json is one object a line
@@ -66,8 +66,11 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum When {
+    /// On a terminal, unless NO_COLOR is set
     Auto,
+    /// Into a pipe, too
     Always,
+    /// Not at all
     Never,
 }
 

@@ -71,10 +71,15 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum By {
+    /// Requests a second
     Rate,
+    /// Failed requests a second
     Errors,
+    /// The time within which 99 of 100 requests were answered
     P99,
+    /// Bytes a second, both ways
     Bytes,
+    /// Namespace and name
     Name,
 }
 
