@@ -81,7 +81,8 @@ __noinline int record_send_bytes(struct __sk_buff *skb, __u32 at, __u32 n)
 		return 0;
 	to = bpf_ringbuf_reserve(&records, sizeof(*to), 0);
 	if (!to) {
-		stat_add(STAT_FULL_RECORDS, 1);
+		/* Exchanges that are missed are told by number; a head's piece is part of one. */
+		stat_add(c->record.kind == RECORD_HEAD ? STAT_FULL_HEADS : STAT_FULL_RECORDS, 1);
 		return 0;
 	}
 	if (n > RECORD_DATA)

@@ -367,6 +367,7 @@ enum stat {
 	STAT_FULL_STREAMS,	/* their requests, likewise */
 	STAT_FULL_RECORDS,	/* live records that the ring had no room for */
 	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
+	STAT_FULL_HEADS,	/* pieces of heads that it had no room for either */
 	STAT_MAX,
 };
 

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench agent [-- ROUNDS]     (root; 10 scrapes of each form unless said)
 //! cargo bench --bench agent -- growth       (what each pod and connection more costs, alone)
+//! cargo bench --bench agent -- records      (live records at 50,000 requests a second and more, alone)
 //! ```
 //!
 //! The pods are attached for real, in namespaces of this process, and their totals put into the real
@@ -18,9 +19,17 @@ mod fill;
 #[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
 mod node;
 
+#[path = "../../tests/exporter/http.rs"]
+#[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
+mod http;
+#[path = "../../tests/exporter/traffic.rs"]
+#[allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, missing_debug_implementations)]
+mod served;
+
 mod growth;
 #[path = "../process.rs"]
 mod process;
+mod records;
 #[path = "../report/report.rs"]
 #[allow(dead_code, reason = "it is of all benches")]
 mod report;
@@ -76,6 +85,10 @@ fn run(rows: &mut Rows) -> Result<()> {
     if report::arguments().any(|argument| argument == "growth") {
         return growth::tell(rows);
     }
+    if report::arguments().any(|argument| argument == "records") {
+        let node = Node::new("bench");
+        return records::tell(&node, &start(&node, &["--listen", "127.0.0.1:9920"]), rows);
+    }
     let rounds = report::number("ROUNDS", ROUNDS)?.max(1);
     let node = Node::new("bench");
     let pods = Pod::many(&node, PODS);
@@ -122,6 +135,9 @@ fn run(rows: &mut Rows) -> Result<()> {
     ] {
         rows.add(Row::one(format!("RSS, {what}: {PODS} pods"), "MiB", memory).at_most(most))?;
     }
+    drop(agent);
+    let agent = start(&node, plain);
+    records::tell(&node, &agent, rows)?;
     drop(agent);
     growth::tell(rows)
 }

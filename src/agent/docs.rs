@@ -53,7 +53,7 @@ nobody asked in an hour goes to the next new name, and what was counted in it to
 handshakes without a name, with one that is no host's name, and whatever found no place. So there are no more than N
 new series of a pod and role an hour, whoever floods, and what is over a place's time stays in the sum. Names are in
 lower case. The agent counts these, from live records: they begin at 0 with the agent, and what the ring of records had
-no room for (`weir_events_lost_total{source=\"records\"}`) is missing. Without the option there
+no room for (`weir_events_lost_total`, sources `records` and `heads`) is missing. Without the option there
 is no such family, and the kernel tells of handshakes only while somebody listens; with it, of every exchange.
 
 ## After a gap

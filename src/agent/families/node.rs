@@ -82,6 +82,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 "histograms",
                 "dns",
                 "records",
+                "heads",
                 "http2",
                 "http2_streams",
             ],
@@ -93,6 +94,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("histograms", Stat::STAT_FULL_HISTOGRAMS),
                 ("dns", Stat::STAT_FULL_DNS),
                 ("records", Stat::STAT_FULL_RECORDS),
+                ("heads", Stat::STAT_FULL_HEADS),
                 ("http2", Stat::STAT_FULL_HTTP2),
                 ("http2_streams", Stat::STAT_FULL_STREAMS),
             ])

@@ -32,7 +32,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "weir_tls_server_names",
-        help: "With --tls-sni-top: TLS handshakes by the name that the client asked for, since the agent's start, without those in weir_events_lost_total of source records",
+        help: "With --tls-sni-top: TLS handshakes by the name that the client asked for, since the agent's start, without those in weir_events_lost_total of sources records and heads",
         labels: &[ROLE, SERVER_NAME],
         fold: Some(1),
         source: Source::ServerNames,
