@@ -47,6 +47,7 @@ use std::{
 use fill::Pod;
 use node::{Agent, Node};
 use report::{Row, Rows, row::millis};
+use served::Served;
 
 /// Whatever goes wrong ends the bench.
 type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -87,7 +88,8 @@ fn run(rows: &mut Rows) -> Result<()> {
     }
     if report::arguments().any(|argument| argument == "records") {
         let node = Node::new("bench");
-        return records::tell(&node, &start(&node, &["--listen", "127.0.0.1:9920"]), rows);
+        let pod = Served::new(&node, "served");
+        return records::tell(&pod, &start(&node, &["--listen", "127.0.0.1:9920"]), rows);
     }
     let rounds = report::number("ROUNDS", ROUNDS)?.max(1);
     let node = Node::new("bench");
@@ -127,17 +129,30 @@ fn run(rows: &mut Rows) -> Result<()> {
 
     eprintln!("agent: all that may be asked");
     let agent = start(&node, busy);
-    let loaded = under_load(&agent)?;
+    let pod = Served::new(&node, "served");
+    let loaded = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let asked = records::exchange(&pod, Some(records::SLOW_BEAT), LOAD + APART * 2);
+            asked.map_err(|err| err.to_string())
+        });
+        let loaded = under_load(&agent);
+        asking.join().map_err(|_| "a client panicked")??;
+        loaded
+    })?;
     for (what, memory, most) in [
         ("just started", idle, IDLE),
         ("scraped in every form", scraped, LOADED),
-        ("every form each second, 16 listeners, a receiver that is away: most", loaded, LOADED),
+        (
+            "10,000 traced requests/s, every form each second, 16 listeners that don't read, a receiver that is away: most",
+            loaded,
+            LOADED,
+        ),
     ] {
         rows.add(Row::one(format!("RSS, {what}: {PODS} pods"), "MiB", memory).at_most(most))?;
     }
     drop(agent);
     let agent = start(&node, plain);
-    records::tell(&node, &agent, rows)?;
+    records::tell(&pod, &agent, rows)?;
     drop(agent);
     growth::tell(rows)
 }
@@ -194,7 +209,10 @@ fn scrape(path: &str, accept: &str) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The most memory within ten seconds in which all that may be asked is asked.
+/// For which all that may be asked is asked.
+const LOAD: Duration = Duration::from_secs(10);
+
+/// The most memory in that time.
 fn under_load(agent: &Agent) -> Result<f64> {
     let listen = |_| -> Result<TcpStream> {
         let mut stream = TcpStream::connect(Agent::address())?;
@@ -204,7 +222,7 @@ fn under_load(agent: &Agent) -> Result<f64> {
     let listeners: Vec<_> = (0..16).map(listen).collect::<Result<_>>()?;
     let mut most = 0.0_f64;
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(10) {
+    while begun.elapsed() < LOAD {
         let asked = FORMS.map(|(_, path, accept)| {
             thread::spawn(move || scrape(path, accept).map(drop).map_err(|err| err.to_string()))
         });

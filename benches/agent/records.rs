@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     Result, http,
-    node::{Agent, Node},
+    node::Agent,
     process,
     report::{Row, Rows},
     served::{self, Served},
@@ -26,10 +26,13 @@ const TIME: Duration = Duration::from_secs(4);
 /// Requests in one segment: so many a millisecond make the rate.
 const BEAT: Duration = Duration::from_millis(1);
 const AT_ONCE: u32 = RATE / 1_000;
+/// Between those of 10,000 requests a second.
+pub const SLOW_BEAT: Duration = Duration::from_millis(5);
 /// For the last of them to arrive.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const REQUEST: &str = "GET /stock/17 HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+const REQUEST: &str = "GET /stock/17 HTTP/1.1\r\nHost: shop.example\r\n\
+    traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok";
 
 /// What a listener has been told so far.
@@ -40,26 +43,21 @@ struct Told {
 }
 
 /// Measures both and tells.
-pub fn tell(node: &Node, agent: &Agent, rows: &mut Rows) -> Result<()> {
-    let pod = Served::new(node, "records");
+pub fn tell(pod: &Served, agent: &Agent, rows: &mut Rows) -> Result<()> {
     for (name, beat) in [(format!("{RATE} requests/s"), Some(BEAT)), ("no pause".into(), None)] {
         eprintln!("agent: live records, {name}");
         let told = listen()?;
         let used = process::time(agent.pid())?;
         let begun = Instant::now();
-        let asked = thread::scope(|scope| {
-            let serving = scope.spawn(|| serve(&pod).map_err(|err| err.to_string()));
-            let asked = ask(beat);
-            serving.join().map_err(|_| "the server panicked")??;
-            asked
-        })?;
+        let asked = exchange(pod, beat, TIME)?;
         let took = begun.elapsed();
         let (records, lost) = all(&told, asked);
         let used = process::time(agent.pid())?.saturating_sub(used);
         let name = |what: &str| format!("live records, one listener, {name}: {what}");
         let rate = asked as f64 / took.as_secs_f64();
         rows.add(Row::one(name("requests"), "1/s", rate).ratio("asked for", f64::from(RATE)))?;
-        rows.add(Row::one(name("told"), "records", records as f64))?;
+        let share = Row::one(name("told"), "records", records as f64);
+        rows.add(share.ratio("requests", asked as f64))?;
         let accounted =
             Row::one(name("told or counted as lost"), "records", (records + lost) as f64);
         rows.add(accounted.ratio("requests", asked as f64).exactly(1.0))?;
@@ -67,6 +65,16 @@ pub fn tell(node: &Node, agent: &Agent, rows: &mut Rows) -> Result<()> {
         rows.add(Row::one(name("the agent's processor, a record"), "us", each))?;
     }
     Ok(())
+}
+
+/// Traced requests on one connection to the pod for so long, in beats or without a pause; says how many.
+pub fn exchange(pod: &Served, beat: Option<Duration>, time: Duration) -> Result<u64> {
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| serve(pod).map_err(|err| err.to_string()));
+        let asked = ask(beat, time);
+        serving.join().map_err(|_| "the server panicked")??;
+        asked
+    })
 }
 
 /// A listener whose thread counts until the agent ends.
@@ -124,15 +132,14 @@ fn serve(pod: &Served) -> Result<()> {
     }
 }
 
-/// Asks in beats, or without a pause; says how often.
-fn ask(beat: Option<Duration>) -> Result<u64> {
+fn ask(beat: Option<Duration>, time: Duration) -> Result<u64> {
     let mut stream = http::connect(format!("{}:80", served::SERVER).parse()?);
     stream.set_nodelay(true)?;
     let requests = REQUEST.repeat(AT_ONCE as usize);
     let mut answers = vec![0; ANSWER.len() * AT_ONCE as usize];
     let begun = Instant::now();
     let mut beats = 0;
-    while begun.elapsed() < TIME {
+    while begun.elapsed() < time {
         stream.write_all(requests.as_bytes())?;
         stream.read_exact(&mut answers)?;
         beats += 1;
