@@ -67,10 +67,15 @@ impl Pod {
 
     /// Sets a counter of this pod in the role of a server.
     pub fn count(&self, kind: CounterKind, a: u32, b: u32, c: u16, value: u64) {
+        self.count_as(Role::ROLE_SERVER, kind, (a, b, c), value);
+    }
+
+    /// In one role or the other.
+    pub fn count_as(&self, role: Role, kind: CounterKind, (a, b, c): (u32, u32, u16), value: u64) {
         let key = CounterKey {
             pod: self.id,
             kind: byte(kind.0),
-            role: byte(Role::ROLE_SERVER.0),
+            role: byte(role.0),
             a: byte(a),
             b: byte(b),
             c,
@@ -81,10 +86,15 @@ impl Pod {
 
     /// Sets a histogram of this pod in the role of a server: so many durations (nanoseconds) each.
     pub fn observe(&self, kind: HistogramKind, a: u32, durations: &[(u64, u64)]) {
+        self.observe_as(Role::ROLE_SERVER, kind, a, durations);
+    }
+
+    /// In one role or the other.
+    pub fn observe_as(&self, role: Role, kind: HistogramKind, a: u32, durations: &[(u64, u64)]) {
         let key = HistogramKey {
             pod: self.id,
             kind: byte(kind.0),
-            role: byte(Role::ROLE_SERVER.0),
+            role: byte(role.0),
             a: byte(a),
             zero: 0,
         };

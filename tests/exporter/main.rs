@@ -15,6 +15,7 @@ mod dashboard;
 mod doctor;
 mod due;
 mod fill;
+mod flavors;
 mod flows;
 mod http;
 mod lifecycle;

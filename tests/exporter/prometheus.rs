@@ -34,10 +34,19 @@ impl Prometheus {
 
     /// On a port of its own, with more arguments.
     pub fn with(node: &Node, port: u16, arguments: &[&str]) -> Self {
+        Self::of(node, port, "weir", arguments)
+    }
+
+    /// Which scrapes the page under the names of a flavor.
+    pub fn of(node: &Node, port: u16, flavor: &str, arguments: &[&str]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let example = fs::read_to_string(format!("{EXAMPLES}/prometheus.yaml")).unwrap();
         let often = example.replace("scrape_interval: 15s", "scrape_interval: 1s");
         assert_ne!(often, example);
+        let job = "job_name: weir\n";
+        assert!(often.contains(job), "{often}");
+        let asked = format!("{job}    params: {{flavor: [{flavor}]}}\n");
+        let often = often.replacen(job, &asked, 1);
         let config = node.path(&format!("prometheus-{port}.yaml"));
         fs::write(&config, often).unwrap();
         let alerts = "prometheus-alerts.yaml";
@@ -61,7 +70,7 @@ impl Prometheus {
     }
 
     /// The samples of an instant query: labels to value.
-    fn query(&self, expression: &str) -> BTreeMap<BTreeMap<String, String>, String> {
+    pub fn query(&self, expression: &str) -> BTreeMap<BTreeMap<String, String>, String> {
         let data = self.ask("query?", expression);
         let samples = data["result"].as_array().unwrap().iter();
         samples
