@@ -38,6 +38,8 @@ fn counted(node: &Node) -> Pod {
             (HistogramKind::HISTOGRAM_DNS_LOOKUP, 0, 12),
             (HistogramKind::HISTOGRAM_DB_REQUEST, redis, 17),
             (HistogramKind::HISTOGRAM_DB_REQUEST, kafka, 19),
+            (HistogramKind::HISTOGRAM_TCP_CONNECT, 0, 23),
+            (HistogramKind::HISTOGRAM_TCP_RTT, 0, 29),
         ] {
             web.observe_as(role, kind, a, &[(20_000_000, value + more)]);
         }
@@ -159,4 +161,47 @@ fn hubbles_names_have_each_reporter_and_every_label() {
     );
     // Nothing but Hubble's own.
     assert!(prometheus.query("{__name__=~\"weir_.*\"}").is_empty());
+}
+
+/// The rows of docs/metrics.md under a heading: name, type and help.
+fn documented(heading: &str) -> Vec<[String; 3]> {
+    let text = include_str!("../../docs/metrics.md");
+    let mut sections = text.split("\n## ").filter(|section| section.starts_with(heading));
+    let section = sections.next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|row| row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>());
+    let rows = rows.map(|row| {
+        let help = row[3].trim_end_matches(" (from 0)");
+        [row[0].trim_matches('`'), row[1], help].map(str::to_owned)
+    });
+    rows.collect()
+}
+
+#[test]
+fn prometheus_knows_the_type_the_help_and_the_unit_of_every_documented_family() {
+    for (flavor, headings) in [
+        ("weir", &["Of a pod", "Of the node"][..]),
+        ("otel", &["As OpenTelemetry calls them"]),
+        ("hubble", &["As Hubble"]),
+    ] {
+        let node = Node::new(&format!("metadata-{flavor}"));
+        let _web = counted(&node);
+        let _agent = node.agent();
+        let metadata = scraped(&node, flavor).metadata();
+        let documented: Vec<_> = headings.iter().flat_map(|it| documented(it)).collect();
+        let mut absent = Vec::new();
+        for [name, kind, help] in &documented {
+            // OpenMetrics names families without the suffixes of their samples.
+            let family = name.trim_end_matches("_total").trim_end_matches("_info");
+            let unit = ["seconds", "bytes"].into_iter().find(|unit| family.ends_with(unit));
+            let expected = [kind.clone(), help.clone(), unit.unwrap_or_default().to_owned()];
+            match metadata.get(family) {
+                Some(told) => assert_eq!(told, &expected, "{flavor}: {name}"),
+                None => absent.push(name.as_str()),
+            }
+        }
+        // Only with an option of the agent's.
+        let optional = ["weir_tls_server_names_total", "weir_otlp_spans_total"];
+        assert!(absent.iter().all(|name| optional.contains(name)), "{flavor}: {absent:?}");
+    }
 }

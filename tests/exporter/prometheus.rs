@@ -69,6 +69,20 @@ impl Prometheus {
         json["data"].take()
     }
 
+    /// What it was told of each family: type, help and unit.
+    pub fn metadata(&self) -> BTreeMap<String, [String; 3]> {
+        let mut stream = http::connect(self.address);
+        // HTTP/1.0 knows no chunks.
+        stream.write_all(b"GET /api/v1/metadata HTTP/1.0\r\n\r\n").unwrap();
+        let answer = http::read(stream).unwrap();
+        let json: Value = serde_json::from_str(&answer.body).unwrap();
+        let families = json["data"].as_object().unwrap().iter();
+        let told = |of: &Value| {
+            ["type", "help", "unit"].map(|what| of[0][what].as_str().unwrap().to_owned())
+        };
+        families.map(|(name, of)| (name.clone(), told(of))).collect()
+    }
+
     /// The samples of an instant query: labels to value.
     pub fn query(&self, expression: &str) -> BTreeMap<BTreeMap<String, String>, String> {
         let data = self.ask("query?", expression);
