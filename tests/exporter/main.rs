@@ -32,3 +32,5 @@ mod prometheus;
 mod screen;
 mod top;
 mod traffic;
+#[path = "../netns/unit.rs"]
+mod unit;

@@ -49,3 +49,4 @@ mod reload;
 mod sctp;
 mod status;
 mod tenants;
+mod unit;

@@ -2,7 +2,6 @@
 //! `weir reconcile` can do all that it does.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
     process::{Command, Stdio},
@@ -12,35 +11,21 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{counted::Counted, plugin::Container};
+use crate::{counted::Counted, plugin::Container, unit::Unit};
 
-const UNIT: &str = "examples/weir-reconcile.service";
-
-/// The values of a key of the unit.
-fn values(key: &str) -> Vec<String> {
-    let unit = fs::read_to_string(UNIT).unwrap();
-    let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    value.unwrap().split(' ').map(str::to_owned).collect()
-}
-
-/// The unit's capabilities but this one, as setpriv has them.
-fn capabilities(without: &str) -> String {
-    let kept = values("CapabilityBoundingSet").into_iter().filter(|name| name != without);
-    let kept = kept.map(|name| format!(",+{}", name.strip_prefix("CAP_").unwrap().to_lowercase()));
-    format!("-all{}", kept.collect::<String>())
-}
+const UNIT: Unit = Unit("examples/weir-reconcile.service");
 
 /// Runs the unit's command on the node, without one of the unit's capabilities; what it dropped, and what
 /// it said.
 fn reconcile(counted: &Counted, without: &str) -> (bool, Vec<String>, String) {
-    let start = values("ExecStart");
+    let start = UNIT.values("ExecStart");
     assert_eq!(start[..2], ["/opt/cni/bin/weir", "reconcile"], "where `make install` puts it");
     let (state, bpf) = (counted.host.state_dir(), counted.bpffs.join("weir"));
     let log = state.with_file_name("strace");
     let words = format!(
         "setpriv --inh-caps=-all --no-new-privs --bounding-set={} \
          strace -f -qq -e signal=none -o {} {} {} -o json --state-dir {} --bpf-dir {}",
-        capabilities(without),
+        UNIT.capabilities(without),
         log.display(),
         env!("CARGO_BIN_EXE_weir"),
         start[1..].join(" "),
@@ -54,40 +39,8 @@ fn reconcile(counted: &Counted, without: &str) -> (bool, Vec<String>, String) {
     let dropped = dropped.map(|it| it["what"].as_str().unwrap().to_owned()).collect();
     let made = fs::read_to_string(&log).unwrap();
     fs::remove_file(log).unwrap();
-    let allowed = allowed();
-    for line in made.lines() {
-        // Number of the process, name of the call, or words about its end.
-        let call = line.split_once(' ').unwrap().1.trim_start();
-        let name = call.split('(').next().unwrap();
-        let named = call.contains('(')
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b));
-        assert!(!named || allowed.contains(name), "SystemCallFilter of {UNIT} lacks {name}");
-        // RestrictNamespaces.
-        assert!(!["setns", "unshare"].contains(&name), "{call}");
-        let net = call.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
-        let families = values("RestrictAddressFamilies");
-        assert!(net.is_none_or(|family| families.iter().any(|kept| kept == family)), "{call}");
-    }
+    UNIT.assert_allows(&made);
     (output.status.success(), dropped, said)
-}
-
-/// The system calls that the unit allows, its sets taken apart.
-fn allowed() -> BTreeSet<String> {
-    let output = Command::new("systemd-analyze").arg("syscall-filter").output();
-    let text = output.expect("systemd-analyze is missing: install systemd").stdout;
-    let text = String::from_utf8(text).unwrap();
-    let (mut allowed, mut open) = (BTreeSet::new(), values("SystemCallFilter"));
-    while let Some(name) = open.pop() {
-        if !name.starts_with('@') {
-            allowed.insert(name);
-            continue;
-        }
-        let set = text.lines().skip_while(|line| *line != name).skip(1);
-        let members = set.take_while(|line| line.starts_with(' ')).map(str::trim);
-        open.extend(members.filter(|member| !member.starts_with('#')).map(str::to_owned));
-    }
-    assert!(allowed.len() > 100 && allowed.contains("bpf"), "{allowed:?}");
-    allowed
 }
 
 #[test]
