@@ -1,9 +1,11 @@
 // Bundles src/ into dist/, which is part of the tree: building Weir itself needs neither node nor npm.
 //
 // dist/SHA256SUMS names all sources and outputs with their hashes, so that a test tells whether one
-// was changed without the other.
+// was changed without the other. `node build.mjs --check` bundles, changes nothing, and fails where dist/ is
+// another: sums that someone wrote by hand don't help there.
 import { createHash } from "node:crypto";
-import { cpSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { basename } from "node:path";
 import { build } from "esbuild";
 
 const licence = (name, file) =>
@@ -16,7 +18,6 @@ const libraries = [
 ];
 const notice = `/*!\nThis file contains, besides Weir's own code:\n\n${libraries.join("\n\n----\n\n")}\n*/`;
 
-rmSync("dist", { recursive: true, force: true });
 const result = await build({
   entryPoints: { page: "src/main.ts" },
   outdir: "dist",
@@ -28,8 +29,10 @@ const result = await build({
   charset: "utf8",
   banner: { js: notice, css: `/*!\n${libraries[0]}\n*/` },
   metafile: true,
+  write: false,
 });
-cpSync("src/index.html", "dist/index.html");
+const outputs = new Map(result.outputFiles.map(({ path, contents }) => [`dist/${basename(path)}`, Buffer.from(contents)]));
+outputs.set("dist/index.html", readFileSync("src/index.html"));
 
 // Every package in the bundle has to be named in the notice.
 for (const input of Object.keys(result.metafile.inputs)) {
@@ -39,7 +42,19 @@ for (const input of Object.keys(result.metafile.inputs)) {
 
 const fixed = ["build.mjs", "package-lock.json", "package.json", "tsconfig.json"];
 const within = (dir) => readdirSync(dir).map((name) => `${dir}/${name}`);
-const files = [...fixed, ...within("src"), ...within("dist")].sort();
-const sum = (file) => createHash("sha256").update(readFileSync(file)).digest("hex");
-writeFileSync("dist/SHA256SUMS", files.map((file) => `${sum(file)}  ${file}\n`).join(""));
-for (const file of within("dist")) console.log(`${readFileSync(file).length}\t${file}`);
+const files = [...fixed, ...within("src"), ...outputs.keys()].sort();
+const sum = (file) => createHash("sha256").update(outputs.get(file) ?? readFileSync(file)).digest("hex");
+outputs.set("dist/SHA256SUMS", Buffer.from(files.map((file) => `${sum(file)}  ${file}\n`).join("")));
+
+mkdirSync("dist", { recursive: true });
+const there = within("dist");
+const stale = there.filter((file) => !outputs.has(file));
+// What is the same stays as it is: Cargo builds anew whatever was written.
+const changed = [...outputs.keys()].filter((file) => !there.includes(file) || !readFileSync(file).equals(outputs.get(file)));
+if (process.argv.includes("--check")) {
+  if (stale.length + changed.length) throw new Error(`not what the sources make: ${[...stale, ...changed].join(", ")}; \`make web\` makes it`);
+} else {
+  for (const file of stale) rmSync(file);
+  for (const file of changed) writeFileSync(file, outputs.get(file));
+  for (const [file, content] of outputs) console.log(`${content.length}\t${file}`);
+}

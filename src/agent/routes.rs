@@ -39,6 +39,9 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
+/// HTML standard, section 9.2.4.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 /// Answers one request.
 pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
     let path = request.uri().path();
@@ -114,10 +117,17 @@ fn flavor(query: &str) -> Result<Flavor, String> {
 
 /// Live records as server-sent events (HTML standard, section 9.2).
 fn flows<B>(request: &Request<B>, flows: &Flows) -> Answer {
-    let filter = match Filter::from_query(request.uri().query().unwrap_or_default()) {
+    let mut filter = match Filter::from_query(request.uri().query().unwrap_or_default()) {
         Ok(filter) => filter,
         Err(wrong) => return text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
     };
+    // A browser that comes back says so besides its question, which is the one it came with first. An id of
+    // somebody else's is no reason to refuse it for ever.
+    if let Some(had) =
+        request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok())
+    {
+        filter.after = Some(had);
+    }
     if request.method() == Method::HEAD {
         return respond(StatusCode::OK, EVENTS, Bytes::new());
     }

@@ -83,6 +83,7 @@ pub fn run(args: Args) -> Result<()> {
         path_prefix: args.path_prefix,
         slower_than: args.slower_than,
         since: args.since,
+        after: None,
     };
     let colours = match args.color {
         When::Always => true,

@@ -20,8 +20,10 @@ pub struct Browser {
     child: Child,
     to: ChildStdin,
     messages: Receiver<Value>,
-    /// Of the page; none while there is no page yet.
+    /// With the page; none while there is no page yet.
     session: Option<String>,
+    /// A page beside it, once there has to be one.
+    beside: Option<String>,
     last: u64,
     /// What it said unasked.
     events: Vec<Value>,
@@ -30,6 +32,15 @@ pub struct Browser {
 impl Browser {
     /// Starts it in the calling thread's namespaces, with nothing remembered.
     pub fn new(node: &Node) -> Self {
+        Self::start(node, &[])
+    }
+
+    /// One for which a name has another meaning than elsewhere.
+    pub fn resolving(node: &Node, name: &str, address: &str) -> Self {
+        Self::start(node, &[format!("--host-resolver-rules=MAP {name} {address}")])
+    }
+
+    fn start(node: &Node, more: &[String]) -> Self {
         // The protocol is spoken on descriptors 3 and 4.
         let script = r#"exec 3<&0 4>&1; exec chromium "$@" </dev/null >&2"#;
         let mut command = Command::new("sh");
@@ -37,7 +48,7 @@ impl Browser {
         command.args(["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
         command.args(["--no-first-run", "--disable-background-networking", "--hide-scrollbars"]);
         command.arg(format!("--user-data-dir={}", node.path("chromium").display()));
-        command.env("HOME", node.path("")).arg("about:blank");
+        command.args(more).env("HOME", node.path("")).arg("about:blank");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let from = BufReader::new(child.stdout.take().unwrap());
@@ -48,22 +59,32 @@ impl Browser {
             })
         });
         let to = child.stdin.take().unwrap();
-        let mut browser = Self { child, to, messages, session: None, last: 0, events: Vec::new() };
-        let page = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": page["targetId"], "flatten": true });
-        let attached = browser.call("Target.attachToTarget", attach);
-        browser.session = attached["sessionId"].as_str().map(str::to_owned);
+        let (session, beside, events) = (None, None, Vec::new());
+        let mut browser = Self { child, to, messages, session, beside, last: 0, events };
+        browser.session = Some(browser.tab());
         for domain in ["Page", "Runtime", "Log"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
         browser
     }
 
-    /// Calls a method and returns its result.
+    /// Opens a tab in front of all others; returns the session with it.
+    fn tab(&mut self) -> String {
+        let page = self.send(None, "Target.createTarget", json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = self.send(None, "Target.attachToTarget", attach);
+        attached["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    /// Calls a method of the page and returns its result.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.send(self.session.clone(), method, params)
+    }
+
+    fn send(&mut self, session: Option<String>, method: &str, params: Value) -> Value {
         self.last += 1;
         let mut message = json!({ "id": self.last, "method": method, "params": params });
-        if let Some(session) = &self.session {
+        if let Some(session) = session {
             message["sessionId"] = json!(session);
         }
         self.to.write_all(format!("{message}\0").as_bytes()).unwrap();
@@ -110,6 +131,50 @@ impl Browser {
             assert!(Instant::now() < end, "not within {PATIENCE:?}: {expression}\n{}", self.text());
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Goes to another tab.
+    pub fn hide(&mut self) {
+        match self.beside.clone() {
+            None => self.beside = Some(self.tab()),
+            beside => drop(self.send(beside, "Page.bringToFront", json!({}))),
+        }
+        self.eventually("document.hidden");
+    }
+
+    /// And comes back.
+    pub fn show(&mut self) {
+        self.call("Page.bringToFront", json!({}));
+        self.eventually("!document.hidden");
+    }
+
+    /// Presses and releases a key.
+    pub fn press(&mut self, key: &str) {
+        let (code, number, text) = match key {
+            "Tab" => ("Tab", 9, ""),
+            "Enter" => ("Enter", 13, "\r"),
+            " " => ("Space", 32, " "),
+            _ => panic!("no key of this test's: {key}"),
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let mut event =
+                json!({ "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number });
+            if kind == "keyDown" && !text.is_empty() {
+                event["text"] = json!(text);
+            }
+            self.call("Input.dispatchKeyEvent", event);
+        }
+    }
+
+    /// Moves the pointer to the middle of what an expression gives.
+    pub fn point(&mut self, element: &str) {
+        let at = self.value(&format!(
+            "(() => {{ const at = {element}; at.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
+             const box = at.getBoundingClientRect(); \
+             return {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }}; }})()"
+        ));
+        let moved = json!({ "type": "mouseMoved", "x": at["x"], "y": at["y"] });
+        self.call("Input.dispatchMouseEvent", moved);
     }
 
     fn text(&mut self) -> String {

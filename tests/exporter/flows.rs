@@ -21,15 +21,22 @@ use super::{
 /// A client of the stream.
 pub struct Listener {
     lines: BufReader<TcpStream>,
+    /// The id of the last event that had one.
+    id: String,
 }
 
 impl Listener {
     /// Listens, and returns once records will come.
     pub fn new(query: &str) -> Self {
+        Self::with(query, "")
+    }
+
+    /// The same with more lines of a head.
+    fn with(query: &str, lines: &str) -> Self {
         let mut stream = connect(Agent::address());
         // HTTP/1.0 knows no chunks: what comes is the events themselves.
-        write!(stream, "GET /api/flows{query} HTTP/1.0\r\n\r\n").unwrap();
-        let mut listener = Self { lines: BufReader::new(stream) };
+        write!(stream, "GET /api/flows{query} HTTP/1.0\r\n{lines}\r\n").unwrap();
+        let mut listener = Self { lines: BufReader::new(stream), id: String::new() };
         while listener.line().unwrap() != ": listening" {}
         listener
     }
@@ -52,6 +59,8 @@ impl Listener {
             let line = self.line().expect("the stream ended");
             if let Some(event) = line.strip_prefix("event: ") {
                 event.clone_into(&mut name);
+            } else if let Some(id) = line.strip_prefix("id: ") {
+                id.clone_into(&mut self.id);
             } else if let Some(data) = line.strip_prefix("data: ") {
                 return (name, serde_json::from_str(data).unwrap());
             }
@@ -75,10 +84,14 @@ impl Listener {
 }
 
 fn http(method: &str, path: &str, status: u16) -> Value {
-    json!({
+    let mut flow = json!({
         "namespace": "shop", "pod": "web", "role": "server", "protocol": "http", "version": "1.1",
         "method": method, "path": path, "status": status, "port": 80,
-    })
+    });
+    if status >= 500 {
+        flow["failed"] = json!(true);
+    }
+    flow
 }
 
 #[test]
@@ -104,6 +117,8 @@ fn each_request_is_told_with_its_path_and_status() {
             stream.write_all(piece).unwrap();
             thread::sleep(Duration::from_millis(20));
         }
+        // An answer that nobody reads is a reset for the server.
+        traffic::answers(&mut stream, 1);
         request(&mut stream, b"GET /500 HTTP/1.1\r\n\r\n");
     });
     let mut expected = http("GET", "/a/200", 200);
@@ -247,6 +262,59 @@ fn who_comes_later_gets_what_was_recorded_for_others() {
         for listener in [&mut late, &mut early] {
             assert_eq!(listener.flow(), http("GET", "/2/200", 200));
         }
+    });
+}
+
+#[test]
+fn who_was_cut_off_goes_on_behind_the_last_record_that_it_had() {
+    let node = Node::new("flows-resume");
+    let web = Served::new(&node, "web");
+    let _agent = node.agent();
+    let mut early = Listener::new("");
+    thread::scope(|scope| {
+        scope.spawn(|| web.answer_statuses());
+        let mut stream = traffic::connect();
+        let mut ids = Vec::new();
+        for at in 0..3 {
+            request(&mut stream, format!("GET /{at}/200 HTTP/1.1\r\n\r\n").as_bytes());
+            assert_eq!(early.flow()["path"], format!("/{at}/200"));
+            ids.push(early.id.clone());
+        }
+        let first = |mut listener: Listener| listener.flow()["path"].as_str().unwrap().to_owned();
+        // As asked, and as a browser says it, who asks again what it asked first.
+        assert_eq!(first(Listener::new(&format!("?since=1m&after={}", ids[0]))), "/1/200");
+        let header = format!("Last-Event-ID: {}\r\n", ids[1]);
+        assert_eq!(
+            first(Listener::with(&format!("?since=1m&after={}", ids[0]), &header)),
+            "/2/200"
+        );
+        // Of another agent, or nobody's: then the time decides.
+        let number = ids[2].split_once('-').unwrap().1;
+        assert_eq!(first(Listener::new(&format!("?since=1m&after=1f-{number}"))), "/0/200");
+        assert_eq!(first(Listener::with("?since=1m", "Last-Event-ID: \"<\u{e9}\r\n")), "/0/200");
+        assert_eq!(get("/api/flows?after=7").status, 400);
+
+        // More than are kept, of which whoever was away is told how many those are.
+        let (more, head) = (5_000, "GET /200 HTTP/1.1\r\n\r\n");
+        for _ in (0..more).step_by(40) {
+            stream.write_all(head.repeat(40).as_bytes()).unwrap();
+            traffic::answers(&mut stream, 40);
+            (0..40).for_each(|_| assert_eq!(early.event().0, ""));
+        }
+        let mut late = Listener::new(&format!("?after={}", ids[2]));
+        let (name, lost) = late.event();
+        assert_eq!((&*name, &lost["where"]), ("lost", &json!("away")));
+        assert_eq!(lost["records"], more - 4_096);
+        // Of the kept, too, what has no room in the queue of one client is counted.
+        let mut told = 0;
+        while told < 4_096 {
+            told += match late.event() {
+                (name, lost) if name == "lost" => lost["records"].as_u64().unwrap(),
+                _ => 1,
+            };
+        }
+        assert_eq!(told, 4_096);
+        drop(stream);
     });
 }
 

@@ -77,42 +77,32 @@ export interface Flow {
   peer_namespace?: string;
   peer_pod?: string;
   trace_id?: string;
+  /** As the agent counts failures; left out where it is none. */
+  failed?: true;
 }
 
 /** How a pod is called everywhere. Neither part can hold a slash. */
 export const label = (name: Name): string => (name.namespace ? `${name.namespace}/${name.pod}` : name.pod);
-
-const FAILED_GRPC = ["2", "4", "12", "13", "14", "15"];
-const FAILED_OUTCOMES = ["error", "no_response"];
-
-/** As the agent counts failures. */
-export function failed(flow: Flow): boolean {
-  return (
-    flow.error !== undefined ||
-    (flow.status ?? 0) >= 500 ||
-    FAILED_GRPC.includes(flow.grpc_status ?? "") ||
-    FAILED_OUTCOMES.includes(flow.outcome ?? "") ||
-    !["NOERROR", "NXDOMAIN"].includes(flow.rcode ?? "NOERROR")
-  );
-}
 
 /** Whether things are as they should be, and if not, why. */
 export type Health = (state: "live" | "waiting" | "broken", why: string) => void;
 
 const EVERY_MS = 1000;
 const PATIENCE_MS = 8000;
+const SILENT = "the agent does not answer";
 
 /** Asks for the pods once a second while somebody looks. */
 export function pollPods(got: (overview: Overview) => void, health: Health): void {
   const ask = async () => {
     if (!document.hidden) {
       try {
-        const answer = await fetch("api/pods", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
-        if (!answer.ok) throw new Error((await answer.text()).trim());
-        got((await answer.json()) as Overview);
+        const overview = await askOnce();
         health("live", "");
+        got(overview);
       } catch (error) {
-        health("broken", error instanceof TypeError ? "the agent does not answer" : String((error as Error).message));
+        // What `got` throws is a fault of this page, and no word about the agent.
+        if (error instanceof Unanswered) health("broken", error.message);
+        else reportError(error);
       }
     }
     setTimeout(ask, EVERY_MS);
@@ -120,13 +110,35 @@ export function pollPods(got: (overview: Overview) => void, health: Health): voi
   void ask();
 }
 
+class Unanswered extends Error {}
+
+async function askOnce(): Promise<Overview> {
+  let answer: Response;
+  let text: string;
+  try {
+    answer = await fetch("api/pods", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
+    text = await answer.text();
+  } catch {
+    throw new Unanswered(SILENT);
+  }
+  if (!answer.ok) throw new Unanswered(text.trim() || `the agent answers with ${answer.status}`);
+  try {
+    return JSON.parse(text) as Overview;
+  } catch {
+    throw new Unanswered("what answers here is no agent");
+  }
+}
+
 /**
  * Listens to events while somebody looks: nobody else should pay for the records that they are made of.
- * A stream that was refused says why, and is asked for again.
+ * A stream that was refused says why, and is asked for again. One that broke off, or that nobody looked at
+ * for a while, goes on behind the last event that it had.
  */
 export class Stream {
   #source: EventSource | null = null;
   #retry: ReturnType<typeof setTimeout> | undefined;
+  /** The id of the last event, or empty. */
+  #had = "";
 
   constructor(
     private url: string,
@@ -134,22 +146,36 @@ export class Stream {
     private readonly health: Health,
     private readonly lost: (data: string) => void = () => {},
   ) {
-    document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#close() : this.#open()));
     // A page that waits to be gone back to would hold its place among the listeners.
-    addEventListener("pagehide", () => this.close());
-    addEventListener("pageshow", () => this.#source ?? this.open());
+    addEventListener("pagehide", () => this.#close());
+    addEventListener("pageshow", () => this.#source ?? this.#open());
   }
 
   /** Begins, or begins anew with another question. */
-  open(url = this.url): void {
-    this.close();
+  begin(url = this.url): void {
     this.url = url;
+    this.#had = "";
+    this.#open();
+  }
+
+  /** What the browser asks by itself when it comes back to a stream; asked anew, it has to be told. */
+  #question(): string {
+    if (!this.#had) return this.url;
+    return `${this.url}${this.url.includes("?") ? "&" : "?"}after=${encodeURIComponent(this.#had)}`;
+  }
+
+  #open(): void {
+    this.#close();
     if (document.hidden) return;
     this.health("waiting", "");
-    const source = new EventSource(url);
+    const source = new EventSource(this.#question());
     this.#source = source;
     source.onopen = () => this.health("live", "");
-    source.onmessage = (event: MessageEvent<string>) => this.take(event.data);
+    source.onmessage = (event: MessageEvent<string>) => {
+      this.#had = event.lastEventId;
+      this.take(event.data);
+    };
     source.addEventListener("lost", (event) => this.lost((event as MessageEvent<string>).data));
     source.onerror = () => {
       this.health("waiting", "");
@@ -158,7 +184,7 @@ export class Stream {
     };
   }
 
-  close(): void {
+  #close(): void {
     clearTimeout(this.#retry);
     this.#source?.close();
     this.#source = null;
@@ -167,9 +193,9 @@ export class Stream {
   async #refused(source: EventSource): Promise<void> {
     const asked = new AbortController();
     let retry = true;
-    let why = "the agent does not answer";
+    let why = SILENT;
     try {
-      const answer = await fetch(this.url, { signal: asked.signal });
+      const answer = await fetch(this.#question(), { signal: asked.signal });
       why = answer.ok ? "" : (await answer.text()).trim();
       retry = answer.status !== 400;
     } catch {
@@ -178,6 +204,6 @@ export class Stream {
     asked.abort();
     if (this.#source !== source) return;
     if (why) this.health("broken", why);
-    if (retry) this.#retry = setTimeout(() => this.open(), 2000);
+    if (retry) this.#retry = setTimeout(() => this.#open(), 2000);
   }
 }

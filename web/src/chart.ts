@@ -59,7 +59,6 @@ function powers(_: uPlot, __: number, min: number, max: number): number[] {
 /** A plot of the last minutes in `parent`, as wide as that is. */
 export class Chart {
   #plot: uPlot;
-  #data: uPlot.AlignedData = [[]];
 
   constructor(
     parent: HTMLElement,
@@ -90,8 +89,7 @@ export class Chart {
   }
 
   set(times: number[], lines: (number | null)[][]): void {
-    this.#data = [times, ...lines];
-    this.#plot.setData(this.#data);
+    this.#plot.setData([times, ...lines]);
     // Where nobody points, the legend tells of now.
     if ((this.#plot.cursor.idx ?? null) === null) this.#plot.setLegend({ idx: times.length - 1 });
   }
@@ -132,5 +130,11 @@ export class Spark {
 
   set(times: number[], values: (number | null)[]): void {
     this.#plot.setData([times, values]);
+  }
+
+  /** Nothing else ends it: the window and a media query know every plot, and with it its canvas and its cell. */
+  destroy(): void {
+    this.#plot.destroy();
+    this.element.remove();
   }
 }

@@ -1,7 +1,7 @@
 // Exchanges added up by what was asked, so that the slow one stands out: of those that came since the
 // filters were set, as the serving end saw them, or the asking one where the server is no pod of this node.
 
-import { failed, label, type Flow } from "./api";
+import { label, type Flow } from "./api";
 import { el } from "./dom";
 import { rate, seconds, share } from "./format";
 
@@ -80,7 +80,7 @@ export class Endpoints {
       else endpoint.durations[endpoint.count % DURATIONS] = flow.duration_seconds;
     }
     endpoint.count += 1;
-    if (failed(flow)) endpoint.failed += 1;
+    if (flow.failed) endpoint.failed += 1;
   }
 
   /** From the slowest on. */

@@ -1,6 +1,6 @@
 // The newest exchanges, through the same filters as `weir observe`; the agent does the filtering.
 
-import { Stream, failed, label, type Flow, type Health } from "./api";
+import { Stream, label, type Flow, type Health } from "./api";
 import { Endpoints } from "./endpoints";
 import { byId, el, setText } from "./dom";
 import { clock, seconds } from "./format";
@@ -8,11 +8,18 @@ import { clock, seconds } from "./format";
 /** Rows; what came before them is gone. */
 const ROWS = 200;
 
-/** Read at a time; what is beyond that in a flood is counted, but not looked at. */
+/** Read at a time; what is beyond that in a flood or a pause is counted, but not looked at. */
 const READ = 1000;
 
 /** Between two changes of what is shown: nobody reads faster. */
 const PACE_MS = 250;
+
+/** The exchanges one by one, and added up. */
+const VIEWS = ["flow-list", "endpoint-list"];
+
+/** Where records were lost (docs/operate.md). */
+const NONE = { ring: 0, client: 0, away: 0 };
+type Place = keyof typeof NONE;
 
 /** Filter by name of the query parameter. */
 const FILTERS = ["pod", "protocol", "status", "path_prefix", "slower_than"] as const;
@@ -44,7 +51,7 @@ function row(flow: Flow, select: (name: string) => void): HTMLTableRowElement {
     el("td", { class: "name", title: flow.peer ?? "" }, flow.peer_pod === undefined ? peer : press(peer)),
     el("td", {}, el("span", { class: `tag ${flow.protocol}` }, flow.protocol)),
     el("td", { class: "request", title: `${flow.host ?? ""} ${request(flow)}`.trim() }, request(flow)),
-    el("td", {}, el("span", { class: `status ${failed(flow) ? "bad" : status === 4 ? "warn" : "good"}` }, answer(flow))),
+    el("td", {}, el("span", { class: `status ${flow.failed ? "bad" : status === 4 ? "warn" : "good"}` }, answer(flow))),
     el("td", { class: "number" }, seconds(flow.duration_seconds)),
     el("td", { class: "trace", title: flow.trace_id ?? "" }, flow.trace_id?.slice(0, 8) ?? ""),
   );
@@ -56,7 +63,7 @@ export class Flows {
   #endpoints = new Endpoints();
   #unread = 0;
   #total = 0;
-  #lost = { ring: 0, client: 0 };
+  #lost = { ...NONE };
   #paused = false;
   #body = byId("flow-rows");
   #stream: Stream;
@@ -82,7 +89,7 @@ export class Flows {
       for (const filter of FILTERS) this.#input(filter).value = "";
       this.begin();
     });
-    for (const view of ["flow-list", "endpoint-list"]) {
+    for (const view of VIEWS) {
       byId(`show-${view}`).addEventListener("click", () => this.#view(view));
     }
     setInterval(() => this.#show(), PACE_MS);
@@ -93,11 +100,11 @@ export class Flows {
     this.#waiting = [];
     this.#total = 0;
     this.#unread = 0;
-    this.#lost = { ring: 0, client: 0 };
+    this.#lost = { ...NONE };
     this.#endpoints.clear();
     byId("endpoint-rows").replaceChildren();
     this.#body.replaceChildren();
-    this.#stream.open(this.#url());
+    this.#stream.begin(this.#url());
   }
 
   /** Shows this pod's alone, or with an empty name everybody's. */
@@ -123,7 +130,7 @@ export class Flows {
 
   /** The exchanges one by one, or added up. */
   #view(shown: string): void {
-    for (const view of ["flow-list", "endpoint-list"]) {
+    for (const view of VIEWS) {
       byId(view).hidden = view !== shown;
       byId(`show-${view}`).setAttribute("aria-pressed", String(view === shown));
     }
@@ -131,6 +138,8 @@ export class Flows {
   }
 
   #pause(): void {
+    // What came before stands in the rows then.
+    this.#read();
     this.#paused = !this.#paused;
     byId("flow-pause").setAttribute("aria-pressed", String(this.#paused));
     setText(byId("flow-pause"), this.#paused ? "Go on" : "Pause");
@@ -138,7 +147,6 @@ export class Flows {
 
   #take(data: string): void {
     this.#total += 1;
-    if (this.#paused) return;
     this.#waiting.push(data);
     if (this.#waiting.length >= 2 * READ) {
       this.#waiting.splice(0, READ);
@@ -147,25 +155,35 @@ export class Flows {
   }
 
   #miss(data: string): void {
-    const { records, where } = JSON.parse(data) as { records: number; where: "ring" | "client" };
+    const { records, where } = JSON.parse(data) as { records: number; where: Place };
     this.#lost[where] += records;
   }
 
-  #show(): void {
+  /** Whether somebody points at the rows, or is among them by keyboard: what one aims at has to keep its place. */
+  #heeded(): boolean {
+    return this.#body.children.length > 0 && VIEWS.some((view) => byId(view).matches(":hover, :focus-visible, :has(:focus-visible)"));
+  }
+
+  #read(): void {
     const waiting = this.#waiting.splice(0);
     this.#unread += Math.max(waiting.length - READ, 0);
     const fresh = waiting.slice(-READ).map((data) => JSON.parse(data) as Flow);
-    if (fresh.length && !this.#paused) {
-      for (const flow of fresh) this.#endpoints.add(flow);
-      this.#body.prepend(...fresh.slice(-ROWS).map((flow) => row(flow, this.select)).reverse());
-      while (this.#body.children.length > ROWS) this.#body.lastElementChild?.remove();
-      if (!byId("endpoint-list").hidden) byId("endpoint-rows").replaceChildren(...this.#endpoints.rows());
-    }
+    if (!fresh.length) return;
+    for (const flow of fresh) this.#endpoints.add(flow);
+    this.#body.prepend(...fresh.slice(-ROWS).map((flow) => row(flow, this.select)).reverse());
+    while (this.#body.children.length > ROWS) this.#body.lastElementChild?.remove();
+    if (!byId("endpoint-list").hidden) byId("endpoint-rows").replaceChildren(...this.#endpoints.rows());
+  }
+
+  #show(): void {
+    if (!this.#paused && !this.#heeded()) this.#read();
     const notes = [`${this.#total} seen`];
+    if (this.#waiting.length) notes.push(`${this.#waiting.length} wait ${this.#paused ? "for the pause to end" : "while you are at the rows"}`);
     if (this.#total > ROWS) notes.push(`the newest ${ROWS} shown`);
-    if (this.#unread) notes.push(`${this.#unread} too fast to be looked at`);
+    if (this.#unread) notes.push(`${this.#unread} not looked at`);
     if (this.#lost.ring) notes.push(`${this.#lost.ring} lost in the kernel's ring`);
     if (this.#lost.client) notes.push(`${this.#lost.client} lost on the way here`);
+    if (this.#lost.away) notes.push(`${this.#lost.away} passed while nobody looked`);
     setText(byId("flow-note"), notes.join(" · "));
     byId("no-flows").hidden = this.#body.children.length > 0;
   }

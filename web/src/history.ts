@@ -3,7 +3,10 @@
 import { KINDS, SIDES, label, type Kind, type Overview, type Pod, type Side } from "./api";
 
 /** Seconds that are kept. */
-export const LENGTH = 300;
+const LENGTH = 300;
+
+/** After so many seconds without an answer nobody knows what was in between. */
+const GAP = 3;
 
 const FACTS = ["rate", "error_rate", "p50_seconds", "p99_seconds"] as const;
 export type Fact = (typeof FACTS)[number];
@@ -29,8 +32,12 @@ export class History {
 
   add(overview: Overview, at: number): void {
     const there = new Set([ALL]);
-    this.#times[this.#next] = at;
-    for (const ring of this.#pods.values()) for (let s = 0; s < SERIES.length; s += 1) ring[s * LENGTH + this.#next] = NaN;
+    const last = this.#times[(this.#next - 1 + LENGTH) % LENGTH] ?? NaN;
+    if (at - last > GAP) {
+      this.#blank((last + at) / 2);
+      this.#turn();
+    }
+    this.#blank(at);
     for (const pod of overview.pods) {
       there.add(label(pod));
       this.#write(label(pod), (side, kind, fact) => pod[side][kind][fact], pod.network.rx_rate, pod.network.tx_rate);
@@ -38,7 +45,7 @@ export class History {
     this.#write(ALL, (side, kind, fact) => together(overview.pods, side, kind, fact),
       sum(overview.pods.map((pod) => pod.network.rx_rate)), sum(overview.pods.map((pod) => pod.network.tx_rate)));
     for (const name of this.#pods.keys()) if (!there.has(name)) this.#pods.delete(name);
-    this.#next = (this.#next + 1) % LENGTH;
+    this.#turn();
   }
 
   /** Seconds since the epoch, oldest first. */
@@ -50,6 +57,16 @@ export class History {
   values(pod: string, series: Series, last = LENGTH): (number | null)[] {
     const ring = this.#pods.get(pod);
     return ring ? this.#unroll(ring, (PLACE.get(series) ?? 0) * LENGTH, last) : new Array<null>(this.#count(last)).fill(null);
+  }
+
+  #turn(): void {
+    this.#next = (this.#next + 1) % LENGTH;
+  }
+
+  /** A second of which nothing is known: lines break there. */
+  #blank(at: number): void {
+    this.#times[this.#next] = at;
+    for (const ring of this.#pods.values()) for (let s = 0; s < SERIES.length; s += 1) ring[s * LENGTH + this.#next] = NaN;
   }
 
   #count(last: number): number {

@@ -69,6 +69,10 @@ function main(): void {
     graph.mark(name);
     flows.only(name);
   };
+  // A fault of the page's own is told as one; what has no error is a remark of the browser's.
+  addEventListener("error", ({ error }) => {
+    if (error instanceof Error) healthOf("page")("broken", `this page failed (${error.message}): load it anew`);
+  });
   addEventListener("hashchange", follow);
   byId("unselect").addEventListener("click", () => choose(""));
   theme(() => {
@@ -78,7 +82,7 @@ function main(): void {
   setText(byId("node"), location.host);
   follow();
   flows.begin();
-  services.open();
+  services.begin();
   pollPods((overview) => {
     history.add(overview, Date.now() / 1000);
     tiles(overview);

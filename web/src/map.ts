@@ -129,6 +129,7 @@ export class ServiceGraph {
       setText(note, served > 0 ? `${rate(served)}/s${errors > 0 ? ` · ${share(errors, served)} failed` : ""}` : name === OUTSIDE ? "not of this node" : "asks only");
       group.classList.toggle("bad", errors > 0);
       group.classList.toggle("selected", name === this.#selected);
+      if (name !== OUTSIDE) group.setAttribute("aria-pressed", String(name === this.#selected));
     }
     const hidden = this.#selected ? 0 : this.#links.size - links.length;
     const notes = [hidden > 0 ? `${hidden} quieter pairs not drawn` : "", leftOut > 0 ? `${leftOut} exchanges left out` : ""];
@@ -137,6 +138,7 @@ export class ServiceGraph {
   }
 
   #arrange(links: [string, Link][]): void {
+    const focused = [...this.#nodes].find(([, { group }]) => group === document.activeElement)?.[0];
     this.#drawn.clear();
     this.#nodes.clear();
     byId("map-drawing").replaceChildren();
@@ -154,6 +156,7 @@ export class ServiceGraph {
     const edges = links.map(([key, link]) => this.#edge(key, graph.edge({ v: link.from, w: link.to, name: key }) as unknown as { points: Point[] } & Point));
     const nodes = graph.nodes().map((name) => this.#node(name, graph.node(name) as unknown as Point));
     byId("map-drawing").replaceChildren(...edges, ...nodes);
+    if (focused !== undefined) this.#nodes.get(focused)?.group.focus({ preventScroll: true });
   }
 
   #edge(key: string, { points, x, y }: { points: Point[] } & Point): SVGGElement {
@@ -161,7 +164,7 @@ export class ServiceGraph {
     const path = svg("path", { attributes: { d: curve(points), "marker-end": "url(#arrow)" } }) as SVGPathElement;
     const text = svg("text", { attributes: { x: `${x}`, y: `${y + 4}` } }) as SVGTextElement;
     this.#drawn.set(key, { path, text, title });
-    return svg("g", { class: "edge" }, title, path, text);
+    return svg("g", { class: "edge", attributes: { role: "img" } }, title, path, text);
   }
 
   #fill(key: string, link: Link): void {
@@ -183,6 +186,12 @@ export class ServiceGraph {
   #node(name: string, { x, y }: Point): SVGGElement {
     const outside = name === OUTSIDE;
     const press = () => this.select(this.#selected === name ? "" : name);
+    const key = (event: Event) => {
+      if (!["Enter", " "].includes((event as KeyboardEvent).key)) return;
+      // Space would scroll.
+      event.preventDefault();
+      press();
+    };
     const at = { x: `${x - WIDTH / 2}`, y: `${y - HEIGHT / 2}`, width: `${WIDTH}`, height: `${HEIGHT}`, rx: "7" };
     const centre = (dy: number) => ({ x: `${x}`, y: `${y + dy}` });
     const note = svg("text", { class: "note", attributes: centre(14) });
@@ -194,7 +203,7 @@ export class ServiceGraph {
             class: "node",
             data: { pod: name },
             attributes: { tabindex: "0", role: "button" },
-            on: { click: press, keydown: (event) => (event as KeyboardEvent).key === "Enter" && press() },
+            on: { click: press, keydown: key },
           },
       svg("title", {}, shownName(name)),
       svg("rect", { attributes: at }),

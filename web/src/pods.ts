@@ -3,7 +3,7 @@
 import { KINDS, label, type Pod, type PodSide } from "./api";
 import { Spark } from "./chart";
 import { byId, el, setText } from "./dom";
-import { bytes, rate, seconds } from "./format";
+import { UNKNOWN, bytes, rate, seconds } from "./format";
 import { History, most, sum } from "./history";
 
 /** A side's kinds together. */
@@ -90,7 +90,7 @@ export class Pods {
         const id = head.dataset["sort"] ?? "";
         this.#reverse = this.#sort === id && !this.#reverse;
         this.#sort = id;
-        this.#show();
+        this.#show(true);
       });
     }
     byId<HTMLInputElement>("pod-filter").addEventListener("input", (event) => {
@@ -115,25 +115,38 @@ export class Pods {
     this.#show();
   }
 
-  #show(): void {
+  /** Whether somebody points at the rows, or is among them by keyboard: what one aims at has to keep its place. */
+  #heeded(): boolean {
+    return this.#body.matches(":hover, :has(:focus-visible)");
+  }
+
+  #show(sorted = !this.#heeded()): void {
     const column = COLUMNS.find((one) => one.id === this.#sort) ?? COLUMNS[0]!;
     const rows = this.#rows.filter((row) => row.name.toLowerCase().includes(this.#filter));
     rows.sort((a, b) => compare(column, a, b) * (this.#reverse ? -1 : 1) || NAMES.compare(a.name, b.name));
+    if (!sorted) {
+      const places = new Map([...this.#body.children].map((line, at) => [(line as HTMLElement).dataset["pod"], at]));
+      const place = (row: Row) => places.get(row.name) ?? places.size;
+      rows.sort((a, b) => place(a) - place(b));
+    }
     const times = this.history.times(60);
     const keep = new Set(rows.map((row) => row.name));
-    for (const [name, { line }] of this.#shown) {
+    for (const [name, { line, spark }] of this.#shown) {
       if (!keep.has(name)) {
         line.remove();
+        spark?.destroy();
         this.#sight.unobserve(line);
         this.#shown.delete(name);
       }
     }
+    // An element that is moved loses the focus.
+    const focused = this.#body.contains(document.activeElement) ? (document.activeElement as HTMLElement) : null;
     rows.forEach((row, at) => {
       const shown = this.#shown.get(row.name) ?? this.#add(row.name);
-      // Moving an element that is in its place would take the focus from it.
       if (this.#body.children[at] !== shown.line) this.#body.insertBefore(shown.line, this.#body.children[at] ?? null);
       this.#fill(shown, row, times);
     });
+    if (document.activeElement !== focused) focused?.focus({ preventScroll: true });
     for (const head of this.#heads) {
       const here = head.dataset["sort"] === this.#sort;
       const down = (this.#sort === "name") === this.#reverse;
@@ -162,7 +175,7 @@ export class Pods {
       const text = column.text(row);
       setText(cell, text);
       cell.classList.toggle("bad", column.bad?.(row) ?? false);
-      cell.classList.toggle("none", text === "–" || text === "0" || text === "0 B");
+      cell.classList.toggle("none", text === UNKNOWN || text === "0" || text === "0 B");
     });
     line.classList.toggle("selected", row.name === this.#selected);
     line.classList.toggle("uncounted", !row.pod.counted);

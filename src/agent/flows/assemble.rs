@@ -66,6 +66,7 @@ impl Assembly {
             flow.operation = Some(word(labels::db_operation(record.method.into())));
             flow.outcome = Some(word(labels::db_outcome(record.code.into())));
         }
+        flow.failed = flow.fails();
         Some(flow)
     }
 }
@@ -219,7 +220,7 @@ mod tests {
         let flow = Assembly::new().take(&ended, b"").unwrap();
         let expected = serde_json::json!({
             "time": "", "namespace": "", "pod": "", "role": "client", "protocol": "redis",
-            "operation": "HGETALL", "outcome": "error", "duration_seconds": 0.0015,
+            "operation": "HGETALL", "outcome": "error", "failed": true, "duration_seconds": 0.0015,
         });
         assert_eq!(serde_json::to_value(&flow).unwrap(), expected);
         ended.duration_ns = u64::MAX;

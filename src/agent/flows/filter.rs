@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::flow::Flow;
+use super::{flow::Flow, id::Id};
 
 /// Statuses: one, or all of a hundred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct Filter {
     pub slower_than: Option<Duration>,
     /// That were recorded before, so long ago at most, for an earlier listener.
     pub since: Option<Duration>,
+    /// That the agent told of after this one; `since` is of no account then, unless another agent told of it.
+    pub after: Option<Id>,
 }
 
 impl Filter {
@@ -127,9 +129,10 @@ impl Filter {
                 "path_prefix" => filter.path_prefix = Some(value.into_owned()),
                 "slower_than" => filter.slower_than = Some(duration(&value)?),
                 "since" => filter.since = Some(duration(&value)?),
+                "after" => filter.after = Some(value.parse()?),
                 _ => {
                     return Err(format!(
-                        "{key:?} is no filter: there are pod, protocol, status, path_prefix, slower_than and since"
+                        "{key:?} is no filter: there are pod, protocol, status, path_prefix, slower_than, since and after"
                     ));
                 }
             }
@@ -153,6 +156,7 @@ impl Filter {
         add("path_prefix", self.path_prefix.clone());
         add("slower_than", span(self.slower_than));
         add("since", span(self.since));
+        add("after", self.after.map(|id| id.to_string()));
         query.finish()
     }
 }
@@ -231,6 +235,7 @@ mod tests {
             ("status=xx", "xx"),
             ("slower_than=100", "100ms"),
             ("since=-1s", "-1s"),
+            ("after=1", "1"),
         ] {
             let said = Filter::from_query(query).unwrap_err();
             assert!(said.contains(named), "{query}: {said}");
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_filter_survives_its_query_string() {
-        let query = "pod=a%2Fb&protocol=dns&status=4xx&path_prefix=%2F%C3%A9+%26&slower_than=1m+30s&since=5m";
+        let query = "pod=a%2Fb&protocol=dns&status=4xx&path_prefix=%2F%C3%A9+%26&slower_than=1m+30s&since=5m&after=1f-7";
         let filter = Filter::from_query(query).unwrap();
         assert_eq!(filter.path_prefix.as_deref(), Some("/é &"));
         assert_eq!(Filter::from_query(&filter.to_query()), Ok(filter));

@@ -98,15 +98,18 @@ pub struct Flow {
     /// The span that sent the request, 16 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<String>,
+    /// Whether it failed: 5xx or no complete response, of gRPC the codes that OpenTelemetry counts as
+    /// a server's errors, of DNS any code but NOERROR and NXDOMAIN, of databases an error or no answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// Whether the caller records its trace.
     #[serde(skip)]
     pub sampled: bool,
 }
 
 impl Flow {
-    /// Whether it failed: 5xx or no complete response, of gRPC the codes that OpenTelemetry counts as
-    /// a server's errors, of DNS any code but NOERROR and NXDOMAIN, of databases an error or no answer.
-    pub fn failed(&self) -> bool {
+    /// Whether what it has of an answer makes it [`failed`](Self::failed).
+    pub fn fails(&self) -> bool {
         let grpc = |status: &Word| matches!(&**status, "2" | "4" | "12" | "13" | "14" | "15");
         let dns = |rcode: &Word| !matches!(&**rcode, "NOERROR" | "NXDOMAIN");
         let db = |outcome: &Word| matches!(&**outcome, "error" | "no_response");
@@ -123,7 +126,8 @@ impl Flow {
 pub struct Lost {
     /// How many.
     pub records: u64,
-    /// `ring`: the agent was too slow for the traffic; `client`: this client was.
+    /// `ring`: the agent was too slow for the traffic; `client`: this client was; `away`: more than the agent keeps
+    /// came while this client was away, whether it wanted them or not.
     #[serde(rename = "where")]
     pub place: Word,
 }

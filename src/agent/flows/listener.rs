@@ -16,8 +16,8 @@ use super::{
     Hub,
     assemble::{self, Assembly, rfc3339},
     flow::Flow,
+    id::Id,
     peers::Peers,
-    queue::event,
     services::Services,
 };
 use crate::{
@@ -70,6 +70,8 @@ pub struct Listener {
     peers: Peers,
     services: Services,
     kept: VecDeque<(SystemTime, Flow)>,
+    /// Of the oldest that is kept, or if none is, of the next.
+    oldest: Id,
     said: String,
 }
 
@@ -78,7 +80,8 @@ impl Listener {
     pub fn new(hub: Arc<Hub>, state_dir: PathBuf, bpf_dir: PathBuf) -> Self {
         let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
         let (peers, services) = (Peers::new(state_dir), Services::new());
-        Self { hub, bpf_dir, names, peers, services, kept, said }
+        let oldest = Id::first(SystemTime::now());
+        Self { hub, bpf_dir, names, peers, services, kept, oldest, said }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -109,7 +112,7 @@ impl Listener {
                 self.map(now);
             }
             if let (Ok(()), Some((records, lost))) = (&done, &mut ring) {
-                self.hub.welcome(&self.kept);
+                self.hub.welcome(&self.kept, self.oldest);
                 done = self.sweep(records, lost, inbox).map(|found| busy = found > MUCH);
             }
             if done.is_err() {
@@ -190,7 +193,7 @@ impl Listener {
             }
             wanted.push((time, flow));
         }
-        self.hub.give(&wanted, |flow| event(None, flow));
+        self.hub.give(&wanted, self.oldest.plus(self.kept.len()));
         if total > *before {
             let missed = total - *before;
             self.hub.for_each(|queue| queue.miss(missed));
@@ -244,10 +247,11 @@ impl Listener {
     }
 
     fn keep(&mut self, flows: Vec<(SystemTime, Flow)>) {
+        let over = (self.kept.len() + flows.len()).saturating_sub(KEPT);
+        self.oldest = self.oldest.plus(over);
         let surplus = flows.len().saturating_sub(KEPT);
+        self.kept.drain(..over.saturating_sub(surplus));
         self.kept.extend(flows.into_iter().skip(surplus));
-        let surplus = self.kept.len().saturating_sub(KEPT);
-        self.kept.drain(..surplus);
     }
 
     /// Logs what changed.

@@ -26,6 +26,7 @@ pub mod flow;
 mod head;
 mod heads;
 mod hello;
+pub mod id;
 mod listener;
 mod peers;
 mod question;
@@ -34,9 +35,10 @@ mod services;
 mod trace;
 
 use filter::Filter;
-use flow::Flow;
+use flow::{Flow, Lost};
+use id::Id;
 pub use queue::Events;
-use queue::{Queue, event};
+use queue::{Queue, event, record};
 use services::Map;
 
 /// Clients at a time.
@@ -88,6 +90,33 @@ impl Client {
     fn wants_services(&self) -> bool {
         matches!(self.wanted, Wanted::Services)
     }
+
+    /// How many records there were from the last that it has had to this one; none of one who begins anew.
+    fn behind(&self, id: Id) -> Option<i64> {
+        match &self.wanted {
+            Wanted::Flows(filter) => id.since(filter.after?),
+            Wanted::Services => None,
+        }
+    }
+
+    /// Gives it what it wants of the records that are kept, of which the oldest is `oldest`, and says how many
+    /// had to make room since it was here.
+    fn welcome(&mut self, kept: &VecDeque<(SystemTime, Flow)>, oldest: Id) {
+        self.welcomed = true;
+        self.queue.remark(b": listening\n\n");
+        let gone = self.behind(oldest).map_or(0, |behind| behind - 1);
+        if let Some(records) = u64::try_from(gone).ok().filter(|records| *records > 0) {
+            self.queue.push(&event(Some("lost"), &Lost { records, place: "away".into() }));
+        }
+        for (at, (time, flow)) in kept.iter().enumerate() {
+            let id = oldest.plus(at);
+            let new = self.behind(id).map_or(*time >= self.from, |behind| behind > 0);
+            if new && self.wants(flow) {
+                self.queue.push(&record(id, flow));
+            }
+        }
+        self.queue.wake();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -133,14 +162,14 @@ impl Hub {
         !clients.closed && (self.finds.always() || !clients.listening.is_empty())
     }
 
-    /// Gives each client the records that it wants, written once for all of them.
-    fn give(&self, flows: &[(SystemTime, Flow)], write: impl Fn(&Flow) -> Vec<u8>) {
+    /// Gives each client the records that it wants, written once for all of them; the first one's id is `first`.
+    fn give(&self, flows: &[(SystemTime, Flow)], first: Id) {
         let clients = self.lock();
-        for (_, flow) in flows {
+        for (at, (_, flow)) in flows.iter().enumerate() {
             let mut written = None;
             let wants = |client: &&Client| client.welcomed && client.wants(flow);
             for client in clients.listening.iter().filter(wants) {
-                client.queue.push(written.get_or_insert_with(|| write(flow)));
+                client.queue.push(written.get_or_insert_with(|| record(first.plus(at), flow)));
             }
         }
         clients.listening.iter().for_each(|client| client.queue.wake());
@@ -167,15 +196,9 @@ impl Hub {
     }
 
     /// Gives new clients what they want of what is kept, and tells them that records will come.
-    fn welcome(&self, kept: &VecDeque<(SystemTime, Flow)>) {
+    fn welcome(&self, kept: &VecDeque<(SystemTime, Flow)>, oldest: Id) {
         for client in self.lock().listening.iter_mut().filter(|client| !client.welcomed) {
-            client.welcomed = true;
-            client.queue.remark(b": listening\n\n");
-            let recent = kept.iter().filter(|(time, _)| *time >= client.from);
-            for (_, flow) in recent.filter(|(_, flow)| client.wants(flow)) {
-                client.queue.push(&event(None, flow));
-            }
-            client.queue.wake();
+            client.welcome(kept, oldest);
         }
     }
 }

@@ -12,7 +12,10 @@ use std::{
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Bytes, Frame};
 
-use super::flow::{Lost, Word};
+use super::{
+    flow::{Flow, Lost, Word},
+    id::Id,
+};
 
 /// Bytes that wait for one client.
 const ROOM: usize = 1 << 20;
@@ -143,6 +146,13 @@ pub fn event(name: Option<&str>, data: &impl serde::Serialize) -> Vec<u8> {
     let _ = serde_json::to_writer(&mut event, data);
     event.extend_from_slice(b"\n\n");
     event
+}
+
+/// The event that tells of a record.
+pub fn record(id: Id, flow: &Flow) -> Vec<u8> {
+    let mut record = format!("id: {id}\n").into_bytes();
+    record.append(&mut event(None, flow));
+    record
 }
 
 /// The event that tells of records that were not given.

@@ -148,7 +148,7 @@ impl Services {
         }
         let sum = slot.sums.entry(pair).or_default();
         sum.requests += 1;
-        sum.errors += u64::from(flow.failed());
+        sum.errors += u64::from(flow.failed);
         if let Some(seconds) = flow.duration_seconds {
             let at = self.bounds.partition_point(|bound| *bound < nanoseconds(seconds));
             *sum.cells.entry(u8::try_from(at).unwrap_or(u8::MAX)).or_default() += 1;
@@ -222,6 +222,7 @@ mod tests {
             role: role.into(),
             protocol: "http".into(),
             status: Some(status),
+            failed: status >= 500,
             port: Some(port),
             duration_seconds: Some(0.004),
             ..Flow::default()
