@@ -200,7 +200,7 @@ fn series(page: &[u8]) -> usize {
 
 fn scrape(path: &str, accept: &str) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(Agent::address())?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:9920\r\nAccept: {accept}\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     if !answer.starts_with(b"HTTP/1.1 200 ") {

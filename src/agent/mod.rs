@@ -44,6 +44,7 @@ mod fill;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod flows;
+pub mod hosts;
 mod journal;
 pub(crate) mod labels;
 pub mod log;
@@ -74,6 +75,8 @@ pub struct Options {
     pub otlp: Option<otlp::Options>,
     /// For each pod and role so many names of TLS servers are told apart, if any.
     pub tls_names: Option<usize>,
+    /// What the machine is called besides its own name.
+    pub allowed_hosts: Vec<hosts::Name>,
 }
 
 /// Serves until SIGTERM or SIGINT, or until its terminal is gone.
@@ -90,7 +93,8 @@ pub fn run(options: Options) -> Result<()> {
         .block_on(serve(options))
 }
 
-async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options) -> Result<()> {
+async fn serve(options: Options) -> Result<()> {
+    let Options { listen, state_dir, bpf_dir, otlp, tls_names, allowed_hosts } = options;
     // Before anything else: a signal that comes early must not kill.
     let told = told_to_stop()?;
     // Nobody is told of an address whose agent is refused a moment later.
@@ -109,7 +113,8 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options)
     let (flows, flows_thread) =
         flows::Flows::start(state_dir.clone(), bpf_dir.clone(), finds.clone())?;
     let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, finds)?;
-    let sources = Arc::new(routes::Sources { totals, flows });
+    let hosts = hosts::Hosts::new(&own_name(), allowed_hosts);
+    let sources = Arc::new(routes::Sources { totals, flows, hosts });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     for listener in listeners {
@@ -132,6 +137,12 @@ async fn serve(Options { listen, state_dir, bpf_dir, otlp, tls_names }: Options)
     let died = |_| Error::new(Kind::Kernel, "a reading thread died");
     flows_thread.join().map_err(died)?;
     totals_thread.join().map_err(died)
+}
+
+/// The machine's name; empty if it has none that is a text.
+fn own_name() -> String {
+    let told = nix::sys::utsname::uname().ok();
+    told.and_then(|told| told.nodename().to_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Done once SIGTERM or SIGINT has come, or its terminal has gone: all three are caught from now on.

@@ -14,6 +14,7 @@ use super::{
     accept,
     families::Flavor,
     flows::{Events, Flows, filter::Filter},
+    hosts::Hosts,
     page,
     totals::{Page, Totals},
 };
@@ -26,6 +27,8 @@ pub struct Sources {
     pub totals: Totals,
     /// The ring of live records.
     pub flows: Flows,
+    /// By what names the page is called.
+    pub hosts: Hosts,
 }
 
 /// What the server sends: a whole, or events without end.
@@ -53,6 +56,12 @@ pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    // What scrapers and probes ask for they ask by whatever name, and no browser's script could use it for more.
+    if (file.is_some() || path.starts_with("/api/"))
+        && let Err(wrong) = sources.hosts.meant(request.uri(), request.headers())
+    {
+        return text(StatusCode::MISDIRECTED_REQUEST, wrong);
     }
     if let Some(file) = file {
         return page::guard(respond(StatusCode::OK, file.content_type, file.content));

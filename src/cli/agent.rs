@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
     agent::{
-        self, Options,
+        self, Options, hosts,
         otlp::{self, Endpoint},
     },
     cni::{BPF_DIR, STATE_DIR},
@@ -20,6 +20,12 @@ pub struct Args {
     /// Address and port to serve on; may be given several times
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9920", value_parser = listen)]
     listen: Vec<SocketAddr>,
+    /// Answer for the page and /api/ under this host name, too; may be given several times
+    ///
+    /// Besides addresses, localhost and the machine's own name. Any other name may be that of a site which wants to
+    /// read here what a browser of yours can reach. /metrics, /healthz and /readyz are served under every name.
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<hosts::Name>,
     /// Send spans of traced requests, and all metrics, to this OTLP receiver
     ///
     /// A URL such as http://127.0.0.1:4317. Spans are made of HTTP and gRPC requests that come with a
@@ -91,7 +97,8 @@ pub fn run(args: Args) -> Result<()> {
         }
     };
     let tls_names = args.tls_sni_top.map(usize::from);
-    agent::run(Options { listen: args.listen, state_dir, bpf_dir, otlp, tls_names })
+    let (listen, allowed_hosts) = (args.listen, args.allow_host);
+    agent::run(Options { listen, state_dir, bpf_dir, otlp, tls_names, allowed_hosts })
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ fn only_known_paths_and_two_methods_are_answered() {
         ("\u{0}\u{1}\u{2} / HTTP/1.1", 400),
         ("GET /\u{7f} HTTP/1.1", 400),
     ] {
-        let answer = send(format!("{request}\r\nHost: node\r\n\r\n")).unwrap();
+        let answer = send(format!("{request}\r\nHost: 127.0.0.1:9920\r\n\r\n")).unwrap();
         assert_eq!(answer.status, status, "{request:?}: {}", answer.head);
         if status == 405 {
             assert_eq!(answer.header("allow"), Some("GET, HEAD"));

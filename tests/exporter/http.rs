@@ -62,7 +62,7 @@ pub fn get(path: &str) -> Answer {
 /// GETs a path of any server.
 pub fn get_from(server: SocketAddr, path: &str) -> Answer {
     let mut stream = connect(server);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").unwrap();
     read(stream).unwrap()
 }
 

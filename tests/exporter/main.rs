@@ -21,6 +21,7 @@ mod http;
 mod keyboard;
 mod lasting;
 mod lifecycle;
+mod names;
 mod native;
 mod node;
 mod observe;
