@@ -62,6 +62,7 @@ impl Served {
     /// until the client is done; what is below `/slow` after [`SLOW`].
     pub fn answer_statuses(&self) {
         let (mut stream, _) = self.tcp.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         loop {
             let mut lines = Vec::new();
