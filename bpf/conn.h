@@ -152,6 +152,9 @@ struct conn {
 	__u8 lost_answered; /* after a gap: the server has said something since */
 	__u8 http2;	    /* it has, or had, a place in the map http2 */
 	__u32 lost_acked;   /* what it acknowledged last, likewise */
+	__u32 answer;	    /* the number behind the SYN of the side that was asked */
+	__u16 early;	    /* bytes that the opener's SYN had, saturating */
+	__u16 zero;
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };

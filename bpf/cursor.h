@@ -74,6 +74,7 @@ struct cursor {
 	struct search search;
 	struct packet packet; /* here and not on the stack, of which 6.1 gives a chain of calls 512
 				 bytes */
+	struct tcphdr tcp;    /* its header, likewise */
 	struct dns_key dns;   /* a message's, likewise */
 	struct dns_query query; /* and what is put into the table for it, or was taken out */
 	struct conn fresh;	/* where a new connection is put together */

@@ -24,6 +24,8 @@
 #define HOLD_FULL_AT (HOLD_BYTES / 2)
 /* A hole that stays so long is not waited for any more (seconds); twice that frees a place. */
 #define HOLD_PATIENCE_S 10
+/* Places for the bytes of those whose handshake is not through: anybody can send these. */
+#define HOLD_EARLY 8
 /* A jump beyond any receiver's window is no reordering. */
 #define HOLD_REACH (HOLD_MAX * HOLD_BYTES)
 
@@ -145,7 +147,8 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	if (s->half->held >= HOLD_MAX)
 		return -1;
 	c->search.place = bpf_get_smp_processor_id() * HOLD_STRIDE;
-	if (c->search.taken < c->search.free)
+	if (s->conn->state == TCP_ESTABLISHED ? c->search.taken < c->search.free
+					      : c->search.free > HOLD_SLOTS - HOLD_EARLY)
 		bpf_loop(HOLD_SLOTS, claim_step, &c, 0);
 	if (!c->search.found) {
 		room_wanted = 1;

@@ -10,6 +10,7 @@
 #ifndef WEIR_SEGMENT_H
 #define WEIR_SEGMENT_H
 
+#include "handshake.h"
 #include "resync.h"
 
 #define RTT_PAUSE (SECOND / 10)
@@ -191,10 +192,14 @@ static __always_inline void hand_over(struct step *s, __u32 dir, __u32 seq, __u3
 	look_on(s->cur, s->conn, dir);
 }
 
-/* A segment with payload or FIN. Returns whether it has its turn; the direction is owned then. */
+/*
+ * A segment with payload or FIN. Returns whether it has its turn; the direction is owned then. None
+ * has before the handshake is through.
+ */
 static __always_inline int segment(struct step *s, const struct packet *p, __u32 dir, __u32 seq,
 				   __u32 at, int fin)
 {
+	int early = s->conn->state != TCP_ESTABLISHED;
 	__u32 payload = p->end > at ? p->end - at : 0;
 	struct cursor *c = s->cur;
 	struct half *h = s->half;
@@ -210,13 +215,13 @@ static __always_inline int segment(struct step *s, const struct packet *p, __u32
 	c->body = 0;
 	c->gap = 0;
 	seen = h->next - seq;
-	if (seen < 0 ? !gap_is_blind(s, -seen)
-		     : (__u32)seen < payload + fin && may_answer_unread(s->conn, dir)) {
+	if (early || (seen < 0 ? !gap_is_blind(s, -seen)
+			       : (__u32)seen < payload + fin && may_answer_unread(s->conn, dir))) {
 		int kept = hold(s, dir, seq, at, payload, fin);
 
 		if (kept > 0)
 			count_again(s, dir);
-		if (kept >= 0)
+		if (kept >= 0 || early)
 			goto out;
 	}
 	if (seen < 0) {
@@ -246,57 +251,71 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 					__u32 dir)
 {
 	struct packet *p = &c->packet;
-	struct tcphdr t;
+	struct tcphdr *t = &c->tcp;
 	struct conn *conn;
-	__u32 at, seq;
+	__u32 at, seq, ack;
+	int has_bytes;
 	__u64 now;
 
-	if (load(skb, p->l4, &t, sizeof(t)) || t.doff < 5)
+	if (load(skb, p->l4, t, sizeof(*t)) || t->doff < 5)
 		return NULL;
-	at = p->l4 + t.doff * 4;
-	seq = bpf_ntohl(t.seq);
-	set_ports(p, dir == DIRECTION_TX, t.source, t.dest);
-	if (t.syn && !t.ack) {
-		if (!tcp_open(p, pod, dir, seq) || p->end <= at)
+	at = p->l4 + t->doff * 4;
+	seq = bpf_ntohl(t->seq);
+	ack = bpf_ntohl(t->ack_seq);
+	has_bytes = p->end > at || t->fin;
+	set_ports(p, dir == DIRECTION_TX, t->source, t->dest);
+	if (t->syn && !t->ack) {
+		if (!tcp_open(p, pod, dir, seq, p->end > at ? p->end - at : 0) || p->end <= at)
 			return NULL;
 		seq++; /* TCP Fast Open: the payload follows the SYN's own number. */
 	}
 	conn = bpf_map_lookup_elem(&conns, &p->key);
 	if (!conn)
 		return NULL;
+	if (t->syn && t->ack) {
+		conn = tcp_reopen(p, conn, dir, ack);
+		if (conn)
+			tcp_answered(conn, dir, seq, ack);
+		return NULL;
+	}
+	if (t->rst) {
+		tcp_reset(&p->key, conn, dir, seq);
+		return NULL;
+	}
+	if (conn->state != TCP_ESTABLISHED) {
+		if (t->ack && is_through(conn, dir, ack, has_bytes)) {
+			/* What came early has its turn, also behind a segment without bytes. */
+			if (unread(&conn->half[DIRECTION_RX]) || unread(&conn->half[DIRECTION_TX]))
+				look_on(c, conn, dir);
+		} else if (!has_bytes) {
+			return NULL;
+		} else if (!is_early(conn, dir, t)) {
+			if (dir == DIRECTION_TX && t->ack && is_of_opening(conn, dir, seq, ack))
+				handshake_unseen(conn);
+			return NULL;
+		}
+	}
 	now = bpf_ktime_get_coarse_ns();
 	/* The sweep thinks in tens of seconds, and a line that nobody writes stays in both caches.
 	 */
 	if (now - conn->seen_ns > SECOND / 4)
 		conn->seen_ns = now;
-	if (t.syn && t.ack) {
-		conn = tcp_reopen(p, conn, dir, bpf_ntohl(t.ack_seq));
-		if (conn)
-			tcp_answered(conn, dir, seq);
-		return NULL;
-	}
-	if (t.rst) {
-		tcp_reset(&p->key, conn, dir, seq);
-		return NULL;
-	}
-	if (conn->state == TCP_SYN_ACKED && dir == requests_direction(conn))
-		tcp_established(conn);
-	if (dir == DIRECTION_RX && t.ack)
-		rtt_end(conn, bpf_ntohl(t.ack_seq));
+	if (dir == DIRECTION_RX && t->ack)
+		rtt_end(conn, ack);
 	if (dir == DIRECTION_TX) {
 		if (conn->dying == DYING_UNCERTAIN)
 			conn->dying = DYING_NOT;
-		if (t.ack && is_out_of_reach(conn, DIRECTION_RX, bpf_ntohl(t.ack_seq)))
-			pod_has(conn, bpf_ntohl(t.ack_seq));
+		if (t->ack && is_out_of_reach(conn, DIRECTION_RX, ack))
+			pod_has(conn, ack);
 	}
-	if (conn->opaque == OPAQUE_GAP && t.ack) {
+	if (conn->opaque == OPAQUE_GAP && t->ack) {
 		set_bytes(c, 0, at, p->end);
-		look_for_start(skb, conn, dir, seq, bpf_ntohl(t.ack_seq));
+		look_for_start(skb, conn, dir, seq, ack);
 	}
-	if (p->end > at || t.fin) {
+	if (has_bytes) {
 		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir & 1], .cur = c};
 
-		if (segment(&s, p, dir, seq, at, t.fin))
+		if (segment(&s, p, dir, seq, at, t->fin))
 			return conn;
 	}
 	return NULL;
@@ -368,7 +387,7 @@ static __always_inline struct conn *next_held(struct cursor *c, __u32 dir)
 	int early;
 
 	c->more = 0;
-	if (!conn)
+	if (!conn || conn->state != TCP_ESTABLISHED)
 		return NULL;
 	h = &conn->half[dir & 1];
 	/* Whoever owns the direction now will look at what is held when it is done. */

@@ -79,7 +79,7 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	struct half *responses =
 		conn->role == ROLE_CLIENT ? &conn->half[DIRECTION_RX] : &conn->half[DIRECTION_TX];
 
-	if (conn->opaque == OPAQUE_NOT &&
+	if (conn->opaque == OPAQUE_NOT && conn->state == TCP_ESTABLISHED &&
 	    (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)) {
 		/* The hole before what is held was never filled. */
 		conn->opaque = OPAQUE_GAP;
@@ -220,7 +220,7 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 
 /* A connection as its SYN makes it. Returns 0 if the table took it. */
 static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 dir, __u32 isn,
-				       __u64 syn_ns)
+				       __u32 early, __u64 syn_ns)
 {
 	struct cursor *c = cursor();
 	struct conn *fresh;
@@ -236,6 +236,7 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->pod = pod;
 	fresh->role = dir == DIRECTION_TX ? ROLE_CLIENT : ROLE_SERVER;
 	fresh->isn = isn;
+	fresh->early = early > 0xffff ? 0xffff : early;
 	fresh->half[dir & 1].next = isn + 1;
 	if (!share_take_begun(pod, SHARE_CONNS, SHARE_HALF_OPEN, fresh->role)) {
 		if (!bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
@@ -250,12 +251,15 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	return -1;
 }
 
-/* Ends what a new connection of the same ends takes the place of; 0 on success. */
-static __always_inline int conn_replace(const struct packet *p, struct conn *conn)
+/*
+ * Ends what a new connection of the same ends takes the place of; 0 on success. SYNs that crossed
+ * (RFC 9293, 3.5) are one connection, of which the second is counted as its opening.
+ */
+static __always_inline int conn_replace(const struct packet *p, struct conn *conn, int crossed)
 {
 	if (conn_take(conn, key_check(&p->key)))
 		return -1;
-	if (conn->state != TCP_ESTABLISHED)
+	if (conn->state != TCP_ESTABLISHED && !crossed)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
 	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, bpf_ktime_get_ns());
 	conn_remove(&p->key, conn, 1);
@@ -263,19 +267,24 @@ static __always_inline int conn_replace(const struct packet *p, struct conn *con
 }
 
 /*
- * A SYN. Returns whether the connection in the table is the one that it opens.
+ * A SYN, with so many bytes. Returns whether the connection in the table is the one that it opens.
  *
  * One for an established connection opens nothing by itself: the receiver answers it with an ACK
  * (RFC 5961, 4), and only one that has forgotten the old connection with a SYN of its own.
  */
-static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir, __u32 isn)
+static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir, __u32 isn,
+				    __u32 early)
 {
 	struct conn *conn = bpf_map_lookup_elem(&conns, &p->key);
 	__u64 now = bpf_ktime_get_ns();
 
 	if (conn) {
-		if (conn->isn == isn && dir == requests_direction(conn))
-			return 1; /* The SYN again. */
+		if (conn->isn == isn && dir == requests_direction(conn)) {
+			/* The SYN again. */
+			if (conn->early < early && early <= 0xffff)
+				conn->early = early;
+			return 1;
+		}
 		if (conn->state == TCP_ESTABLISHED && !conn->dying &&
 		    !conn->half[DIRECTION_RX].fin && !conn->half[DIRECTION_TX].fin) {
 			conn->again_ns = now;
@@ -283,10 +292,10 @@ static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir
 			conn->again = 1 + dir;
 			return 0;
 		}
-		if (conn_replace(p, conn))
+		if (conn_replace(p, conn, dir != requests_direction(conn)))
 			return 0;
 	}
-	return !conn_create(p, pod, dir, isn, now);
+	return !conn_create(p, pod, dir, isn, early, now);
 }
 
 /* A SYN-ACK: of a connection that is new, or of one that takes an established one's place. */
@@ -298,30 +307,9 @@ static __always_inline struct conn *tcp_reopen(const struct packet *p, struct co
 
 	if (!conn->again || opener == dir || acknowledged != isn + 1)
 		return conn;
-	if (conn_replace(p, conn) || conn_create(p, pod, opener & 1, isn, syn_ns))
+	if (conn_replace(p, conn, 0) || conn_create(p, pod, opener & 1, isn, 0, syn_ns))
 		return 0;
 	return bpf_map_lookup_elem(&conns, &p->key);
-}
-
-/* The handshake is through. */
-static __always_inline void tcp_established(struct conn *conn)
-{
-	if (__sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) !=
-	    TCP_SYN_ACKED)
-		return;
-	half_open_end(conn);
-	tcp_result(conn, TCP_RESULT_ESTABLISHED);
-}
-
-/* The server's answer to the SYN: the handshake's time as the pod saw it. */
-static __always_inline void tcp_answered(struct conn *conn, __u32 dir, __u32 seq)
-{
-	if (dir == requests_direction(conn) ||
-	    __sync_val_compare_and_swap(&conn->state, TCP_SYN_SENT, TCP_SYN_ACKED) != TCP_SYN_SENT)
-		return;
-	conn->half[dir & 1].next = seq + 1;
-	histogram_add(conn->pod, fields(HISTOGRAM_TCP_CONNECT, conn->role, 0, 0),
-		      bpf_ktime_get_ns() - conn->syn_ns);
 }
 
 #endif

@@ -13,7 +13,7 @@ use weir::telemetry::{
 use crate::{
     Result,
     floor::{Floor, NOTHING},
-    frame::{ACK, End, SYN, tcp, udp, v4},
+    frame::{ACK, End, SYN, tcp, tcp_acknowledging, udp, v4},
     report::{Row, Rows, row::nanos},
 };
 
@@ -41,8 +41,10 @@ impl Path80 {
         let (enter, leave) = (program("weir_to_pod")?, program("weir_from_pod")?);
         let path = Self { enter, leave, client: v4(9, 40000), server: v4(2, 80) };
         test_run(path.enter.as_fd(), &path.request(0, SYN, b""), Skb::default(), 1)?;
-        test_run(path.leave.as_fd(), &path.response(0, SYN | ACK, b""), Skb::default(), 1)?;
-        test_run(path.enter.as_fd(), &path.request(1, ACK, b""), Skb::default(), 1)?;
+        let answer = tcp_acknowledging(path.server, path.client, (0, 1), SYN | ACK, b"");
+        test_run(path.leave.as_fd(), &answer, Skb::default(), 1)?;
+        let through = tcp_acknowledging(path.client, path.server, (1, 1), ACK, b"");
+        test_run(path.enter.as_fd(), &through, Skb::default(), 1)?;
         Ok(path)
     }
 

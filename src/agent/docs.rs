@@ -75,6 +75,11 @@ What the pod itself would drop is no gap either: a segment to it far out of its 
 acknowledges what is there, and a reset to it that has not the next byte's number ends the connection only when the pod has
 said nothing for a minute after.
 
+A connection is `established` when each side has acknowledged the other's SYN, or when a pod that was asked answers with
+bytes; what acknowledges anything else is passed over. The bytes of a SYN (TCP Fast Open) are kept until then: of at most 8
+handshakes of a node at a time, of others they are a gap if the server took them. A handshake of which the pod's side shows
+that it is through though a part of it never passed here is a gap, too, and its connection is not counted.
+
 ## What a request to a database is
 
 A connection is taken for a database's when both its sides spoke as that database does, whatever its port; what was asked

@@ -10,6 +10,7 @@ mod dns_tcp_cases;
 mod exchange;
 mod frame;
 mod gaps;
+mod handshake;
 mod headers;
 mod hold;
 mod hook;

@@ -68,6 +68,20 @@ impl<'k> Stream<'k> {
         stream
     }
 
+    /// A SYN with bytes (RFC 7413), which the stream is not moved by: they may be refused.
+    pub fn syn_with(
+        kernel: &'k Kernel,
+        role: Role,
+        client: End,
+        server: End,
+        payload: &[u8],
+    ) -> Self {
+        let next = [CLIENT_ISN.wrapping_add(1), SERVER_ISN];
+        let stream = Self { kernel, ifindex: 0, role, client, server, next };
+        stream.segment(Side::Client, CLIENT_ISN, SYN, payload);
+        stream
+    }
+
     /// The rest of the handshake.
     pub fn accept(&mut self) {
         self.send_flags(Side::Server, SYN | ACK);
@@ -82,11 +96,16 @@ impl<'k> Stream<'k> {
 
     /// A segment at any place of the stream; does not move it.
     pub fn segment(&self, side: Side, seq: u32, flags: u8, payload: &[u8]) {
-        let (from, to, other) = match side {
-            Side::Client => (self.client, self.server, Side::Server),
-            Side::Server => (self.server, self.client, Side::Client),
+        let other = if side == Side::Client { Side::Server } else { Side::Client };
+        self.acknowledging(side, (seq, self.next(other)), flags, payload);
+    }
+
+    /// The same with sequence and acknowledgement number.
+    pub fn acknowledging(&self, side: Side, numbers: (u32, u32), flags: u8, payload: &[u8]) {
+        let (from, to) = match side {
+            Side::Client => (self.client, self.server),
+            Side::Server => (self.server, self.client),
         };
-        let numbers = (seq, self.next(other));
         let frame = frame::tcp_acknowledging(from, to, numbers, flags, payload);
         let from_pod = (self.role == Role::ROLE_CLIENT) == (side == Side::Client);
         self.kernel.pass(self.ifindex, from_pod, &frame);
