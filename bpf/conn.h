@@ -154,7 +154,7 @@ struct conn {
 	__u32 lost_acked;   /* what it acknowledged last, likewise */
 	__u32 answer;	    /* the number behind the SYN of the side that was asked */
 	__u16 early;	    /* bytes that the opener's SYN had, saturating */
-	__u16 zero;
+	__u16 place;	    /* in the map half_open, from 1; 0: none */
 	struct inflight slots[INFLIGHT_SLOTS];
 	struct half half[DIRECTION_MAX];
 };
@@ -164,6 +164,13 @@ static __always_inline __u32 requests_direction(const struct conn *conn)
 {
 	return conn->role == ROLE_CLIENT ? DIRECTION_TX : DIRECTION_RX;
 }
+
+/* A handshake that others began. While its place is claimed, nobody else reads whose it is. */
+struct half_open {
+	__u64 conn; /* conn.id, or enum half_open_state */
+	struct conn_key key;
+	__u32 since; /* coarse monotonic, in units of 2^20 ns */
+};
 
 /* A segment that came before its turn. */
 #define HOLD_SLOTS 64
@@ -317,7 +324,6 @@ struct dns_query {
 /* The tables whose elements packets make, for all pods. */
 enum share_table {
 	SHARE_CONNS = 0,
-	SHARE_HALF_OPEN, /* of those, handshakes that others began and did not end */
 	SHARE_HTTP2,
 	SHARE_STREAMS,
 	SHARE_SPILL,

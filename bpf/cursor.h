@@ -51,6 +51,27 @@ struct search {
 	__u32 free;  /* places that nobody has */
 };
 
+/*
+ * Places for handshakes that are looked at before one has to give its own up: with a quarter of all
+ * taken, 1 handshake of 65,536 finds none of them free, with a tenth 1 of 100 million.
+ */
+#define HALF_OPEN_TRIES 8
+
+/* The search for one. */
+struct claim {
+	__u32 found;  /* number, from 1; 0: none */
+	__u32 victim; /* likewise, of the place to be given up */
+	__u32 most;   /* places that its pod has of those that were looked at */
+	__u32 age;    /* in units of 2^20 ns */
+	__u32 since;  /* now, likewise */
+	__u32 zero;
+	struct candidate {
+		__u32 place;
+		__u32 ifindex; /* of the pod */
+		__u32 age;
+	} of[HALF_OPEN_TRIES];
+};
+
 /* Per CPU; a program runs with softirqs off, so nothing else uses it meanwhile. */
 struct cursor {
 	__u32 source;	/* what offsets are into: 0 the skb, else a held segment's index + 1 */
@@ -66,8 +87,9 @@ struct cursor {
 	__u32 told;	/* offset up to which a listener was given the bytes */
 	__u32 restarts; /* these bytes begin a request, after a gap */
 	__u32 whole;	/* the packet below is the one that is being handled */
-	__u64 now;	/* monotonic ns, once a segment */
-	__u64 body;	/* body bytes passed in this segment */
+	__u64 forgotten_conn;		   /* id of a handshake that gives its place up; 0: none */
+	__u64 now;			   /* monotonic ns, once a segment */
+	__u64 body;			   /* body bytes passed in this segment */
 	__u8 line[2 * LINE_PREFIX];	   /* the start of the current line; twice, for bounds */
 	__u8 window[WINDOW + LINE_PREFIX]; /* the surplus is read, never meant */
 	struct number number;
@@ -76,9 +98,11 @@ struct cursor {
 				 bytes */
 	struct tcphdr tcp;    /* its header, likewise */
 	struct dns_key dns;   /* a message's, likewise */
-	struct dns_query query; /* and what is put into the table for it, or was taken out */
-	struct conn fresh;	/* where a new connection is put together */
-	struct record record;	/* and a record */
+	struct dns_query query;	   /* and what is put into the table for it, or was taken out */
+	struct conn_key forgotten; /* of the handshake that gives its place up */
+	struct claim claim;	   /* and how it was chosen */
+	struct conn fresh;	   /* where a new connection is put together */
+	struct record record;	   /* and a record */
 };
 
 struct {

@@ -15,7 +15,7 @@ static __always_inline void tcp_established(struct conn *conn)
 	if (__sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) !=
 	    TCP_SYN_ACKED)
 		return;
-	half_open_end(conn);
+	half_open_end(conn->place, conn->id);
 	tcp_result(conn, TCP_RESULT_ESTABLISHED);
 }
 
@@ -84,6 +84,29 @@ __noinline int handshake_unseen(struct conn *conn)
 	}
 	stat_add(STAT_GAP_SEQUENCE, 1);
 	conn_remove(&c->packet.key, conn, 0);
+	return 0;
+}
+
+/* Takes out the handshake that gave its place up, if it is not through by now. */
+__noinline int half_open_forget(void)
+{
+	struct cursor *c = cursor();
+	struct conn *conn;
+	__u64 who;
+
+	if (!c)
+		return 0;
+	who = c->forgotten_conn;
+	c->forgotten_conn = 0;
+	conn = bpf_map_lookup_elem(&conns, &c->forgotten);
+	if (!conn || conn->id != who || conn_take(conn, key_check(&c->forgotten)))
+		return 0;
+	if (conn->id != who || conn->state == TCP_ESTABLISHED) {
+		conn_release(conn);
+		return 0;
+	}
+	stat_add(STAT_FULL_CONNS, 1);
+	conn_remove(&c->forgotten, conn, 1);
 	return 0;
 }
 

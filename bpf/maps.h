@@ -47,6 +47,14 @@ struct {
 	__type(value, struct conn);
 } conns SEC(".maps");
 
+/* The handshakes of them that others began with pods and did not end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_HALF_OPEN);
+	__type(key, __u32);
+	__type(value, struct half_open);
+} half_open SEC(".maps");
+
 /* Pipelined requests beyond a connection's own slots. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

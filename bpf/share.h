@@ -21,9 +21,6 @@ static __always_inline __u32 share_size(enum share_table table)
 	switch (table) {
 	case SHARE_CONNS:
 		return MAX_CONNS;
-	/* Anybody can send a SYN or a query in anybody's name. */
-	case SHARE_HALF_OPEN:
-		return MAX_CONNS / 4;
 	case SHARE_HTTP2:
 		return MAX_HTTP2;
 	case SHARE_STREAMS:
@@ -32,6 +29,7 @@ static __always_inline __u32 share_size(enum share_table table)
 		return MAX_INFLIGHT_SPILL;
 	case SHARE_DNS:
 		return MAX_DNS_PENDING;
+	/* Anybody can send a query in anybody's name. */
 	case SHARE_DNS_SERVED:
 		return MAX_DNS_PENDING / 2;
 	default:
@@ -118,24 +116,18 @@ static __always_inline void share_give(__u32 pod, enum share_table table)
 }
 
 /*
- * Takes an element that, begun by others, is one of a smaller table as well: what the pod begins by
- * itself has the rest.
+ * Takes a query's place. One that the pod is asked is of a smaller table as well: what the pod asks
+ * by itself has the rest.
  */
-static __always_inline int share_take_begun(__u32 pod, enum share_table table,
-					    enum share_table by_others, __u8 role)
-{
-	if (role == ROLE_SERVER && share_take(pod, by_others))
-		return -1;
-	if (!share_take(pod, table))
-		return 0;
-	if (role == ROLE_SERVER)
-		share_give(pod, by_others);
-	return -1;
-}
-
 static __always_inline int share_take_dns(__u32 pod, __u8 role)
 {
-	return share_take_begun(pod, SHARE_DNS, SHARE_DNS_SERVED, role);
+	if (role == ROLE_SERVER && share_take(pod, SHARE_DNS_SERVED))
+		return -1;
+	if (!share_take(pod, SHARE_DNS))
+		return 0;
+	if (role == ROLE_SERVER)
+		share_give(pod, SHARE_DNS_SERVED);
+	return -1;
 }
 
 static __always_inline void share_give_dns(__u32 pod, __u8 role)

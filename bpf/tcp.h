@@ -10,6 +10,7 @@
 #ifndef WEIR_TCP_H
 #define WEIR_TCP_H
 
+#include "half_open.h"
 #include "hold.h"
 #include "parse.h"
 #include "stream.h"
@@ -108,14 +109,6 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 	exchange_drain(conn, error, now);
 }
 
-/* Who was asked to open a connection has its handshake in a table of its own until it is through.
- */
-static __always_inline void half_open_end(const struct conn *conn)
-{
-	if (conn->role == ROLE_SERVER)
-		share_give(conn->pod, SHARE_HALF_OPEN);
-}
-
 /*
  * Takes a connection out. Both directions are owned; they are given back with a check that no key
  * has, so that a CPU which still holds the element leaves it alone, and before the element can be
@@ -129,7 +122,7 @@ static __always_inline void conn_remove(const struct conn_key *key, struct conn 
 	__u32 pod = conn->pod;
 
 	if (was != TCP_ESTABLISHED)
-		half_open_end(conn);
+		half_open_end(conn->place, conn->id);
 	else if (counted)
 		role_count(conn, COUNTER_TCP_CLOSED, 0, 1);
 	if (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)
@@ -238,13 +231,16 @@ static __always_inline int conn_create(const struct packet *p, __u32 pod, __u32 
 	fresh->isn = isn;
 	fresh->early = early > 0xffff ? 0xffff : early;
 	fresh->half[dir & 1].next = isn + 1;
-	if (!share_take_begun(pod, SHARE_CONNS, SHARE_HALF_OPEN, fresh->role)) {
-		if (!bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
+	if (!share_take(pod, SHARE_CONNS)) {
+		if (fresh->role == ROLE_SERVER)
+			fresh->place = half_open_begin(fresh->id);
+		if ((fresh->role != ROLE_SERVER || fresh->place) &&
+		    !bpf_map_update_elem(&conns, &p->key, fresh, BPF_NOEXIST)) {
 			stat_add(STAT_CONNS_CREATED, 1);
 			return 0;
 		}
 		share_give(pod, SHARE_CONNS);
-		half_open_end(fresh);
+		half_open_end(fresh->place, fresh->id);
 	}
 	stat_add(STAT_FULL_CONNS, 1);
 	room_wanted = 1;

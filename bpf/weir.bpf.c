@@ -122,6 +122,8 @@ static __always_inline void packet(struct __sk_buff *skb, const __u32 dir)
 		conn = next_held(c, c->dir & 1);
 	}
 	c->whole = 0;
+	if (c->forgotten_conn)
+		half_open_forget();
 	if (room_wanted)
 		make_room();
 }

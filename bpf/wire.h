@@ -426,6 +426,7 @@ struct record_data {
 #define MAX_PODS 1024
 #define MAX_LIMITS (2 * MAX_PODS)
 #define MAX_CONNS 32768
+#define MAX_HALF_OPEN 4096
 #define MAX_COUNTERS 32768
 #define MAX_HISTOGRAMS 4096
 #define MAX_DNS_PENDING 16384

@@ -13,7 +13,7 @@ use weir::telemetry::{
 use crate::{
     Result,
     floor::{Floor, NOTHING},
-    frame::{ACK, End, SYN, tcp, tcp_acknowledging, udp, v4},
+    frame::{ACK, End, RST, SYN, tcp, tcp_acknowledging, udp, v4},
     report::{Row, Rows, row::nanos},
 };
 
@@ -106,6 +106,7 @@ pub fn tell(floor: &Floor, rows: &mut Rows) -> Result<()> {
     let [requests, responses] = exchanges(&path)?;
     let bodies = bodies(&path)?;
     let [queries, answers] = names(&path)?;
+    let [syns, flood] = handshakes(&path)?;
     for (kind, took, most) in [
         ("pure ACK", acks, None),
         ("request of 460 bytes", requests, Some(350.0)),
@@ -113,6 +114,8 @@ pub fn tell(floor: &Floor, rows: &mut Rows) -> Result<()> {
         ("segment of a body", bodies, None),
         ("DNS query", queries, None),
         ("DNS response that completes it", answers, None),
+        ("SYN to the pod", syns, None),
+        ("SYN to the pod in a flood of them", flood, None),
     ] {
         let row = Row::of(format!("one run, single: {kind}"), "ns", &took)?;
         let net = row.median - floor.single;
@@ -175,4 +178,25 @@ fn names(path: &Path80) -> Result<[Vec<f64>; 2]> {
         answers.push(nanos(test_run(path.enter.as_fd(), &answer, Skb::default(), 1)?));
     }
     Ok([queries, answers])
+}
+
+/// SYNs of handshakes that are ended at once, and those of a flood behind so many that nobody ended.
+fn handshakes(path: &Path80) -> Result<[Vec<f64>; 2]> {
+    let syn = |last: u8, port: u16| -> Result<f64> {
+        let frame = tcp(v4(last, port), path.server, 7, SYN, b"");
+        Ok(nanos(test_run(path.enter.as_fd(), &frame, Skb::default(), 1)?))
+    };
+    let (mut ended, mut flood) = (Vec::new(), Vec::new());
+    for port in 0..u16::try_from(SINGLE)? {
+        ended.push(syn(20, port)?);
+        let refusal = tcp_acknowledging(path.server, v4(20, port), (0, 8), RST | ACK, b"");
+        test_run(path.leave.as_fd(), &refusal, Skb::default(), 1)?;
+    }
+    for port in 0..u16::try_from(SINGLE)? {
+        syn(21, port)?;
+    }
+    for port in 0..u16::try_from(SINGLE)? {
+        flood.push(syn(22, port)?);
+    }
+    Ok([ended, flood])
 }

@@ -239,13 +239,14 @@ fn syns_that_cross_are_one_connection() {
 #[test]
 fn a_pair_of_forged_segments_holds_nothing_for_long() {
     let kernel = Kernel::new();
-    for port in 20_000..24_000 {
+    // So many have a place each but once in ten million runs.
+    for port in 20_000..20_500 {
         let stream = syn(&kernel, Role::ROLE_SERVER, port);
         stream.send_flags(Server, SYN | ACK);
         stream.acknowledging(Client, (stream.next(Client), 1), ACK, &[]);
     }
     assert_all_ends(&kernel);
-    assert_eq!(told(&kernel), (0, 4000));
+    assert_eq!(told(&kernel), (0, 500));
 }
 
 /// RFC 7413. The bytes of a SYN are read when the handshake is through, and have no place in any table of what
@@ -306,7 +307,7 @@ fn syns_with_bytes_fill_no_table_and_what_has_no_place_is_a_gap() {
         let (client, server) = ends(Role::ROLE_SERVER, port);
         Stream::syn_with(&kernel, Role::ROLE_SERVER, client, server, bytes)
     };
-    for port in 20_000..21_000 {
+    for port in 20_000..20_400 {
         open(port, if port % 2 == 0 { &http2 } else { &[] });
     }
     assert_eq!(entries(&kernel), 0);
@@ -335,6 +336,6 @@ fn syns_with_bytes_fill_no_table_and_what_has_no_place_is_a_gap() {
         stream.reset(Side::Client);
     }
     assert_all_ends(&kernel);
-    assert_eq!(told(&kernel), (2, 1000));
+    assert_eq!(told(&kernel), (2, 400));
     assert_eq!(stat(&kernel, Stat::STAT_GAP_SEQUENCE), 1);
 }

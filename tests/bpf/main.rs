@@ -8,6 +8,7 @@ mod databases;
 mod dns;
 mod dns_tcp_cases;
 mod exchange;
+mod flood;
 mod frame;
 mod gaps;
 mod handshake;
