@@ -112,6 +112,11 @@ web: ## bundle the agent's page anew after a change below web/; its output is pa
 	@.ci/deps web
 	cd web && npm ci --ignore-scripts && npm run build
 
+.PHONY: web-check
+web-check: ## bundle the page anew, and fail if that is not what is in the tree
+	@.ci/deps web
+	cd web && npm ci --ignore-scripts && npm run check
+
 .PHONY: docs
 docs: ## the API's documentation, target/doc/weir/index.html
 	@.ci/deps build
