@@ -279,3 +279,25 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_record_that_is_kept_has_its_number_however_many_come_at_once() {
+        let mut listener = Listener::new(Arc::default(), PathBuf::new(), PathBuf::new());
+        let begun = listener.oldest;
+        let mut told = 0;
+        for come in [0, 3, KEPT - 3, 1, 2 * KEPT, KEPT + 1, 5] {
+            let numbered = |at: usize| Flow { time: (told + at).to_string(), ..Flow::default() };
+            listener.keep((0..come).map(|at| (SystemTime::UNIX_EPOCH, numbered(at))).collect());
+            told += come;
+            assert_eq!(listener.kept.len(), told.min(KEPT));
+            for (at, (_, flow)) in listener.kept.iter().enumerate() {
+                let id = begun.plus(flow.time.parse().unwrap());
+                assert_eq!(listener.oldest.plus(at), id, "{come} more");
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io::Write,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -11,6 +12,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Bytes, Frame};
+use serde::Serialize;
 
 use super::{
     flow::{Flow, Lost, Word},
@@ -134,25 +136,30 @@ impl Waiting {
 }
 
 /// An event (HTML standard, section 9.2.6), with a name unless it is a record.
-pub fn event(name: Option<&str>, data: &impl serde::Serialize) -> Vec<u8> {
+pub fn event(name: Option<&str>, data: &impl Serialize) -> Vec<u8> {
     let mut event = Vec::with_capacity(384);
     if let Some(name) = name {
-        event.extend_from_slice(b"event: ");
-        event.extend_from_slice(name.as_bytes());
-        event.push(b'\n');
+        // Writing plain data to memory fails never.
+        let _ = writeln!(event, "event: {name}");
     }
-    event.extend_from_slice(b"data: ");
-    // Writing plain data to memory fails never, and JSON has no line end outside of its texts.
-    let _ = serde_json::to_writer(&mut event, data);
-    event.extend_from_slice(b"\n\n");
+    put(&mut event, data);
     event
 }
 
 /// The event that tells of a record.
 pub fn record(id: Id, flow: &Flow) -> Vec<u8> {
-    let mut record = format!("id: {id}\n").into_bytes();
-    record.append(&mut event(None, flow));
-    record
+    let mut event = Vec::with_capacity(448);
+    let _ = writeln!(event, "id: {id}");
+    put(&mut event, flow);
+    event
+}
+
+/// The data of an event, and its end.
+fn put(event: &mut Vec<u8>, data: &impl Serialize) {
+    event.extend_from_slice(b"data: ");
+    // JSON has no line end outside of its texts.
+    let _ = serde_json::to_writer(&mut *event, data);
+    event.extend_from_slice(b"\n\n");
 }
 
 /// The event that tells of records that were not given.
