@@ -1,6 +1,6 @@
 //! What is to be done so that every living pod is counted, and shown by this version.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, path::Path};
 
 use super::{
     log::visible,
@@ -14,7 +14,7 @@ const NAMED: usize = 3;
 /// Something to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// The [word](State::word) of the pods' state.
+    /// The [word](State::word) of the pods' state, or another of its own.
     pub state: &'static str,
     /// What is so, with the names of some pods.
     pub says: String,
@@ -63,6 +63,12 @@ pub fn due(members: &[Member]) -> Vec<Due> {
         },
     });
     [lost, others, detached].into_iter().flatten().collect()
+}
+
+/// Where pins are [missing](crate::telemetry::whole::torn) of a layout that has others.
+pub fn torn(bpf_dir: &Path, torn: &[String]) -> Option<Due> {
+    let due = || Due { state: "torn", says: pin::torn_apart(bpf_dir, torn), mend: pin::TORN_MEND };
+    (!torn.is_empty()).then(due)
 }
 
 /// Some of the names, and how many others there are.

@@ -31,6 +31,7 @@ use crate::{
 mod accept;
 mod audit;
 mod budget;
+mod cached;
 #[cfg(test)]
 mod dashboard;
 #[cfg(test)]

@@ -18,26 +18,21 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     audit::Audit,
-    due::{Due, due},
-    exemplar::Exemplars,
-    exposition::{self, Form},
+    cached::Cached,
+    due::{self, Due, due},
+    exposition::Form,
     families::Flavor,
     flows::Finds,
     journal::Journal,
     log::{self, Said},
-    otlp,
     overview::History,
-    reading::{Own, Reading},
-    roster::{self, Member, State},
-    series::collect,
+    reading::Own,
+    roster::{self, State},
     takeover::{Standing, Takeover},
 };
 use crate::{
     error::{Context, Error, Kind, Result},
-    telemetry::{
-        self, Census,
-        reader::{Maps, Snapshot},
-    },
+    telemetry::{self, Census, reader::Maps, whole},
 };
 
 /// A pod's series keep their last value for this long after DEL, so that a last scrape sees it.
@@ -75,7 +70,7 @@ pub struct Page {
 
 /// What is made of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     /// The metrics page.
     Page(Page),
     /// The pods with their rates, as JSON.
@@ -200,43 +195,6 @@ impl Totals {
     }
 }
 
-/// A reading, and the pages that were made of it so far.
-struct Cached {
-    taken: Instant,
-    now: Duration,
-    snapshot: Snapshot,
-    members: Vec<Member>,
-    own: Own,
-    made: Vec<(Wanted, Bytes)>,
-}
-
-impl Cached {
-    /// A page, and what had to be folded for it, which is the same for every form.
-    fn page(&self, Page { form, flavor, gzip }: Page, exemplars: &Exemplars) -> (Bytes, Own) {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
-        let exemplars = if form == Form::Classic { Vec::new() } else { exemplars.all() };
-        let own = Own { flavor, exemplars, ..self.own.clone() };
-        let mut reading = Reading { snapshot, members, now, own };
-        (exposition::write(&collect(&mut reading, GRACE), form, gzip), reading.own)
-    }
-
-    fn otlp(&self) -> Bytes {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
-        let own = Own { flavor: Flavor::Otel, ..self.own.clone() };
-        let mut reading = Reading { snapshot, members, now, own };
-        otlp::metrics::write(&collect(&mut reading, GRACE), now).into()
-    }
-
-    fn pods(&self, history: &mut History) -> Bytes {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
-        let reading = Reading { snapshot, members, now, own: self.own.clone() };
-        // Plain data is always written.
-        serde_json::to_vec(&history.overview(&reading, self.taken, GRACE))
-            .unwrap_or_default()
-            .into()
-    }
-}
-
 struct Worker {
     journal: Journal,
     bpf_dir: PathBuf,
@@ -296,6 +254,15 @@ impl Worker {
             self.maps = Some(maps);
             Ok(())
         });
+        let torn = whole::torn(&self.bpf_dir).unwrap_or_default();
+        let swept = match swept {
+            Err(err) if !torn.is_empty() => {
+                // Whoever seems lost by that is not.
+                self.due.clear();
+                return self.note(&Standing::Failed(err));
+            }
+            swept => swept,
+        };
         match telemetry::census_at_once(&self.bpf_dir) {
             // A reload has the pins, or has just taken the maps away: the next sweep tells.
             Ok(Census { here: None, .. }) if swept.is_ok() => return,
@@ -305,6 +272,7 @@ impl Worker {
                 self.take_census(census);
                 let (records, census) = (self.journal.known(), self.census.as_ref());
                 self.due = due(&roster::join(records, census, &BTreeMap::new()));
+                self.due.extend(due::torn(&self.bpf_dir, &torn));
             }
         }
         let lost = self.due.iter().any(|due| due.state == State::Lost.word());

@@ -28,12 +28,12 @@ use crate::{
     telemetry::{
         Census, Mode, census, pin,
         reader::{Maps, Pod},
-        verify,
+        verify, whole,
     },
 };
 
 /// How long a call is between two things that belong together, as a rule.
-pub(super) const A_CALL: Duration = Duration::from_millis(100);
+pub(in crate::cli) const A_CALL: Duration = Duration::from_millis(100);
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
 #[derive(Debug, clap::Args)]
@@ -53,10 +53,17 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let (census, pods) = look(bpf_dir);
     let mut members = join(&journal, census.as_ref(), &pods);
-    let due = due(&members);
+    let torn = whole::torn(bpf_dir).unwrap_or_default();
+    let mut due = due(&members);
+    if !torn.is_empty() {
+        // They are lost as long as the pin is.
+        due.retain(|due| due.state != State::Lost.word());
+        log::say(format_args!("{}; {}", pin::torn_apart(bpf_dir, &torn), pin::TORN_MEND));
+    }
     due.iter().for_each(log::say);
     // Why there are no maps is said by what became of those that they were of.
-    if due.is_empty() && census.is_some_and(|census| census.here.is_none()) {
+    let unsaid = due.is_empty() && torn.is_empty();
+    if unsaid && census.is_some_and(|census| census.here.is_none()) {
         log::say(pin::absent(bpf_dir));
     }
     mark_detached(&mut members, bpf_dir);
@@ -80,7 +87,10 @@ fn look(bpf_dir: &Path) -> (Option<Census>, BTreeMap<u32, Pod>) {
     match Maps::open(bpf_dir).and_then(|maps| maps.snapshot()) {
         Ok(snapshot) => (census, snapshot.pods),
         Err(err) => {
-            log::say(&err);
+            // Of pins that were removed it is said with the rest.
+            if whole::torn(bpf_dir).is_ok_and(|torn| torn.is_empty()) {
+                log::say(&err);
+            }
             (None, BTreeMap::new())
         }
     }
@@ -99,7 +109,8 @@ pub(super) fn uncounted(state_dir: &Path, bpf_dir: &Path) -> Result<Vec<Member>>
         }
         let mut members = join(&journal, Some(&census(bpf_dir)?), &BTreeMap::new());
         mark_detached(&mut members, bpf_dir);
-        members.retain(|member| matches!(member.state, State::Lost | State::Detached));
+        let is = |state: &State| matches!(state, State::Lost | State::Detached);
+        members.retain(|member| is(&member.state));
         Ok(members)
     };
     let first = look()?;
@@ -108,7 +119,9 @@ pub(super) fn uncounted(state_dir: &Path, bpf_dir: &Path) -> Result<Vec<Member>>
     }
     thread::sleep(A_CALL);
     let mut second = look()?;
-    second.retain(|now| first.iter().any(|then| then.attachment == now.attachment));
+    let same =
+        |a: &Member, b: &Member| (&a.container_id, &a.ifname) == (&b.container_id, &b.ifname);
+    second.retain(|now| first.iter().any(|then| same(then, now)));
     Ok(second)
 }
 
@@ -117,9 +130,11 @@ fn mark_detached(members: &mut [Member], bpf_dir: &Path) {
     for member in members {
         let Some((ifindex, attached)) = member.hooked() else { continue };
         match verify(bpf_dir, ifindex, &attached) {
+            Err(err) if err.kind() == Kind::Difference => member.state = State::Detached,
             // A reload stands still with the pins, which proves nothing.
-            Err(err) if err.kind() != Kind::TryAgain => member.state = State::Detached,
-            _ => {}
+            Err(err) if err.kind() == Kind::TryAgain => {}
+            Err(_) => member.state = State::Detached,
+            Ok(()) => {}
         }
     }
 }

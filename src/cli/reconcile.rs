@@ -17,6 +17,7 @@ use crate::{
         reconcile::{self, Dropped, Report, Thing},
     },
     error::{Context, Kind, Result},
+    telemetry::whole::Refilled,
 };
 
 /// Drop what no living attachment owns: leases, links, hooks, masquerade; safe at any time
@@ -54,13 +55,30 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let report = reconcile::run(&reconcile::Places { state_dir, bpf_dir, cni_path, plugins });
     print(&match args.output {
         Output::Json => json(&report)?,
-        Output::Text if report.dropped.is_empty() && !report.mended.is_empty() => String::new(),
+        Output::Text if report.dropped.is_empty() && did_mend(&report) => String::new(),
         Output::Text => text(&report.dropped),
     })?;
+    tell_refilled(&report.refilled);
     tell_mended(&report.mended);
     report.left.iter().for_each(|left| eprintln!("weir: left: {left}"));
     report.failures.iter().for_each(log::say);
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn did_mend(report: &Report) -> bool {
+    !report.mended.is_empty() || report.refilled != Refilled::default()
+}
+
+/// What became of pins that somebody had removed, on stderr.
+pub(super) fn tell_refilled(refilled: &Refilled) {
+    let Refilled { back, anew } = refilled;
+    if !back.is_empty() {
+        eprintln!("weir: pins that were missing are there again: {}", back.join(", "));
+    }
+    if !anew.is_empty() {
+        let anew = anew.join(", ");
+        eprintln!("weir: maps that no program had any more are made anew, and empty: {anew}");
+    }
 }
 
 fn tell_mended(mended: &[(Attachment, Mend)]) {
@@ -84,6 +102,7 @@ fn tell_mended(mended: &[(Attachment, Mend)]) {
 struct Lines<'a> {
     dropped: &'a [Dropped],
     mended: Vec<Mended<'a>>,
+    pins: &'a Refilled,
     left: &'a [String],
 }
 
@@ -101,7 +120,8 @@ pub(super) fn json(report: &Report) -> Result<String> {
         container_id: pod.container_id(),
         ifname: pod.ifname(),
     });
-    let lines = Lines { dropped: &report.dropped, mended: mended.collect(), left: &report.left };
+    let Report { dropped, refilled: pins, left, .. } = report;
+    let lines = Lines { dropped, mended: mended.collect(), pins, left };
     let json = serde_json::to_string_pretty(&lines);
     json.map(|json| json + "\n").context(Kind::Io, || "can't write the report as JSON".into())
 }

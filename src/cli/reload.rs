@@ -12,7 +12,9 @@ use super::{
     Output,
     places::{Configured, Found},
     pods::uncounted,
-    print, several,
+    print,
+    reconcile::tell_refilled,
+    several,
 };
 use crate::{
     agent::{due::due, log, roster::Member},
@@ -67,6 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Output::Text if nothing => {}
         Output::Text => print(&text(&done))?,
     }
+    tell_refilled(&done.refilled);
     due.iter().for_each(log::say);
     done.refused.iter().for_each(log::say);
     if done.refused.is_empty() {
@@ -162,6 +165,7 @@ fn json(done: &Reloaded, uncounted: &[Member]) -> Result<String> {
         "load_seconds": done.load.as_secs_f64(),
         "from": done.from,
         "to": pin::SCHEMA,
+        "pins": done.refilled,
         "refused": refused,
         "left": done.left,
         "uncounted": uncounted,

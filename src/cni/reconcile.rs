@@ -36,7 +36,10 @@ use crate::{
     record::{self, Entry, Record},
     spec::Version,
     state,
-    telemetry::traces::{self, Trace},
+    telemetry::{
+        traces::{self, Trace},
+        whole::{self, Refilled},
+    },
 };
 
 /// How long to wait for ADDs under way before the masquerade is left as it is.
@@ -108,6 +111,8 @@ pub struct Report {
     pub dropped: Vec<Dropped>,
     /// What living attachments lacked, and have again.
     pub mended: Vec<(Attachment, Mend)>,
+    /// Pins of programs and maps that somebody had removed.
+    pub refilled: Refilled,
     /// What has no owner and was left all the same, and why.
     pub left: Vec<String>,
     /// What could not be looked at or dropped.
@@ -124,6 +129,8 @@ pub fn run(places: &Places) -> Report {
 }
 
 fn reconcile(places: &Places, report: &mut Report) -> Result<()> {
+    // Before anything is looked for in the maps.
+    report.refilled = report.note(whole::refill(&places.bpf_dir)).unwrap_or_default();
     let traces = report.note(traces::list(&places.bpf_dir)).unwrap_or_default();
     let links = link::all(&mut link::socket()?)?;
     let ports = report.note(hostport::owners()).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapHandle, Program, query::LinkTypeInfo};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::{
     Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader, registry, sys, traffic,
@@ -19,7 +19,7 @@ use super::{
 use crate::error::{Context, Error, Kind, Result};
 
 /// Both directions with the program for each, as pinned.
-const PROGRAMS: [(Direction, &str); 2] =
+pub(super) const PROGRAMS: [(Direction, &str); 2] =
     [(Direction::DIRECTION_TX, "weir_from_pod"), (Direction::DIRECTION_RX, "weir_to_pod")];
 
 /// The pins that an attachment needs.
@@ -51,7 +51,7 @@ fn unpinned(bpf_dir: &Path) -> Error {
 }
 
 /// The pins, and the lock by which no reload swaps them meanwhile.
-fn hold(bpf_dir: &Path, patience: Duration) -> Result<Option<(fs::File, Pins)>> {
+pub(super) fn hold(bpf_dir: &Path, patience: Duration) -> Result<Option<(fs::File, Pins)>> {
     let Some(shared) = lock::share(&pin::dir(bpf_dir), patience)? else { return Ok(None) };
     Ok(Pins::open(bpf_dir)?.map(|pins| (shared, pins)))
 }
@@ -236,65 +236,6 @@ pub(super) fn registered(pins: &Pins, pod: u32) -> Result<Option<RawAttachment>>
     Ok(found.and_then(|bytes| from_bytes(&bytes)))
 }
 
-/// See [`super::verify`].
-pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached, patience: Duration) -> Result<()> {
-    libbpf_rs::set_print(None);
-    let differs = |what: String| Error::new(Kind::Difference, what);
-    let index = signed(ifindex)?;
-    if registry::is_anothers(bpf_dir, attached.pod, patience)? {
-        return by_another(bpf_dir, index, attached);
-    }
-    // A reload pins first and swaps then: between the two every filter would look like a stranger's.
-    let Some((_shared, pins)) = hold(bpf_dir, patience)? else {
-        return Err(differs(format!("no programs are pinned in {}", bpf_dir.display())));
-    };
-    for (direction, program) in &pins.programs {
-        let present = match attached.mode {
-            Mode::Clsact => {
-                let found = clsact::query(index, *direction, clsact::Filter::Count)
-                    .context(Kind::Telemetry, || {
-                        format!("can't ask for the filter on {ifindex}")
-                    })?;
-                let own = Program::id_from_fd(program.as_fd())
-                    .context(Kind::Telemetry, || "can't ask for a pinned program".into())?;
-                found == Some(own)
-            }
-            Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, *direction), ifindex)?,
-        };
-        if !present {
-            return Err(unhooked(ifindex, attached, *direction));
-        }
-    }
-    if traffic::owner(&pins.pods, ifindex)? != Some(attached.pod) {
-        return Err(differs(format!("the map pods has no entry for interface {ifindex}")));
-    }
-    Ok(())
-}
-
-/// A pod of another version's is right if it is hooked: with which programs is that version's to know.
-fn by_another(bpf_dir: &Path, index: i32, attached: &Attached) -> Result<()> {
-    let ifindex = index.unsigned_abs();
-    for (direction, _) in PROGRAMS {
-        let present = match attached.mode {
-            Mode::Clsact => clsact::query(index, direction, clsact::Filter::Count)
-                .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?
-                .is_some(),
-            Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, direction), ifindex)?,
-        };
-        if !present {
-            return Err(unhooked(ifindex, attached, direction));
-        }
-    }
-    Ok(())
-}
-
-fn unhooked(ifindex: u32, attached: &Attached, direction: Direction) -> Error {
-    let hook = if attached.mode == Mode::Clsact { "tc filter" } else { "tcx link" };
-    let side = if direction == Direction::DIRECTION_TX { "tx" } else { "rx" };
-    let msg = format!("the {hook} of direction {side} on interface {ifindex} is missing");
-    Error::new(Kind::Difference, msg)
-}
-
 /// See [`super::find`].
 pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32, Attached)>> {
     libbpf_rs::set_print(None);
@@ -309,17 +250,6 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
         theirs.extend(living);
     }
     Ok(theirs)
-}
-
-/// Whether a pinned link still holds its interface: one whose device is gone, or that somebody
-/// detached, keeps its pin and has interface 0.
-fn tcx_links(pin: &Path, ifindex: u32) -> Result<bool> {
-    let failed = || format!("can't ask for the link {}", pin.display());
-    match Link::open(pin).and_then(|link| link.info()) {
-        Ok(info) => Ok(matches!(info.info, LinkTypeInfo::Tcx(tcx) if tcx.ifindex == ifindex)),
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
-        Err(err) => Err(err).context(Kind::Telemetry, failed),
-    }
 }
 
 /// A clsact filter behind a tcx program that ends the chain sees nothing, so `auto` joins tcx there.

@@ -7,11 +7,12 @@ use std::{
 };
 
 use libbpf_rs::{Link, MapHandle, Program};
-use nix::{errno::Errno, net::if_::if_indextoname};
+use nix::errno::Errno;
 
 use super::{
     Mode,
     clsact::Filter,
+    compare::name_of,
     pin, reader,
     swap::{self, Swap},
     sys,
@@ -81,10 +82,7 @@ impl Refusal {
         let pod = pods.iter().find(|(_, raw)| raw.ifindex == ifindex);
         Self {
             ifindex,
-            interface: if_indextoname(ifindex)
-                .ok()
-                .map(|name| name.to_string_lossy().into_owned())
-                .filter(|name| !name.is_empty()),
+            interface: name_of(ifindex),
             pod: pod.map(|(_, raw)| (text(&raw.pod_namespace), text(&raw.pod_name))),
             why: why.to_owned(),
         }
@@ -110,8 +108,10 @@ pub(super) fn programs(dir: &Path) -> Result<Programs> {
 /// [`Kind::Telemetry`] naming the pin.
 pub(super) fn limited(dir: &Path) -> Result<Vec<LimitKey>> {
     let path = dir.join("limits");
-    let map = MapHandle::from_pinned_path(&path)
-        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
+    let map = match MapHandle::from_pinned_path(&path) {
+        Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?,
+    };
     let all = reader::dump::<LimitKey, RawLimit>(&map)?;
     Ok(all.into_iter().map(|(key, _)| key).collect())
 }

@@ -5,6 +5,7 @@
 //! hold a pod that has taken its own queue away.
 
 use std::{
+    fs,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -62,13 +63,16 @@ fn sides(bandwidth: &Bandwidth) -> impl Iterator<Item = Side> {
 /// [`forget`] and the link's end.
 pub fn attach(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()> {
     libbpf_rs::set_print(None);
-    load::ensure(bpf_dir)?;
     // So that a reload sees this limit whole or not at all.
-    let _shared = lock::share(&pin::dir(bpf_dir), lock::WAIT)?.ok_or_else(|| unpinned(bpf_dir))?;
-    let limits = limits(bpf_dir)?.ok_or_else(|| unpinned(bpf_dir))?;
+    let (_shared, limits, sides) = match hold(bpf_dir, bandwidth)? {
+        Some(held) => held,
+        None => {
+            load::ensure(bpf_dir)?;
+            hold(bpf_dir, bandwidth)?.ok_or_else(|| unpinned(bpf_dir))?
+        }
+    };
     let index = signed(ifindex)?;
-    for side in sides(bandwidth) {
-        let program = program(bpf_dir, side.program)?;
+    for (side, program) in sides {
         let ahead_bits = u128::from(side.limit.ahead()) * 8 * u128::from(NANOSECONDS);
         let value = RawLimit {
             rate: side.limit.rate,
@@ -84,6 +88,22 @@ pub fn attach(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
             })?;
     }
     Ok(())
+}
+
+/// The pins that these limits need, and the lock by which no reload swaps them meanwhile; `None` where one is missing.
+#[allow(clippy::type_complexity, reason = "three things that are had together, once")]
+fn hold(
+    bpf_dir: &Path,
+    bandwidth: &Bandwidth,
+) -> Result<Option<(fs::File, MapHandle, Vec<(Side, OwnedFd)>)>> {
+    let Some(shared) = lock::share(&pin::dir(bpf_dir), lock::WAIT)? else { return Ok(None) };
+    let Some(limits) = limits(bpf_dir)? else { return Ok(None) };
+    let mut hooks = Vec::new();
+    for side in sides(bandwidth) {
+        let Some(program) = pin::program(bpf_dir, side.program)? else { return Ok(None) };
+        hooks.push((side, program));
+    }
+    Ok(Some((shared, limits, hooks)))
 }
 
 /// Puts back what something else took away of what [`attach`] left; says whether anything was missing.
@@ -172,10 +192,6 @@ fn key(ifindex: u32, direction: Direction) -> LimitKey {
 
 fn limits(bpf_dir: &Path) -> Result<Option<MapHandle>> {
     pin::map(bpf_dir, "limits")
-}
-
-fn program(bpf_dir: &Path, name: &str) -> Result<OwnedFd> {
-    pin::program(bpf_dir, name)?.ok_or_else(|| unpinned(bpf_dir))
 }
 
 fn unpinned(bpf_dir: &Path) -> Error {

@@ -4,6 +4,7 @@
 //! later one finds the pins. A loader that dies leaves a temporary directory, never half a schema.
 
 use std::{
+    collections::BTreeSet,
     fs,
     mem::MaybeUninit,
     os::unix::fs::DirBuilderExt,
@@ -16,7 +17,7 @@ use libbpf_rs::{
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
-use super::{histogram, lock, pin, wire::WeirSkelBuilder};
+use super::{histogram, lock, pin, reload, whole, wire::WeirSkelBuilder};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The directory of a load under way. A bpffs takes no name with a dot in it.
@@ -33,12 +34,13 @@ const LEAVING: &str = "leaving";
 pub fn ensure(bpf_dir: &Path) -> Result<()> {
     // Who uninstalls removes the directory itself: it may go between its making and its lock.
     for _ in 0..4 {
-        if is_whole(&pin::dir(bpf_dir)) {
+        if whole::missing(&pin::dir(bpf_dir)).is_empty() {
             return Ok(());
         }
         pin::prepare(bpf_dir)?;
         let Some(_lock) = lock::loading(bpf_dir)? else { continue };
-        return if is_whole(&pin::dir(bpf_dir)) { Ok(()) } else { load(bpf_dir) };
+        let bare = whole::is_bare(&pin::dir(bpf_dir));
+        return if bare { load(bpf_dir) } else { reload::complete(bpf_dir).map(drop) };
     }
     let msg = format!("{} is removed as often as it is made", bpf_dir.display());
     Err(Error::new(Kind::TryAgain, msg))
@@ -65,12 +67,7 @@ pub fn clear_under_lock(bpf_dir: &Path) -> Result<()> {
     clear(&bpf_dir.join(TEMPORARY))
 }
 
-/// Whether a layout's directory has its pins: somebody may have removed them, and left it.
-pub fn is_whole(dir: &Path) -> bool {
-    dir.join("attachments").exists()
-}
-
-/// Loads into a directory of a temporary name and publishes it by renaming, in the place of what is no whole one.
+/// Loads into a directory of a temporary name and publishes it by renaming, in the place of one without pins.
 fn load(bpf_dir: &Path) -> Result<()> {
     let temporary = aside(bpf_dir, None)?;
     remove(bpf_dir, &pin::dir(bpf_dir))?;
@@ -164,7 +161,7 @@ fn is_scratch(name: &std::ffi::OsStr) -> bool {
 }
 
 /// Loads and pins below `dir`: programs and maps, or, to go on with the maps that are pinned in
-/// `maps`, the programs alone.
+/// `maps`, the programs, and those maps alone that are not.
 fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
     if let Ok(mut printed) = PRINTED.lock() {
         printed.clear();
@@ -179,11 +176,16 @@ fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
             *to = from;
         }
     }
+    let mut reused = BTreeSet::new();
     if let Some(pinned) = maps {
         for mut map in open.open_object_mut().maps_mut().filter(|map| !is_scratch(map.name())) {
             let path = pinned.join(map.name());
-            map.reuse_pinned_map(&path)
-                .context(Kind::Telemetry, || format!("can't go on with {}", path.display()))?;
+            // One that somebody removed begins anew.
+            if path.exists() {
+                map.reuse_pinned_map(&path)
+                    .context(Kind::Telemetry, || format!("can't go on with {}", path.display()))?;
+                reused.insert(map.name().to_owned());
+            }
         }
     }
     let loaded = open.load();
@@ -194,7 +196,7 @@ fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
     let mut skel = loaded.map_err(refused)?;
     let failed = |path: &Path| format!("can't pin {}", path.display());
     for mut map in skel.object_mut().maps_mut().filter(|map| !is_scratch(map.name())) {
-        if maps.is_none() {
+        if !reused.contains(map.name()) {
             let path = dir.join(map.name());
             map.pin(&path).context(Kind::Telemetry, || failed(&path))?;
         }
@@ -209,6 +211,22 @@ fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pins_are_known_by_name() {
+        let mut storage = MaybeUninit::uninit();
+        let open = WeirSkelBuilder::default().open(&mut storage).unwrap();
+        let object = open.open_object();
+        let names = |names: &mut dyn Iterator<Item = &std::ffi::OsStr>| -> BTreeSet<String> {
+            names.map(|name| name.to_str().unwrap().to_owned()).collect()
+        };
+        let maps = names(&mut object.maps().map(|map| map.name()).filter(|name| !is_scratch(name)));
+        assert_eq!(maps, whole::MAPS.map(String::from).into());
+        let programs = names(&mut object.progs().map(|program| program.name()));
+        assert_eq!(programs, whole::PROGRAMS.map(String::from).into());
+        // As long as the kernel keeps a name.
+        assert!(maps.iter().all(|name| name.len() < 16));
+    }
 
     #[test]
     fn the_verdict_is_what_stands_before_the_count() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use libbpf_rs::{MapCore, MapFlags};
 
 use super::{
-    Attached, Identity, Mode, clsact,
+    Attached, Identity, Mode, clsact, compare,
     hook::{self, Pins},
     lock, pin, registry, sys, traffic,
     wire::{bytes_of, field},
@@ -20,7 +20,7 @@ pub fn mend(
     identity: &Identity,
     attached: &Attached,
 ) -> Result<bool> {
-    match hook::verify(bpf_dir, ifindex, attached, lock::WAIT) {
+    match compare::verify(bpf_dir, ifindex, attached, lock::WAIT) {
         Ok(()) => return Ok(false),
         Err(err) if err.kind() == Kind::Difference => {}
         Err(err) => return Err(err),
@@ -51,7 +51,7 @@ pub fn mend(
     }
     // To look at it again takes the lock anew, behind a reload that waits for it.
     drop(shared);
-    hook::verify(bpf_dir, ifindex, attached, lock::WAIT).map(|()| true)
+    compare::verify(bpf_dir, ifindex, attached, lock::WAIT).map(|()| true)
 }
 
 /// Makes sure that both maps know the pod, under the id that its record has.

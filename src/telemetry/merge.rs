@@ -31,6 +31,11 @@ const CARRIED: [(&str, bool); 5] = [
     ("stats", false),
 ];
 
+/// The pins of another layout that a reload can't do without.
+pub(super) fn needed() -> impl Iterator<Item = &'static &'static str> {
+    CARRIED.iter().map(|(name, _)| name).chain(&["limits"])
+}
+
 /// As many entries as one run of the program takes.
 const ENTRIES: usize = 100;
 

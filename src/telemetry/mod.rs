@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 mod clsact;
+mod compare;
 pub mod histogram;
 mod hook;
 mod hooked;
@@ -30,6 +31,7 @@ mod swap;
 pub mod sys;
 pub mod traces;
 mod traffic;
+pub mod whole;
 pub mod wire;
 
 pub use registry::{Census, Still};
@@ -139,7 +141,7 @@ pub fn find(bpf_dir: &Path, container_id: &str, ifname: &str) -> Result<Vec<(u32
 /// [`Kind::Difference`](crate::error::Kind::Difference) naming the missing filter, link or map entry;
 /// [`Kind::TryAgain`](crate::error::Kind::TryAgain): a reload stands still.
 pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    hook::verify(bpf_dir, ifindex, attached, lock::A_MOMENT)
+    compare::verify(bpf_dir, ifindex, attached, lock::A_MOMENT)
 }
 
 /// As [`verify`], and waits for nobody.
@@ -147,7 +149,7 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
 /// # Errors
 /// As [`verify`]; [`Kind::TryAgain`](crate::error::Kind::TryAgain) while programs are swapped.
 pub fn verify_at_once(bpf_dir: &Path, ifindex: u32, attached: &Attached) -> Result<()> {
-    hook::verify(bpf_dir, ifindex, attached, lock::AT_ONCE)
+    compare::verify(bpf_dir, ifindex, attached, lock::AT_ONCE)
 }
 
 /// Puts back what [`verify`] misses: hooks that somebody took off, or, where the maps were lost, the pod

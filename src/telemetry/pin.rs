@@ -16,13 +16,16 @@ use std::{
 use libbpf_rs::{MapHandle, Program};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{lock, wire::Direction};
+use super::{lock, whole, wire::Direction};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The layout of this binary's maps.
 pub const SCHEMA: &str = env!("WEIR_SCHEMA");
 /// The directory of the tcx links' pins, of any layout.
 const LINKS: &str = "links";
+
+/// Of so many pins that were removed the names are said.
+const NAMED: usize = 4;
 
 /// Where a bpffs is mounted, if the node has one at all.
 const USUAL: &str = "/sys/fs/bpf";
@@ -98,11 +101,30 @@ pub fn others(layouts: &[String]) -> String {
 /// What to do about it.
 pub const OTHERS_MEND: &str = "weir reload, and restart the agent";
 
+/// What is so where these [pins](whole::torn) are missing.
+pub fn torn_apart(bpf_dir: &Path, torn: &[String]) -> String {
+    let shown = bpf_dir.display();
+    let named = torn.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match torn.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("pins were removed from {shown}, and others are there: {named}{more}")
+}
+
+/// What to do about it.
+pub const TORN_MEND: &str = "weir reconcile puts them back";
+
 /// Why there are no maps of this version.
 pub fn absent(bpf_dir: &Path) -> Error {
     // Without a bpffs the cause is that, whoever was counted before.
     if let Err(err) = probe(bpf_dir) {
         return err;
+    }
+    if let Ok(torn) = whole::torn(bpf_dir)
+        && !torn.is_empty()
+    {
+        return Error::new(Kind::Telemetry, format!("{}; {TORN_MEND}", torn_apart(bpf_dir, &torn)));
     }
     let why = match other_layouts(bpf_dir) {
         Ok(layouts) if !layouts.is_empty() => format!("{}; {OTHERS_MEND}", others(&layouts)),

@@ -51,12 +51,15 @@ pub(super) struct Registry {
     _shared: fs::File,
 }
 
-/// Who is counted by the maps of a layout.
+/// Who is counted by the maps of a layout; nobody where there is no such pin.
 pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
     let path = dir.join("attachments");
-    let map = MapHandle::from_pinned_path(&path)
-        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    living_in(&map)
+    match MapHandle::from_pinned_path(&path) {
+        Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => Ok(Vec::new()),
+        opened => living_in(
+            &opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?,
+        ),
+    }
 }
 
 fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {

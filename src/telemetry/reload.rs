@@ -21,6 +21,7 @@ use super::{
     pin::{self, layouts, name},
     registry::living,
     sys,
+    whole::{self, Refilled},
     wire::{LimitKey, RawAttachment},
 };
 use crate::error::{Context, Kind, Result};
@@ -40,6 +41,8 @@ pub struct Reloaded {
     pub refused: Vec<Refusal>,
     /// The layouts that stay, as pods are counted there by interfaces that refused.
     pub left: Vec<String>,
+    /// Pins that somebody had removed.
+    pub refilled: Refilled,
 }
 
 /// The verifier's log of programs that [`reload`] could not load, from its end, 1 MiB at most; empty where
@@ -59,20 +62,15 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     pin::probe(bpf_dir)?;
     let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(None) };
     let current = pin::dir(bpf_dir);
-    let old = others(bpf_dir)?;
-    let begun = Instant::now();
+    let mut done = Reloaded::default();
+    let old = others(bpf_dir, &mut done.refilled)?;
     // One without its pins is none, and its pods are lost.
-    let whole = load::is_whole(&current);
-    if old.is_empty() && !whole {
+    let bare = whole::is_bare(&current);
+    if old.is_empty() && bare {
         return Ok(None);
     }
-    let mut done = Reloaded::default();
-    if whole {
-        let new = load::aside(bpf_dir, Some(&current))?;
-        done.load = begun.elapsed();
-        let swapped = swap_in_place(bpf_dir, &current, &new, &mut done);
-        load::clear(&new)?;
-        swapped?;
+    if !bare {
+        renew(bpf_dir, &mut done)?;
         // Whoever reads these maps waits as well: for them a pod has all its totals, or is not there yet.
         let mut all = old.clone();
         all.push(current.clone());
@@ -88,6 +86,7 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
         }
         return Ok(Some(done));
     }
+    let begun = Instant::now();
     let new = load::aside(bpf_dir, None)?;
     done.load = begun.elapsed();
     // Held until nobody finds the old ones any more: who ends a pod meanwhile would mark it there alone.
@@ -119,11 +118,52 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     Ok(Some(done))
 }
 
-/// The directories of other layouts.
-fn others(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+/// The directories of other layouts, whole. An empty one, which counts nobody, goes.
+fn others(bpf_dir: &Path, refilled: &mut Refilled) -> Result<Vec<PathBuf>> {
+    let mut others = layouts(bpf_dir)?;
+    others.retain(|dir| *dir != pin::dir(bpf_dir));
+    for dir in others.iter().filter(|dir| whole::is_bare(dir)) {
+        // Whatever else somebody has in a directory of such a name is theirs.
+        let _ = fs::remove_dir(dir);
+    }
+    others.retain(|dir| !whole::is_bare(dir));
+    for dir in &others {
+        refilled.back.extend(whole::refill_other(dir)?);
+    }
+    Ok(others)
+}
+
+/// Makes this version's layout whole, of which some pins are there; new programs come for all pods where one is
+/// missing. Call holding the lock of those who load.
+///
+/// # Errors
+/// As [`reload`].
+pub(super) fn complete(bpf_dir: &Path) -> Result<Refilled> {
     let current = pin::dir(bpf_dir);
-    let whole = |dir: &PathBuf| *dir != current && load::is_whole(dir);
-    Ok(layouts(bpf_dir)?.into_iter().filter(whole).collect())
+    let back = whole::repin(&current, &whole::missing(&current))?;
+    let mut done = Reloaded::default();
+    if !whole::missing(&current).is_empty() {
+        renew(bpf_dir, &mut done)?;
+    }
+    done.refilled.back.extend(back);
+    Ok(done.refilled)
+}
+
+/// New programs for the maps of this version's layout, of which those that are missing come back, or begin anew.
+fn renew(bpf_dir: &Path, done: &mut Reloaded) -> Result<()> {
+    let current = pin::dir(bpf_dir);
+    let begun = Instant::now();
+    done.refilled.back.extend(whole::repin(&current, &whole::missing(&current))?);
+    let (maps, programs): (Vec<_>, Vec<_>) =
+        whole::missing(&current).into_iter().partition(|pin| whole::MAPS.contains(pin));
+    let new = load::aside(bpf_dir, Some(&current))?;
+    done.load = begun.elapsed();
+    let swapped = swap_in_place(bpf_dir, &current, &new, done);
+    load::clear(&new)?;
+    swapped?;
+    done.refilled.anew.extend(maps.into_iter().map(str::to_owned));
+    done.refilled.back.extend(programs.into_iter().map(str::to_owned));
+    Ok(())
 }
 
 /// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.

@@ -39,8 +39,7 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
     for dir in layouts(bpf_dir)? {
         let _alone = lock::alone(&dir)?;
         // A removal that was killed may have begun with any pin.
-        let pods = if dir.join("attachments").exists() { living(&dir)? } else { Vec::new() };
-        for (_, raw) in pods {
+        for (_, raw) in living(&dir)? {
             let Ok(ifindex) = i32::try_from(raw.ifindex) else { continue };
             removed.hooks += 1;
             // The links of the others go with their pins.

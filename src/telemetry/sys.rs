@@ -51,10 +51,38 @@ pub fn tcx_attach(
     if let Some(dir) = pin.parent() {
         fs::DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
     }
-    let path = CString::new(pin.as_os_str().as_bytes())?;
+    self::pin(link.as_fd(), pin)
+}
+
+/// Pins a program, map or link that is open.
+pub fn pin(object: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+    let path = CString::new(at.as_os_str().as_bytes())?;
     // SAFETY: an open descriptor and a NUL-terminated path that outlives the call.
-    let err = unsafe { libbpf_sys::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) };
+    let err = unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) };
     if err < 0 { Err(io::Error::from_raw_os_error(-err)) } else { Ok(()) }
+}
+
+/// The ids of the maps that a program uses.
+pub fn maps_of(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // More than a program may use (linux/bpf_verifier.h, MAX_USED_MAPS).
+    let mut ids = vec![0_u32; 64];
+    let mut info = libbpf_sys::bpf_prog_info {
+        nr_map_ids: 64,
+        map_ids: ids.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let size = u32::try_from(size_of::<libbpf_sys::bpf_prog_info>());
+    let mut size = size.map_err(io::Error::other)?;
+    // SAFETY: `info` is initialised and `size` its own; it asks for no array but the ids, which has the room that
+    // it says.
+    let err = unsafe {
+        libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size)
+    };
+    if err < 0 {
+        return Err(io::Error::from_raw_os_error(-err));
+    }
+    ids.truncate(info.nr_map_ids as usize);
+    Ok(ids)
 }
 
 /// Removes a link's pin, and with it the link; one that is gone is no error.

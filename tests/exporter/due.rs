@@ -172,6 +172,47 @@ fn pins_of_a_layout_that_go_under_counted_pods_are_missed() {
 }
 
 #[test]
+fn single_pins_that_go_under_the_agent_are_named_and_come_back_with_all_that_was_counted() {
+    let node = Node::new("torn");
+    let web = Plumbed::new(&node, "shop", "web", "web");
+    let agent = agent(&node);
+    let packets = || -> Option<f64> {
+        let page = get("/metrics").body;
+        let series =
+            r#"weir_network_packets_total{namespace="shop",pod="web",direction="rx",family="4"} "#;
+        page.lines().find_map(|line| line.strip_prefix(series)?.parse().ok())
+    };
+    let send = || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..10).for_each(|_| drop(socket.send_to(b"x", (web.address, 9))));
+    };
+    send();
+    eventually("ready, and ten packets", || {
+        get("/readyz").status == 200 && packets().is_some_and(|packets| packets >= 10.0)
+    });
+    // What the agent reads, and what it doesn't.
+    for (pin, is_shown) in [("counters", false), ("shares", true)] {
+        fs::remove_file(node.bpf_dir().join(env!("WEIR_SCHEMA")).join(pin)).unwrap();
+        let before = packets().unwrap_or_default();
+        send();
+        eventually("not ready, and why", || {
+            let ready = get("/readyz");
+            let named = ready.body.contains(&format!("/{pin}; weir reconcile puts them back"));
+            ready.status == 503 && named && !ready.body.contains(NEVER)
+        });
+        eventually("on the page, or not", || packets().is_some() == is_shown);
+        let (_, remark) = pods(&node);
+        assert!(remark.contains(&format!("/{pin}; weir reconcile")), "{remark}");
+        assert!(told(&node, &["reconcile"]).status.success());
+        eventually("ready again", || get("/readyz").status == 200);
+        eventually("and no less", || packets().is_some_and(|packets| packets >= before + 10.0));
+    }
+    let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
+    let logged = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((logged("/counters"), logged("/shares")), (1, 1), "{log:#?}");
+}
+
+#[test]
 fn all_pins_that_go_under_counted_pods_are_missed() {
     pins_go("lost-all", Node::bpf_dir);
 }

@@ -21,6 +21,7 @@ mod node;
 mod plugin;
 mod refused;
 mod short;
+mod torn;
 mod totals;
 mod upgrade;
 mod version;

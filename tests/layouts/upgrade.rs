@@ -40,7 +40,8 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
             node.call(Version::This, verb, &first).succeed();
         }
         let before = node.host.footprint();
-        let nothing = json!({"dropped": [], "mended": [], "left": []});
+        let nothing =
+            json!({"dropped": [], "mended": [], "pins": {"back": [], "anew": []}, "left": []});
         for pod in [&a, &b] {
             node.call(Version::This, "ADD", pod).succeed();
         }

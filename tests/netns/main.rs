@@ -49,4 +49,5 @@ mod reload;
 mod sctp;
 mod status;
 mod tenants;
+mod torn;
 mod unit;

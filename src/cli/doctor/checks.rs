@@ -86,6 +86,12 @@ pub fn layouts(others: &[String]) -> Option<Finding> {
     (!others.is_empty()).then(warn)
 }
 
+/// Judges the pins that are [missing](crate::telemetry::whole::torn) where others are; nothing to say of none.
+pub fn pins(bpf_dir: &Path, torn: &[String]) -> Option<Finding> {
+    let warn = || Finding::warn("pins", pin::torn_apart(bpf_dir, torn), pin::TORN_MEND);
+    (!torn.is_empty()).then(warn)
+}
+
 /// Weir's programs carry no relocations, so this is for information.
 pub fn btf(present: bool) -> Finding {
     let says = if present { "present (not needed)" } else { "absent (not needed)" };

@@ -15,7 +15,7 @@ use nix::{
 use super::{Args, Finding, checks, conflist, lists, pods, ranges, trial};
 use crate::{
     cli::places::Found,
-    telemetry::{self, pin},
+    telemetry::{self, pin, whole},
 };
 
 /// More than a configuration is; what is bigger is not read to its end.
@@ -57,6 +57,7 @@ pub fn look(args: &Args) -> Vec<Finding> {
     ];
     findings.extend(lists::look(&state_dir, args.conf_dir.given()));
     findings.extend(pods::look(&state_dir, &bpf_dir));
+    findings.extend(checks::pins(&bpf_dir, &whole::torn(&bpf_dir).unwrap_or_default()));
     findings.extend(checks::layouts(&pin::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
