@@ -18,14 +18,14 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 
 use crate::{
     error::{Context, Error, Kind, Result},
     record,
-    telemetry::pin,
+    telemetry::place::Place,
 };
 
 mod accept;
@@ -47,6 +47,7 @@ pub(crate) mod fixture;
 pub mod flows;
 pub mod hosts;
 mod journal;
+mod keeper;
 pub(crate) mod labels;
 pub mod log;
 pub mod otlp;
@@ -61,7 +62,9 @@ pub(crate) mod series;
 mod server;
 pub(crate) mod server_names;
 mod takeover;
-mod totals;
+pub(crate) mod totals;
+
+use keeper::Keeper;
 
 /// What the agent is told.
 #[derive(Debug, Clone)]
@@ -84,7 +87,7 @@ pub struct Options {
 ///
 /// # Errors
 /// `Kind::Io` naming an address that can't be listened on; `Kind::Unavailable` where another agent serves
-/// the same maps; `Kind::Kernel` for want of a thread.
+/// the same maps, or has taken them over while there were none; `Kind::Kernel` for want of a thread.
 /// Absent maps are no error: they are looked for until they are there.
 pub fn run(options: Options) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
@@ -99,9 +102,8 @@ async fn serve(options: Options) -> Result<()> {
     // Before anything else: a signal that comes early must not kill.
     let told = told_to_stop()?;
     // Nobody is told of an address whose agent is refused a moment later.
-    let _place = pin::agent_place(&bpf_dir, |place| {
-        record::holders_of(place).first().map(ToString::to_string)
-    })?;
+    let place =
+        Place::take(&bpf_dir, |place| record::holders_of(place).first().map(ToString::to_string))?;
     let mut listeners = Vec::with_capacity(listen.len());
     for address in listen {
         listeners.push(server::bind(address)?);
@@ -113,7 +115,9 @@ async fn serve(options: Options) -> Result<()> {
     let finds = flows::Finds { exemplars: Arc::default(), spans: spans.clone(), names };
     let (flows, flows_thread) =
         flows::Flows::start(state_dir.clone(), bpf_dir.clone(), finds.clone())?;
-    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, finds)?;
+    let (lost, displaced) = oneshot::channel();
+    let keeper = Keeper::new(place, lost);
+    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, finds, keeper)?;
     let hosts = hosts::Hosts::new(&own_name(), allowed_hosts);
     let sources = Arc::new(routes::Sources { totals, flows, hosts });
     let (stop, stopped) = watch::channel(());
@@ -128,7 +132,11 @@ async fn serve(options: Options) -> Result<()> {
         let exporter = otlp::Exporter::new(options, spans);
         servers.spawn(exporter.run(Arc::clone(&sources), stopped));
     }
-    told.await;
+    let displaced = tokio::select! {
+        () = told => None,
+        // The thread goes on as long as its handle.
+        Ok(err) = displaced => Some(err),
+    };
     log::say("agent: stopping");
     drop(stop);
     // Streams have no end of their own.
@@ -137,7 +145,8 @@ async fn serve(options: Options) -> Result<()> {
     drop(sources);
     let died = |_| Error::new(Kind::Kernel, "a reading thread died");
     flows_thread.join().map_err(died)?;
-    totals_thread.join().map_err(died)
+    totals_thread.join().map_err(died)?;
+    displaced.map_or(Ok(()), Err)
 }
 
 /// The machine's name; empty if it has none that is a text.

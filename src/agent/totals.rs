@@ -24,6 +24,7 @@ use super::{
     families::Flavor,
     flows::Finds,
     journal::Journal,
+    keeper::Keeper,
     log::{self, Said},
     overview::History,
     reading::Own,
@@ -107,6 +108,7 @@ impl Totals {
         state_dir: PathBuf,
         bpf_dir: PathBuf,
         finds: Finds,
+        keeper: Keeper,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (requests, asked) = sync_channel(QUEUE);
         let starting = Err("the maps have not been looked at yet".to_owned());
@@ -124,6 +126,7 @@ impl Totals {
             audit: Audit::default(),
             overflow: BTreeMap::new(),
             finds,
+            keeper,
             cached: None,
             history: History::default(),
             publish,
@@ -212,6 +215,7 @@ struct Worker {
     /// Label sets folded so far, by family.
     overflow: BTreeMap<&'static str, u64>,
     finds: Finds,
+    keeper: Keeper,
     cached: Option<Cached>,
     history: History,
     publish: watch::Sender<Health>,
@@ -246,6 +250,10 @@ impl Worker {
             self.cached = None;
         }
         self.read_records();
+        if !self.keeper.keep() {
+            // They are another agent's to sweep, and this one is about to end.
+            return;
+        }
         let swept = Maps::open(&self.bpf_dir).and_then(|maps| {
             maps.sweep(GRACE)?;
             if self.maps.is_none() {

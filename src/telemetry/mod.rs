@@ -22,6 +22,7 @@ mod lock;
 mod mend;
 mod merge;
 pub mod pin;
+pub mod place;
 pub mod reader;
 pub mod records;
 mod registry;

@@ -10,13 +10,12 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use libbpf_rs::{MapHandle, Program};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{lock, whole, wire::Direction};
+use super::{whole, wire::Direction};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The layout of this binary's maps.
@@ -192,61 +191,6 @@ pub fn prepare(bpf_dir: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// The place of the one agent that may serve these maps: it sweeps them, and the ring of live records
-/// has one reader. It is held until the file is closed. `None`: there is no bpffs, and so nothing to
-/// hold yet. `holder` names the process that locked a path, if it can be known.
-///
-/// # Errors
-/// [`Kind::Unavailable`]: another agent has held it for a second, as long as one that ends may take.
-pub fn agent_place(
-    bpf_dir: &Path,
-    holder: impl Fn(&Path) -> Option<String>,
-) -> Result<Option<fs::File>> {
-    let dir = links(bpf_dir);
-    let failed = || format!("can't open {}", dir.display());
-    let deadline = Instant::now() + Duration::from_secs(1);
-    loop {
-        if prepare(bpf_dir).is_err() {
-            return Ok(None);
-        }
-        match fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(err).context(Kind::Telemetry, failed);
-            }
-            _ => {}
-        }
-        let place = fs::File::open(&dir).context(Kind::Telemetry, failed)?;
-        while let Err(err) = place.try_lock() {
-            if let fs::TryLockError::Error(err) = err {
-                return Err(err)
-                    .context(Kind::Telemetry, || format!("can't lock {}", dir.display()));
-            }
-            if Instant::now() > deadline {
-                return Err(place_taken(bpf_dir, holder(&dir)));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        // Who uninstalls removes it, and the next one is another place.
-        if lock::is_behind(&place, &dir).context(Kind::Telemetry, failed)? {
-            return Ok(Some(place));
-        }
-        if Instant::now() > deadline {
-            let msg = format!("{} is removed as often as it is made", dir.display());
-            return Err(Error::new(Kind::TryAgain, msg));
-        }
-    }
-}
-
-fn place_taken(bpf_dir: &Path, holder: Option<String>) -> Error {
-    let holder = holder.map(|holder| format!(", process {holder},")).unwrap_or_default();
-    let msg = format!(
-        "another agent{holder} serves the pods of {}; one is enough for all readers: stop that one first, or \
-         give this one another --bpf-dir",
-        bpf_dir.display()
-    );
-    Error::new(Kind::Unavailable, msg)
 }
 
 /// Whether `bpf_dir` is, or could be made, a directory of ours on a bpffs. Changes nothing.

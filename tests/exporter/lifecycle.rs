@@ -87,6 +87,38 @@ fn a_second_one_for_the_same_maps_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_second_one_is_refused_also_where_the_pins_were_made_anew_under_the_first() {
+    let node = Node::new("anew");
+    let _web = Pod::new(&node, "web");
+    let first = node.agent();
+    eventually("ready", || get("/readyz").status == 200);
+    fs::remove_dir_all(node.bpf_dir()).unwrap();
+    let _db = Pod::new(&node, "db");
+    eventually("the new maps", || get("/metrics").body.contains(r#"pod="db""#));
+    std::thread::sleep(Duration::from_millis(1_500));
+    let (ended, log) = node.start_agent(&["--listen", "127.0.0.1:9921"]).into_inner().end();
+    let first_named = format!("another agent, process {} (weir), serves", first.pid());
+    assert!(ended == Some(1) && log.iter().any(|line| line.contains(&first_named)), "{log:#?}");
+    assert!(get("/metrics").body.contains(r#"pod="db""#));
+    assert_eq!(first.into_inner().stop(Signal::SIGTERM).0, Some(0));
+}
+
+#[test]
+fn who_takes_the_place_while_there_are_no_pins_has_it_and_the_first_ends() {
+    let node = Node::new("displaced");
+    let _web = Pod::new(&node, "web");
+    let first = node.agent();
+    eventually("ready", || get("/readyz").status == 200);
+    fs::remove_dir_all(node.bpf_dir()).unwrap();
+    let mut second = node.start_agent(&["--listen", "127.0.0.1:9921"]);
+    second.wait_for("listening on");
+    let (ended, log) = first.into_inner().end();
+    let named = format!("another agent, process {} (weir), serves", second.pid());
+    assert!(ended == Some(1) && log.last().unwrap().contains(&named), "{log:#?}");
+    assert_eq!(second.into_inner().stop(Signal::SIGTERM).0, Some(0));
+}
+
+#[test]
 fn without_maps_it_is_alive_but_not_ready_and_says_why_once() {
     let node = Node::new("absent");
     let agent = node.agent();
