@@ -62,7 +62,15 @@ pub fn due(members: &[Member]) -> Vec<Due> {
             "weir reconcile, after the reload, puts them back"
         },
     });
-    [lost, others, detached].into_iter().flatten().collect()
+    let cut = of(|state| *state == State::Disconnected).map(|(state, names)| Due {
+        state,
+        says: format!(
+            "the interfaces of pods are gone from the node, and their network with them: {names}"
+        ),
+        mend: "let their runtime make them anew (kubectl delete pod); of those that have ended already weir \
+               reconcile takes away what is left",
+    });
+    [lost, others, detached, cut].into_iter().flatten().collect()
 }
 
 /// Where pins are [missing](crate::telemetry::whole::torn) of a layout that has others.

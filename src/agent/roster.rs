@@ -22,6 +22,8 @@ pub enum State {
     Lost,
     /// Journal and maps agree that it is, but the hook is not on the interface any more.
     Detached,
+    /// Its interface on the node is gone, and its network with it, while nobody has ended it.
+    Disconnected,
     /// It is, by the programs of another version of Weir: its totals are in the maps of that layout.
     OtherVersion(String),
     /// The maps can't be read, or its pins are in another directory than the one that was looked at, or its
@@ -42,6 +44,7 @@ impl State {
         "uncounted",
         "lost",
         "detached",
+        "disconnected",
         "other-version",
         "unknown",
         "deleted",
@@ -58,7 +61,11 @@ impl State {
     pub fn counted(&self) -> Option<bool> {
         match self {
             Self::Counted | Self::Unrecorded => Some(true),
-            Self::Uncounted | Self::Lost | Self::Detached | Self::OtherVersion(_) => Some(false),
+            Self::Uncounted
+            | Self::Lost
+            | Self::Detached
+            | Self::Disconnected
+            | Self::OtherVersion(_) => Some(false),
             Self::Unknown | Self::Deleted(_) | Self::Unreadable(_) => None,
         }
     }
@@ -70,11 +77,12 @@ impl State {
             Self::Uncounted => 1,
             Self::Lost => 2,
             Self::Detached => 3,
-            Self::OtherVersion(_) => 4,
-            Self::Unknown => 5,
-            Self::Deleted(_) => 6,
-            Self::Unrecorded => 7,
-            Self::Unreadable(_) => 8,
+            Self::Disconnected => 4,
+            Self::OtherVersion(_) => 5,
+            Self::Unknown => 6,
+            Self::Deleted(_) => 7,
+            Self::Unrecorded => 8,
+            Self::Unreadable(_) => 9,
         };
         Self::WORDS[at]
     }
@@ -91,7 +99,7 @@ pub fn state(record: &Record, census: Option<&Census>) -> State {
         // Its hooks may be missing as yet.
         _ if record.under_way => State::Unknown,
         (Some(None), _) => State::Counted,
-        (None, Some(layout)) => State::OtherVersion(layout.clone()),
+        (None, Some(there)) => State::OtherVersion(there.layout.clone()),
         (None, None) if record.leaving || record.abandoned => State::Unknown,
         (None, None) if record.bpf_dir != census.bpf_dir => State::Unknown,
         (None, None) => State::Lost,
@@ -117,6 +125,8 @@ pub struct Member {
     pub attachment: Option<u32>,
     /// Index of the host side, once it is known.
     pub host_ifindex: Option<u32>,
+    /// Name of the host side, if there is a record, and no call works on it.
+    pub host_ifname: Option<String>,
     /// The pod's addresses, whoever gave them.
     pub addresses: Vec<IpAddr>,
     /// The hook that counts, or is said to.
@@ -138,12 +148,16 @@ pub fn join(
     pods: &BTreeMap<u32, Pod>,
 ) -> Vec<Member> {
     let mut unseen: BTreeMap<u32, &Pod> = pods.iter().map(|(id, pod)| (*id, pod)).collect();
+    let mut elsewhere = census.map(|census| census.elsewhere.iter().collect::<BTreeMap<_, _>>());
     let mut members: Vec<Member> = journal
         .iter()
         .filter_map(|(attachment, entry)| match entry {
             Entry::Absent => None,
             Entry::Record(record) => {
-                record.telemetry.and_then(|attached| unseen.remove(&attached.pod));
+                if let Some(Attached { pod, .. }) = record.telemetry {
+                    unseen.remove(&pod);
+                    elsewhere.as_mut().and_then(|elsewhere| elsewhere.remove(&pod));
+                }
                 Some(recorded(record, state(record, census)))
             }
             Entry::Unreadable(why) | Entry::OutOfReach(why) => {
@@ -152,6 +166,10 @@ pub fn join(
         })
         .collect();
     members.extend(unseen.iter().map(|(id, pod)| unrecorded(*id, pod)));
+    members.extend(elsewhere.into_iter().flatten().map(|(id, there)| {
+        let state = State::OtherVersion(there.layout.clone());
+        Member { state, ..unrecorded(*id, &there.pod) }
+    }));
     members.sort_by(|a, b| key(a).cmp(&key(b)));
     members
 }
@@ -164,6 +182,24 @@ impl Member {
             matches!(self.state, State::Counted | State::OtherVersion(_) | State::Unrecorded);
         hooked.then_some((self.host_ifindex?, attached))
     }
+
+    /// Whether the interface on the node that a record names is gone; `name_of` is
+    /// [`telemetry::name_of`](crate::telemetry::name_of).
+    fn is_cut_off(&self, name_of: impl Fn(u32) -> Option<String>) -> bool {
+        let lives = self.state.living() && self.state != State::Unknown;
+        match (self.host_ifindex, &self.host_ifname) {
+            // The number may be another interface's by now.
+            (Some(index), Some(name)) => lives && name_of(index).as_ref() != Some(name),
+            _ => false,
+        }
+    }
+}
+
+/// Marks those whose interface on the node is gone: whatever else is wrong with them comes from that.
+pub fn mark_disconnected(members: &mut [Member], name_of: impl Fn(u32) -> Option<String>) {
+    for member in members.iter_mut().filter(|member| member.is_cut_off(&name_of)) {
+        member.state = State::Disconnected;
+    }
 }
 
 fn key(member: &Member) -> (&str, &str, &str, &str) {
@@ -171,6 +207,7 @@ fn key(member: &Member) -> (&str, &str, &str, &str) {
 }
 
 fn recorded(record: &Record, state: State) -> Member {
+    let settled = !(record.under_way || record.leaving || record.abandoned);
     let name = if record.pod.name.is_empty() { &record.container_id } else { &record.pod.name };
     Member {
         network: record.network.clone(),
@@ -181,6 +218,7 @@ fn recorded(record: &Record, state: State) -> Member {
         ifname: record.ifname.clone(),
         attachment: record.telemetry.as_ref().map(|attached| attached.pod),
         host_ifindex: record.host_ifindex,
+        host_ifname: settled.then(|| record.host_ifname.clone()),
         addresses: record.addresses().chain(record.others_addresses.iter().copied()).collect(),
         hook: record.telemetry.as_ref().map(|attached| attached.mode),
         created: Duration::from_secs(record.created),
@@ -198,6 +236,7 @@ fn unrecorded(id: u32, pod: &Pod) -> Member {
         ifname: pod.ifname.clone(),
         attachment: Some(id),
         host_ifindex: Some(pod.ifindex),
+        host_ifname: None,
         addresses: Vec::new(),
         hook: Some(pod.mode),
         created: pod.created,
@@ -215,6 +254,7 @@ fn unreadable(attachment: &Attachment, why: String) -> Member {
         ifname: attachment.ifname().to_owned(),
         attachment: None,
         host_ifindex: None,
+        host_ifname: None,
         addresses: Vec::new(),
         hook: None,
         created: Duration::ZERO,
@@ -229,6 +269,7 @@ mod tests {
         agent::fixture,
         error::{Error, Kind},
         record::NetnsRef,
+        telemetry::Elsewhere,
     };
 
     fn record(container: &str, telemetry: Option<u32>) -> (Attachment, Entry) {
@@ -260,7 +301,9 @@ mod tests {
             (Attachment::new("gone", "eth0").unwrap(), Entry::Absent),
         ];
         let mut census = fixture::census(&snapshot);
-        census.elsewhere.insert(80, "0123".to_owned());
+        let there = |name: &str| Elsewhere { layout: "0123".to_owned(), pod: fixture::pod(name) };
+        census.elsewhere.insert(80, there("old"));
+        census.elsewhere.insert(90, there("old-stray"));
         let states: BTreeMap<_, _> = join(&journal, Some(&census), &snapshot.pods)
             .into_iter()
             .map(|member| (member.container_id, member.state))
@@ -275,9 +318,31 @@ mod tests {
             ("bare".into(), State::Uncounted),
             ("broken".into(), State::Unreadable("cut off".into())),
             ("stray".into(), State::Unrecorded),
+            ("old-stray".into(), State::OtherVersion("0123".into())),
             ("deleted".into(), State::Deleted(Duration::from_secs(1_900))),
         ];
         assert_eq!(states, expected.into());
+    }
+
+    #[test]
+    fn whose_interface_is_gone_or_anothers_is_disconnected_unless_a_call_works_on_it() {
+        let mut journal = ["here", "gone", "given-on", "leaving", "begun", "bare"]
+            .map(|name| record(name, (name != "bare").then_some(1)));
+        for ((_, entry), index) in journal.iter_mut().zip(1..) {
+            let Entry::Record(record) = entry else { panic!() };
+            (record.host_ifindex, record.host_ifname) = (Some(index), format!("weir{index}"));
+        }
+        let here = [(1, None)].into();
+        let census = Census { bpf_dir: "/x".into(), here: Some(here), ..Census::default() };
+        let mut members = join(&journal, Some(&census), &BTreeMap::new());
+        mark_disconnected(&mut members, |index| match index {
+            1 => Some("weir1".to_owned()),
+            3 => Some("eth7".to_owned()),
+            _ => None,
+        });
+        let cut = members.iter().filter(|member| member.state == State::Disconnected);
+        let cut: Vec<_> = cut.map(|member| &*member.container_id).collect();
+        assert_eq!(cut, ["bare", "given-on", "gone"]);
     }
 
     #[test]
@@ -290,7 +355,8 @@ mod tests {
     #[test]
     fn where_there_are_no_maps_who_was_counted_is_lost_or_another_versions() {
         let journal = [("a", 1), ("b", 77), ("begun", 78)].map(|(name, id)| record(name, Some(id)));
-        let elsewhere = [(77, "0123".to_owned())].into();
+        let there = Elsewhere { layout: "0123".to_owned(), pod: fixture::pod("b") };
+        let elsewhere = [(77, there)].into();
         let census = Census { bpf_dir: "/x".into(), elsewhere, ..Census::default() };
         let members = join(&journal, Some(&census), &BTreeMap::new());
         let states: Vec<_> = members.iter().map(|member| &member.state).collect();

@@ -4,7 +4,11 @@
 //! All of it is made again from the record alone. A DEL beside us must not leave behind what we put back, so
 //! it is put back only while we hold the record, which a DEL waits for.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -22,6 +26,9 @@ use crate::{
     spec::{Address, capability::Limit},
     telemetry::{self, limit},
 };
+
+/// How long a call is between two things that belong together, as a rule.
+const A_CALL: Duration = Duration::from_millis(100);
 
 /// What a living attachment lacked, and has again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,7 +50,35 @@ pub enum Mend {
 /// Those of reading records and asking the kernel.
 pub fn run(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
     hooks(places, report, living)?;
-    table(places, report, living)
+    table(places, report, living)?;
+    tell_disconnected(places, report, living)
+}
+
+/// Says whose interface on the node is gone, while its namespace is not: to make it again is to make the pod's
+/// network again, which only an ADD does.
+fn tell_disconnected(places: &Places, report: &mut Report, living: &[Record]) -> Result<()> {
+    let is_cut = |record: &Record| {
+        let settled = !(record.under_way || record.leaving || record.abandoned);
+        settled && record.host_ifindex.is_some() && !teardown::still_there(record)
+    };
+    let cut: Vec<&Record> = living.iter().filter(|record| is_cut(record)).collect();
+    if cut.is_empty() {
+        return Ok(());
+    }
+    // Of most it is its DEL that has begun since.
+    thread::sleep(A_CALL);
+    for record in cut {
+        let attachment = record.attachment()?;
+        if let Entry::Record(now) = record::find(&places.state_dir, &attachment)?
+            && *now == *record
+            && is_cut(&now)
+        {
+            let name = &record.host_ifname;
+            let why = "is gone, and so is the pod's network; let its runtime make the pod anew";
+            report.left.push(format!("interface {name} of {attachment} {why}"));
+        }
+    }
+    Ok(())
 }
 
 /// Host ports and masquerade.

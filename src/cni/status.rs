@@ -9,7 +9,7 @@ use super::{
     Call,
     args::Args,
     counting::Counting,
-    reclaim,
+    reclaim, teardown,
     wanted::{Ipam, Wanted, WhenFull},
 };
 use crate::{
@@ -90,12 +90,16 @@ fn note_detached(call: &Call) -> Result<()> {
     let records = record::some(&call.config.state_dir, ASKED_ABOUT, turn)?.into_iter();
     let hooked = records.filter_map(|(attachment, entry)| match entry {
         Entry::Record(record) if record.network == call.config.name && !record.under_way => {
-            Some((attachment, record.host_ifindex?, record.telemetry?, record.bpf_dir))
+            Some((attachment, record.host_ifindex?, record.telemetry?, record))
         }
         _ => None,
     });
-    for (attachment, index, attached, bpf_dir) in hooked {
-        match telemetry::verify_at_once(&bpf_dir, index, &attached) {
+    for (attachment, index, attached, record) in hooked {
+        match telemetry::verify_at_once(&record.bpf_dir, index, &attached) {
+            Err(err) if err.kind() == Kind::Difference && !teardown::still_there(&record) => {
+                let name = &record.host_ifname;
+                eprintln!("weir: interface {name} of {attachment} is gone; make the pod anew");
+            }
             Err(err) if err.kind() == Kind::Difference => {
                 eprintln!("weir: {attachment} is not counted any more; mend it: weir reconcile");
             }

@@ -35,7 +35,8 @@ mod traffic;
 pub mod whole;
 pub mod wire;
 
-pub use registry::{Census, Still};
+pub use compare::name_of;
+pub use registry::{Census, Elsewhere, Still};
 
 /// Which hook the configuration asks for (`telemetry.attach`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]

@@ -222,18 +222,7 @@ impl Maps {
             Some((owner, since)) if owner == id => traffic::sum(raw.net, since),
             _ => raw.net,
         };
-        Ok(Pod {
-            namespace: text(&raw.pod_namespace),
-            pod: text(&raw.pod_name),
-            uid: text(&raw.pod_uid),
-            container_id: text(&raw.container_id),
-            ifname: text(&raw.ifname),
-            created: Duration::from_nanos(raw.created_ns),
-            deleted: deleted(raw),
-            ifindex: raw.ifindex,
-            mode: mode(raw),
-            network,
-        })
+        Ok(pod(raw, network))
     }
 
     fn stats(&self) -> Result<Vec<u64>> {
@@ -279,6 +268,22 @@ impl Maps {
             })
         })
         .collect()
+    }
+}
+
+/// A pod by its entry, with these totals.
+pub(super) fn pod(raw: &RawAttachment, network: Network) -> Pod {
+    Pod {
+        namespace: text(&raw.pod_namespace),
+        pod: text(&raw.pod_name),
+        uid: text(&raw.pod_uid),
+        container_id: text(&raw.container_id),
+        ifname: text(&raw.ifname),
+        created: Duration::from_nanos(raw.created_ns),
+        deleted: deleted(raw),
+        ifindex: raw.ifindex,
+        mode: mode(raw),
+        network,
     }
 }
 

@@ -14,13 +14,13 @@ use super::{
     hook::{nanoseconds, now},
     lock,
     pin::{self, layouts},
-    reader,
+    reader::{self, Network, Pod},
     wire::{LimitKey, RawAttachment, RawLimit, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
 
 /// Who is counted, by the maps of every layout, at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Census {
     /// Whose pins these are.
     pub bpf_dir: PathBuf,
@@ -29,8 +29,17 @@ pub struct Census {
     pub here: Option<BTreeMap<u32, Option<Duration>>>,
     /// The layouts of other versions, by name.
     pub layouts: Vec<String>,
-    /// The living that the maps of other versions alone have, each with the name of that layout.
-    pub elsewhere: BTreeMap<u32, String>,
+    /// The living that the maps of other versions alone have.
+    pub elsewhere: BTreeMap<u32, Elsewhere>,
+}
+
+/// Who is counted by the maps of another version.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// The name of that layout.
+    pub layout: String,
+    /// Without its totals, which are that version's to read.
+    pub pod: Pod,
 }
 
 /// A census that goes on being right while it is held: no reload carries pods over meanwhile.
@@ -106,7 +115,10 @@ pub(super) fn census(bpf_dir: &Path, patience: Duration) -> Result<Still> {
         } else {
             census.layouts.push(registry.layout.clone());
             let living = all.filter(|(_, raw)| raw.deleted_ns == 0);
-            census.elsewhere.extend(living.map(|(pod, _)| (pod, registry.layout.clone())));
+            census.elsewhere.extend(living.map(|(id, raw)| {
+                let pod = reader::pod(&raw, Network::default());
+                (id, Elsewhere { layout: registry.layout.clone(), pod })
+            }));
         }
     }
     if let Some(here) = &census.here {

@@ -167,6 +167,31 @@ fn pods_whose_hooks_were_taken_off_are_named_by_doctor_and_by_reload() {
 }
 
 #[test]
+fn a_pod_whose_interface_was_deleted_is_not_shown_as_counted() {
+    let node = Node::new("cut-off");
+    let _pods = ["web", "db"].map(|pod| Plumbed::new(&node, "shop", pod, pod));
+    let _agent = agent(&node);
+    eventually("both are counted", || {
+        let page = get("/metrics").body;
+        ["web", "db"].iter().all(|pod| page.contains(&attach_status(pod, 1)))
+    });
+    let links: Value = serde_json::from_str(&run("ip", &["-j", "link"])).unwrap();
+    let mut links = links.as_array().unwrap().iter();
+    let link = links.find(|link| link["ifalias"] == "weir:podnet/web/eth0").unwrap();
+    run("ip", &["link", "del", link["ifname"].as_str().unwrap()]);
+    eventually("one is not", || {
+        let page = get("/metrics").body;
+        let cut = "weir_attachments{telemetry=\"disconnected\"} 1\n";
+        page.contains(&attach_status("web", 0))
+            && page.contains(&attach_status("db", 1))
+            && page.contains(cut)
+    });
+    let (listed, remark) = pods(&node);
+    assert_eq!(listed, states(&[("web", "disconnected"), ("db", "counted")]));
+    assert!(remark.contains("with them: shop/web; let their runtime make them anew"), "{remark}");
+}
+
+#[test]
 fn pins_of_a_layout_that_go_under_counted_pods_are_missed() {
     pins_go("lost-layout", |node| node.bpf_dir().join(env!("WEIR_SCHEMA")));
 }

@@ -110,6 +110,13 @@ fn without_a_record_the_other_versions_maps_lead_to_the_pod() {
     let a = node.host.container("a");
     node.call(Version::This, "ADD", &a).succeed();
     std::fs::remove_file(node.host.record(&a)).unwrap();
+    // It waits for the reload all the same, and is named.
+    assert_eq!(node.pods(Version::Other), [state("a other-version")]);
+    let (weir, bpf_dir) = (Version::Other.weir(), node.bpf_dir());
+    let words = format!("{} pods --bpf-dir {}", weir.display(), bpf_dir.display());
+    let words = format!("{words} --state-dir {}", node.host.state_dir().display());
+    let said = String::from_utf8(node.host.node.command(&words).stderr).unwrap();
+    assert!(said.contains(": a; weir reload, and restart the agent"), "{said}");
     node.call(Version::Other, "DEL", &a).succeed();
     let pods = Maps::open(&node.bpf_dir()).unwrap().snapshot().unwrap().pods;
     assert!(pods.values().all(|pod| pod.deleted.is_some()), "{pods:?}");

@@ -19,6 +19,7 @@ mod chained;
 mod check;
 mod counted;
 mod crowd;
+mod cut_off;
 mod del;
 mod delegated;
 mod delegated_gc;

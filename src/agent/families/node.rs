@@ -30,7 +30,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "weir_attachments",
-        help: "Attachments by what weir pods says of their counting; lost, detached and other-version ask for a command",
+        help: "Attachments by what weir pods says of their counting; lost, detached, disconnected and other-version ask for something",
         labels: &[Label { name: "telemetry", values: State::WORDS }],
         source: Source::Node(|reading| {
             let count = |word: &str| {

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, path::Path, thread};
 use super::{Finding, checks};
 use crate::{
     agent::{
-        due::{due, names},
-        roster::{Member, join},
+        due::{Due, due, names},
+        roster::{Member, State, join},
     },
     attachment::Attachment,
     cli::{
@@ -41,7 +41,10 @@ pub fn look(state_dir: &Path, bpf_dir: &Path) -> Option<Finding> {
     };
     let mut members = join(&journal, census.as_ref(), &BTreeMap::new());
     for uncounted in uncounted {
-        let same = members.iter_mut().find(|member| member.attachment == uncounted.attachment);
+        let is_same = |member: &&mut Member| {
+            (&member.container_id, &member.ifname) == (&uncounted.container_id, &uncounted.ifname)
+        };
+        let same = members.iter_mut().find(is_same);
         same.into_iter().for_each(|member| member.state = uncounted.state.clone());
     }
     judge(&members, &lacking)
@@ -74,9 +77,11 @@ fn judge(members: &[Member], lacking: &[(Attachment, Mend)]) -> Option<Finding> 
     if members.is_empty() {
         return None;
     }
-    let due = due(members);
+    let of = |due: &Due, state: &State| due.state == state.word();
     let (reload, due): (Vec<_>, Vec<_>) =
-        due.into_iter().partition(|due| due.mend == pin::OTHERS_MEND);
+        due(members).into_iter().partition(|due| due.mend == pin::OTHERS_MEND);
+    let cut = due.iter().find(|due| of(due, &State::Disconnected)).map(|due| due.mend);
+    let mut is_reconciled = due.iter().any(|due| !of(due, &State::Disconnected));
     let mut said: Vec<String> = due.into_iter().map(|due| due.says).collect();
     for (mend, says) in [
         (Mend::Limited, "pods are not held to their bandwidth"),
@@ -91,6 +96,7 @@ fn judge(members: &[Member], lacking: &[(Attachment, Mend)]) -> Option<Finding> 
         };
         let those: Vec<_> = members.iter().filter(lacks).collect();
         if !those.is_empty() {
+            is_reconciled = true;
             said.push(format!("{says}: {}", names(&those)));
         }
     }
@@ -101,15 +107,16 @@ fn judge(members: &[Member], lacking: &[(Attachment, Mend)]) -> Option<Finding> 
             format!("{pods}, with hooks, limits, host ports and masquerade in place"),
         ));
     }
-    let mend =
+    let reconcile =
         if reload.is_empty() { "weir reconcile" } else { "weir reload, then weir reconcile" };
-    Some(Finding::warn(CHECK, said.join("; "), mend))
+    let mends: Vec<_> = is_reconciled.then_some(reconcile).into_iter().chain(cut).collect();
+    Some(Finding::warn(CHECK, said.join("; "), mends.join("; ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
-    use crate::agent::{fixture::members, roster::State};
+    use crate::agent::fixture::members;
 
     #[test]
     fn all_that_is_missing_is_one_finding_with_the_names_and_the_mend() {
@@ -130,6 +137,10 @@ mod tests {
         ] {
             assert!(said.says.contains(words), "{said:?}");
         }
+        // What takes more than a command of Weir's.
+        let said = judge(&members(&[State::Counted, State::Disconnected]), &[]).unwrap();
+        assert!(said.says.contains("gone from the node") && said.says.ends_with(": shop/p1"));
+        assert!(said.mend.unwrap().starts_with("let their runtime make them anew"));
         let waiting = State::OtherVersion("0123".to_owned());
         let said = judge(&members(&[State::Detached, waiting.clone()]), &[]).unwrap();
         assert_eq!(said.mend.as_deref(), Some("weir reload, then weir reconcile"));
