@@ -17,10 +17,11 @@ mod lists;
 mod pods;
 mod probes;
 mod ranges;
+mod strays;
 mod trial;
 
 pub(super) use conflist::File as Network;
-pub(super) use probes::configurations as networks;
+pub(super) use probes::{configurations as networks, is_installed};
 
 /// Says for each thing that Weir needs whether this host has it, and what to do if not.
 ///

@@ -1,7 +1,7 @@
 //! `weir install`: this executable and a network configuration where the runtime looks for them.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -94,6 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         Output::Json => json(&report)?,
         Output::Text => text(&report),
     })?;
+    doubt(args);
     hint(args, &report);
     Ok(())
 }
@@ -154,6 +155,32 @@ fn text(report: &Report) -> String {
         format!("{done} {}\n", path.display())
     };
     line(&report.binary) + &report.conflist.as_ref().map(line).unwrap_or_default()
+}
+
+/// What an ADD takes of the configuration that is to be installed and its author hardly meant, on stderr.
+fn doubt(args: &Args) {
+    let Some(file) = args.conf.as_deref() else { return };
+    let text = fs::read_to_string(file).map_err(|err| err.to_string());
+    let network = Network::new(CONFLIST.to_owned(), text);
+    let shown = file.display();
+    if let Some(Ok(preview)) = network.preview() {
+        for key in preview.unknown {
+            eprintln!(
+                "weir: {shown} has a key that weir doesn't know and that does nothing: {key}"
+            );
+        }
+    }
+    let mut dirs = vec![args.dirs.bin_dir.clone()];
+    dirs.extend(env::var_os("CNI_PATH").iter().flat_map(env::split_paths));
+    let missing = network.missing(&|plugin| doctor::is_installed(&dirs, plugin));
+    if !missing.is_empty() {
+        let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        eprintln!(
+            "weir: {shown} asks for what is not in {}: {}; no pod starts until it is there, or another type is named",
+            dirs.join(" or "),
+            missing.join(", ")
+        );
+    }
 }
 
 /// What is left for the operator to do, on stderr.

@@ -10,7 +10,7 @@ use super::{
     chain,
     config::Config,
     counting::Counting,
-    ports, reclaim, reply, teardown,
+    keys, ports, reclaim, reply, teardown,
     wanted::{Ipam, Wanted},
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
 
 /// Makes the attachment and answers with its result.
 pub fn run(call: &Call, attachment: &Attachment, path: &Path) -> Result<()> {
+    keys::warn(&call.config.json);
     let args = Args::parse(&call.request.args);
     let behind = Behind::look(&call.config, &args)?;
     let counting = Counting::parse(&call.config)?.beside(&behind);

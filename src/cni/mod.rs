@@ -30,6 +30,7 @@ pub(crate) mod counting;
 mod del;
 mod field;
 mod gc;
+mod keys;
 pub mod lacking;
 pub mod list;
 pub mod mend;
@@ -41,6 +42,7 @@ pub mod reconcile;
 pub(crate) mod reply;
 mod request;
 mod status;
+pub mod strays;
 mod teardown;
 pub(crate) mod wanted;
 

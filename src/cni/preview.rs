@@ -11,6 +11,7 @@ use super::{
     args::Args,
     config::Config,
     counting::Counting,
+    keys,
     wanted::{Ipam, Wanted},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub struct Preview {
     pub counted: bool,
     /// Whether a pod that can't be counted must not start.
     pub required: bool,
+    /// Keys that do nothing, each with the one that was likely meant.
+    pub unknown: Vec<String>,
     /// What the embedded allocator gives addresses from; empty where another plugin gives them.
     pub subnets: Vec<IpNetwork>,
 }
@@ -47,6 +50,7 @@ pub struct Preview {
 /// # Errors
 /// Those of such an ADD.
 pub fn preview(json: Value, behind_another: bool) -> Result<Preview> {
+    let unknown = keys::unknown(&json).iter().map(ToString::to_string).collect();
     let config = Config::parse(json)?;
     let counting = Counting::parse(&config)?;
     config.conf_dir()?;
@@ -57,6 +61,7 @@ pub fn preview(json: Value, behind_another: bool) -> Result<Preview> {
         bpf_dir: config.bpf_dir,
         counted: counting.enabled,
         required: counting.enabled && counting.required,
+        unknown,
         subnets,
     })
 }

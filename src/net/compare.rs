@@ -36,16 +36,26 @@ pub fn compare(plan: &Plan, netns: &Netns, host_ifindex: Option<u32>) -> Result<
     neighbours(&plan.pod_neighbours, &mut pod, &pod_link, "the pod", forgotten)?;
     neighbours(&plan.host_neighbours, &mut host, &host_link, "the node", false)?;
     if let Some(limit) = &plan.bandwidth.ingress {
-        qdisc::check(&mut host, &host_link.name, host_link.index, limit)?;
+        let checked = qdisc::check(&mut host, &host_link.name, host_link.index, limit);
+        checked.map_err(|err| mended_by(err, "weir reconcile puts the limit back"))?;
     }
     if let Some(limit) = &plan.bandwidth.egress {
-        qdisc::check(&mut pod, &pod_link.name, pod_link.index, limit)?;
+        let checked = qdisc::check(&mut pod, &pod_link.name, pod_link.index, limit);
+        // What is inside the pod is the pod's to take away: what limits it on the node is there.
+        checked.map_err(|err| mended_by(err, "start the pod anew to have it held there too"))?;
     }
     plan.sysctls.iter().try_for_each(Sysctl::check)
 }
 
 fn difference<T>(msg: String) -> Result<T> {
     Err(Error::new(Kind::Difference, msg))
+}
+
+fn mended_by(err: Error, mend: &str) -> Error {
+    match err.kind() {
+        Kind::Difference => Error::new(Kind::Difference, format!("{}; {mend}", err.msg())),
+        _ => err,
+    }
 }
 
 fn host_link(plan: &Plan, host: &mut Netlink, index: Option<u32>) -> Result<Link> {
@@ -55,7 +65,7 @@ fn host_link(plan: &Plan, host: &mut Netlink, index: Option<u32>) -> Result<Link
         None => link::by_name(host, name)?,
     };
     let Some(link) = found else {
-        return difference(format!("interface {name} is missing on the node"));
+        return difference(format!("interface {name} is missing on the node; start the pod anew"));
     };
     if link.alias != plan.mark.alias {
         let is = &link.alias;

@@ -68,7 +68,7 @@ pub fn check(socket: &mut Netlink, name: &str, index: u32, limit: &Limit) -> Res
         None => "not held to a rate".into(),
     };
     let msg = format!(
-        "what leaves through {name} is {what} instead of {} with a queue of {} bytes",
+        "what leaves through interface {name} ({index}) is {what} instead of {} bytes a second with a queue of {} bytes",
         wanted.0, wanted.1
     );
     Err(Error::new(Kind::Difference, msg))

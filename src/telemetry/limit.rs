@@ -14,6 +14,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 
 use super::{
     clsact::{self, Filter},
+    compare::interface,
     load, lock, pin, registry,
     wire::{Direction, LimitKey, RawLimit, bytes_of},
 };
@@ -156,7 +157,9 @@ pub fn forget(bpf_dir: &Path, ifindex: u32) -> Result<()> {
 pub fn verify(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()> {
     libbpf_rs::set_print(None);
     let missing = |what: &str| {
-        let msg = format!("the {what} of the limit on interface {ifindex} is missing");
+        let on = interface(ifindex);
+        let msg =
+            format!("the {what} of the limit on {on} is missing; weir reconcile puts it back");
         Err(Error::new(Kind::Difference, msg))
     };
     let index = signed(ifindex)?;

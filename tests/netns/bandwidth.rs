@@ -174,7 +174,10 @@ fn a_pod_that_takes_its_queue_away_is_held_all_the_same() {
     a.space.succeed("tc qdisc del dev eth0 root");
     let check = counted.check(&a, "auto", &result);
     let message = check.refused(103);
-    assert!(message.contains("eth0 is not held to a rate"), "{message}");
+    assert!(
+        message.contains("interface eth0 (") && message.contains("start the pod anew"),
+        "{message}"
+    );
 
     let received = |container: &Container| shown(container)[1][0];
     let (before, time) = (received(&b), Duration::from_secs(2));
@@ -200,7 +203,12 @@ fn check_names_what_is_missing() {
         counted.check(&a, "auto", &result).succeed();
         host.node.succeed(&harm.replace("LINK", &link(&result)));
         let message = counted.check(&a, "auto", &result).refused(103);
-        assert!(message.contains(named), "{harm}: {message}");
+        let link = link(&result);
+        for words in [named, &format!("interface {link} ("), "; weir reconcile puts "] {
+            assert!(message.contains(words), "{harm}: {message}");
+        }
+        let said = harm.starts_with("tc qdisc").then_some("instead of 1250000 bytes a second");
+        assert!(message.contains(said.unwrap_or_default()), "{message}");
         counted.call("DEL", Some(&a), "auto").succeed();
         assert_eq!(entries(&counted), 0);
     }

@@ -33,6 +33,7 @@ mod held_pins;
 mod install;
 mod libcni;
 mod lists;
+mod misspelt;
 mod net_apply;
 mod net_check;
 mod net_nft;

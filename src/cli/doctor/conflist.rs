@@ -68,6 +68,13 @@ impl File {
         Some(config::places(plugins(self.network.as_ref().ok()?).get(self.position()?)?))
     }
 
+    /// The plugins that it asks for and that are not there.
+    pub fn missing(&self, installed: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let Ok(network) = &self.network else { return Vec::new() };
+        let missing: BTreeSet<_> = types(network).filter(|kind| !installed(kind)).collect();
+        missing.into_iter().map(str::to_owned).collect()
+    }
+
     /// What an ADD of its network would make of it.
     pub fn preview(&self) -> Option<crate::error::Result<Preview>> {
         let network = self.network.as_ref().ok()?;
@@ -88,14 +95,11 @@ pub fn judge(
         return (Finding::warn(CHECK, says, write_one()), None);
     };
     let name = &first.name;
-    let network = match &first.network {
-        Ok(network) => network,
-        Err(why) => {
-            let mend =
-                "correct or remove it: the runtime takes the first file by name, and no pod starts";
-            return (Finding::fail(CHECK, format!("{name} {why}"), mend), None);
-        }
-    };
+    if let Err(why) = &first.network {
+        let mend =
+            "correct or remove it: the runtime takes the first file by name, and no pod starts";
+        return (Finding::fail(CHECK, format!("{name} {why}"), mend), None);
+    }
     let preview = match first.preview() {
         Some(Err(why)) => {
             let mend = "correct it: ADD refuses it, and no pod starts";
@@ -104,8 +108,7 @@ pub fn judge(
         Some(Ok(preview)) => Some(preview),
         None => None,
     };
-    let missing: BTreeSet<_> = types(network).filter(|kind| !installed(kind)).collect();
-    let missing: Vec<_> = missing.into_iter().collect();
+    let missing = first.missing(installed);
     if !missing.is_empty() {
         let says = format!("{name} asks for a plugin {}, which is not there", missing.join(", "));
         let mend =
@@ -113,6 +116,14 @@ pub fn judge(
         return (Finding::fail(CHECK, says, mend), preview);
     }
     match preview {
+        Some(preview) if !preview.unknown.is_empty() => {
+            let (network, keys) = (&preview.network, preview.unknown.join(", "));
+            let says = format!(
+                "{name}: network {network} uses weir, and has keys that weir doesn't know and that do nothing: {keys}"
+            );
+            let mend = "correct them, or take them out unless another tool reads them";
+            (Finding::warn(CHECK, says, mend), Some(preview))
+        }
         Some(preview) => {
             let says = format!("{name}: network {} uses weir", preview.network);
             (Finding::ok(CHECK, says), Some(preview))
@@ -221,6 +232,17 @@ mod tests {
             assert_eq!(finding.verdict, Verdict::Fail, "{finding:?}");
             assert!(finding.says.contains(named), "{finding:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_does_nothing_is_named_with_the_one_that_was_meant() {
+        let typo = SMALLEST.replace("}]]", ",\"rangeStrat\":\"10.88.0.9\"}]]");
+        let (finding, preview) = judged(&[("10.conflist", &typo)]);
+        assert!(finding.verdict == Verdict::Warn && preview.is_some(), "{finding:?}");
+        assert!(
+            finding.says.ends_with(": ipam.ranges[0][0].rangeStrat (rangeStart?)"),
+            "{finding:?}"
+        );
     }
 
     #[test]

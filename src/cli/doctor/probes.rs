@@ -1,18 +1,20 @@
 //! The looks at the host. None of them writes to a file, a map or the host's network.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
+use ipnetwork::IpNetwork;
 use nix::{
     errno::Errno,
     sys::utsname::uname,
     unistd::{AccessFlags, access},
 };
 
-use super::{Args, Finding, checks, conflist, lists, pods, ranges, trial};
+use super::{Args, Finding, checks, conflist, lists, pods, ranges, strays, trial};
 use crate::{
     cli::places::Found,
     telemetry::{self, pin, whole},
@@ -34,6 +36,8 @@ pub fn look(args: &Args) -> Vec<Finding> {
     let conf_dir = args.conf_dir.find();
     let (conflist, network) = conflist::judge(&conf_dir, &configurations(&conf_dir), &installed);
     let Found { state_dir, bpf_dir } = args.places.find(&conf_dir);
+    let all = args.places.find_all(&conf_dir).into_iter().map(|found| found.state_dir);
+    let state_dirs: BTreeSet<PathBuf> = all.chain([state_dir.clone()]).collect();
     let counted = network.as_ref().is_none_or(|network| network.counted);
     let required = network.as_ref().is_some_and(|network| network.required);
     let mut findings = vec![
@@ -57,10 +61,18 @@ pub fn look(args: &Args) -> Vec<Finding> {
     ];
     findings.extend(lists::look(&state_dir, args.conf_dir.given()));
     findings.extend(pods::look(&state_dir, &bpf_dir));
+    findings.extend(strays::look(&state_dirs, &bpf_dir, &subnets(&conf_dir)));
     findings.extend(checks::pins(&bpf_dir, &whole::torn(&bpf_dir).unwrap_or_default()));
     findings.extend(checks::layouts(&pin::other_layouts(&bpf_dir).unwrap_or_default()));
     findings.extend(network.iter().flat_map(|network| ranges::look(&network.subnets)));
     findings
+}
+
+/// Those of all networks of Weir's.
+fn subnets(conf_dir: &Path) -> Vec<IpNetwork> {
+    let networks = configurations(conf_dir);
+    let taken = networks.iter().filter_map(|file| file.preview()?.ok());
+    taken.flat_map(|network| network.subnets).collect()
 }
 
 fn release() -> String {
@@ -124,7 +136,8 @@ fn read_bounded(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn is_installed(dirs: &[PathBuf], plugin: &str) -> bool {
+/// Whether there is an executable of that name in one of the directories.
+pub fn is_installed(dirs: &[PathBuf], plugin: &str) -> bool {
     // A name with a slash would lead out of them; the runtimes refuse it.
     !plugin.contains('/')
         && dirs.iter().any(|dir| access(&dir.join(plugin), AccessFlags::X_OK).is_ok())
