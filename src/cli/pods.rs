@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     agent::{
-        due::due,
+        due::{due, names},
         log,
         roster::{Member, State, join, mark_disconnected},
+        totals::GRACE,
     },
     attachment::Attachment,
     error::{Context, Kind, Result},
@@ -72,10 +73,20 @@ pub fn run(args: &Args) -> Result<()> {
         log::say(&doubt);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    members.retain(|member| !is_over(&member.state, now));
     print(&match args.output {
         Output::Json => json(&members)?,
         Output::Text => text(&members, now),
     })
+}
+
+/// Whether the grace time of one that ended is over: the maps have it until an agent or an ADD in need of room
+/// sweeps them. One that ended in the future did by a clock that was wrong.
+fn is_over(state: &State, now: Duration) -> bool {
+    match state {
+        State::Deleted(at) => now.saturating_sub(*at) >= GRACE || at.saturating_sub(now) >= GRACE,
+        _ => false,
+    }
 }
 
 /// Who is counted, and the pods of this version's maps; of what can't be read stderr says why.
@@ -128,7 +139,7 @@ pub(super) fn uncounted(state_dir: &Path, bpf_dir: &Path) -> Result<Vec<Member>>
     Ok(second)
 }
 
-/// Marks those whose hooks are not on their interface, or can't be asked for there.
+/// Marks those whose hooks are not on their interface; of whom that can't be told stderr says why.
 fn mark_detached(members: &mut [Member], bpf_dir: &Path) {
     for member in members {
         let Some((ifindex, attached)) = member.hooked() else { continue };
@@ -136,7 +147,11 @@ fn mark_detached(members: &mut [Member], bpf_dir: &Path) {
             Err(err) if err.kind() == Kind::Difference => member.state = State::Detached,
             // A reload stands still with the pins, which proves nothing.
             Err(err) if err.kind() == Kind::TryAgain => {}
-            Err(_) => member.state = State::Detached,
+            Err(err) => {
+                let names = names(&[member]);
+                log::say(format_args!("whether {names} is counted can't be told: {err}"));
+                member.state = State::Unknown;
+            }
             Ok(()) => {}
         }
     }
@@ -289,6 +304,16 @@ mod tests {
             "NAMESPACE  POD  IFNAME  ADDRESSES             NETWORK  HOOK  AGE   TELEMETRY\n\
              -          web  eth0    10.88.0.2 fd00:88::2  podnet   tcx   1h2m  deleted 30s ago\n"
         );
+    }
+
+    #[test]
+    fn who_ended_longer_ago_than_the_grace_time_is_not_listed() {
+        let ended = |at: u64| is_over(&State::Deleted(Duration::from_secs(at)), GRACE * 10);
+        assert_eq!(
+            [0, 539, 540, 541, 600, 659, 660].map(ended),
+            [true, true, true, false, false, false, true]
+        );
+        assert!(!is_over(&State::Counted, GRACE));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use libbpf_rs::{ErrorKind, Program, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook};
 use nix::{errno::Errno, net::if_::if_indextoname};
 
-use super::{sys, wire::Direction};
+use super::{block, sys, wire::Direction};
 
 /// Which of our filters, by its place among all on the hook: smaller numbers run first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +118,9 @@ pub fn query(ifindex: i32, direction: Direction, filter: Filter) -> libbpf_rs::R
     match bare_hook(ifindex, direction, filter).query() {
         Ok(id) => Ok(Some(id)),
         Err(err) if is_absence(&err, ifindex) => Ok(None),
+        Err(err) if err.kind() == ErrorKind::Unsupported => {
+            block::query(ifindex, direction, filter).map_err(libbpf_rs::Error::from)
+        }
         Err(err) => Err(err),
     }
 }

@@ -38,7 +38,8 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, attached: &Attached, patience: Durat
                     })?;
                 let own = Program::id_from_fd(program.as_fd())
                     .context(Kind::Telemetry, || "can't ask for a pinned program".into())?;
-                found == Some(own)
+                let is_before = |id: u32| pin::before(&pin::dir(bpf_dir), id).exists();
+                found.is_some_and(|id| id == own || is_before(id))
             }
             Mode::Tcx => tcx_links(&pin::link(bpf_dir, attached.pod, *direction), ifindex)?,
         };

@@ -13,7 +13,9 @@ use std::{
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::{
-    Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader, registry, sys, traffic,
+    Attached, Choice, Identity, Mode, clsact, load, lock, pin, reader,
+    registry::{self, Registry},
+    sys, traffic,
     wire::{AttachMode, Direction, RawAttachment, bytes_of, field, from_bytes},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -208,6 +210,21 @@ pub fn detach(
     if entries.iter().flatten().flatten().any(|entry| !ours(entry)) {
         return Ok(());
     }
+    end_known(bpf_dir, attached, stays, known)
+}
+
+/// See [`super::traces`].
+pub fn end(bpf_dir: &Path, attached: &Attached, stays: Option<u32>) -> Result<()> {
+    libbpf_rs::set_print(None);
+    end_known(bpf_dir, attached, stays, registry::all(bpf_dir, lock::WAIT))
+}
+
+fn end_known(
+    bpf_dir: &Path,
+    attached: &Attached,
+    stays: Option<u32>,
+    known: Result<Vec<Registry>>,
+) -> Result<()> {
     // A filter on an interface that has been given to another pod since is that pod's.
     let pins = Pins::open(bpf_dir);
     let passed_on = match (&pins, stays) {
@@ -220,13 +237,6 @@ pub fn detach(
     unhook(bpf_dir, stays.filter(|_| !passed_on), attached)?;
     pins?;
     known?.iter().try_for_each(|known| known.mark_ended(attached.pod))
-}
-
-/// See [`super::traces`].
-pub fn end(bpf_dir: &Path, attached: &Attached, stays: Option<u32>) -> Result<()> {
-    libbpf_rs::set_print(None);
-    unhook(bpf_dir, stays, attached)?;
-    registry::all(bpf_dir, lock::WAIT)?.iter().try_for_each(|known| known.mark_ended(attached.pod))
 }
 
 /// The entry of an id in the map `attachments`.

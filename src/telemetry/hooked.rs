@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::{
     Mode,
-    clsact::Filter,
+    clsact::{self, Filter},
     compare::name_of,
     pin, reader,
     swap::{self, Swap},
@@ -47,6 +47,17 @@ enum Place {
     Link(Link),
     /// A link that can't be opened, and why.
     Shut(String),
+}
+
+impl Hook {
+    /// The id of the program in the filter, if it is one and can be asked for.
+    pub(super) fn running(&self) -> Option<u32> {
+        let (_, direction, filter) = HOOKED[self.which];
+        match self.place {
+            Place::Filter(ifindex) => clsact::query(ifindex, direction, filter).ok()?,
+            Place::Link(_) | Place::Shut(_) => None,
+        }
+    }
 }
 
 /// An interface that took not every program, and goes on with those that it has.
@@ -102,7 +113,15 @@ pub(super) fn programs(dir: &Path) -> Result<Programs> {
     Ok([a?, b?, c?, d?])
 }
 
-/// What is limited by the programs of a layout, whether it is counted or not.
+/// Those of a layout's programs that are there.
+pub(super) fn there(dir: &Path) -> Vec<OwnedFd> {
+    HOOKED
+        .iter()
+        .filter_map(|(name, ..)| Program::fd_from_pinned_path(dir.join(name)).ok())
+        .collect()
+}
+
+/// What is limited by the programs of a layout, whether it is counted or not; nothing where there is no such pin.
 ///
 /// # Errors
 /// [`Kind::Telemetry`] naming the pin.

@@ -176,7 +176,8 @@ pub fn verify(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
             .context(Kind::Telemetry, || format!("can't ask for the program {}", side.program))?;
         let found = clsact::query(index, side.direction, side.filter)
             .context(Kind::Telemetry, || format!("can't ask for the filter on {ifindex}"))?;
-        if found != Some(own) {
+        let is_before = |id: u32| pin::before(&pin::dir(bpf_dir), id).exists();
+        if !found.is_some_and(|id| id == own || is_before(id)) {
             return missing("filter");
         }
         let entry = limits

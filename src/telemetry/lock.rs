@@ -4,6 +4,7 @@
 //! was removed meanwhile, or another is in its place: a lock that keeps nobody out.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, TryLockError},
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -23,9 +24,13 @@ pub const A_MOMENT: Duration = Duration::from_millis(500);
 /// For who would rather not know than wait.
 pub const AT_ONCE: Duration = Duration::ZERO;
 
-/// How long a process waits in all: one that looks at many pods would wait for each of them behind a
-/// process that was stopped with a lock in its hands.
+/// How long a process waits in all for the same lock: one that looks at many pods would wait for each of them
+/// behind a process that was stopped with it in its hands. That one got it, or could have, ends the account: an
+/// agent sees many reloads.
 const IN_ALL: Duration = Duration::from_secs(20);
+
+/// What was waited for in vain since a lock was got last, by its path.
+static WAITED: Mutex<BTreeMap<PathBuf, Duration>> = Mutex::new(BTreeMap::new());
 
 /// Locked by who waits to swap programs. Without it pods that are hooked one over the other, without
 /// an end, would never let him: a flock is given to whoever may share it, however long others wait.
@@ -159,11 +164,10 @@ fn wait(
     lock: Lock,
     patience: Duration,
 ) -> Result<fs::File> {
-    static WAITED: Mutex<Duration> = Mutex::new(Duration::ZERO);
     let file = opened.context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    let left = WAITED.lock().map_or(IN_ALL, |waited| IN_ALL.saturating_sub(*waited));
+    let waited = WAITED.lock().ok().and_then(|waited| waited.get(path).copied());
+    let left = IN_ALL.saturating_sub(waited.unwrap_or_default());
     let (begun, patience) = (Instant::now(), patience.min(left));
-    let mut waited = false;
     let locked = loop {
         match lock(&file) {
             Ok(()) => break Ok(file),
@@ -177,11 +181,14 @@ fn wait(
                 break Err(Error::new(Kind::TryAgain, msg).details(err));
             }
         }
-        waited = true;
         std::thread::sleep(Duration::from_millis(2));
     };
-    if let (true, Ok(mut in_all)) = (waited, WAITED.lock()) {
-        *in_all += begun.elapsed();
+    if let Ok(mut in_all) = WAITED.lock() {
+        match &locked {
+            Ok(_) if waited.is_some() => drop(in_all.remove(path)),
+            Ok(_) => {}
+            Err(_) => *in_all.entry(path.to_owned()).or_default() += begun.elapsed(),
+        }
     }
     locked
 }
@@ -243,6 +250,28 @@ mod tests {
             }
         }
         fs::remove_dir(&bpf_dir).unwrap();
+    }
+
+    #[test]
+    fn what_was_waited_in_vain_is_forgotten_when_the_lock_is_free_again() {
+        let dir = scratch("patience");
+        fs::create_dir(&dir).unwrap();
+        let held = fs::File::open(&dir).unwrap();
+        held.lock().unwrap();
+        let waits = || {
+            let begun = Instant::now();
+            assert_eq!(share(&dir, A_MOMENT).unwrap_err().kind(), Kind::TryAgain);
+            begun.elapsed() >= A_MOMENT
+        };
+        assert!(waits());
+        // As after forty of them.
+        WAITED.lock().unwrap().insert(dir.clone(), IN_ALL);
+        assert!(!waits());
+        held.unlock().unwrap();
+        assert!(share(&dir, A_MOMENT).unwrap().is_some());
+        held.lock().unwrap();
+        assert!(waits());
+        fs::remove_dir(&dir).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+mod block;
 mod clsact;
 mod compare;
 pub mod histogram;

@@ -133,6 +133,14 @@ pub fn absent(bpf_dir: &Path) -> Error {
     Error::new(Kind::Telemetry, format!("no maps of this version in {}: {why}", bpf_dir.display()))
 }
 
+/// Where a program is pinned, by its id, that interfaces go on with which refused the one that came in its place.
+pub(super) fn before(layout: &Path, id: u32) -> PathBuf {
+    layout.join(format!("{BEFORE}{id}"))
+}
+
+/// The beginning of the names of such pins.
+pub(super) const BEFORE: &str = "before_";
+
 /// The attachment ids that have pinned links; names that are none of ours are passed over.
 pub fn linked(bpf_dir: &Path) -> Result<Vec<u32>> {
     let dir = bpf_dir.join(LINKS);

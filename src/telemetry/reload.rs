@@ -9,9 +9,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use libbpf_rs::Program;
 
 pub use super::hooked::Refusal;
 use super::{
@@ -169,6 +172,8 @@ fn renew(bpf_dir: &Path, done: &mut Reloaded) -> Result<()> {
 /// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.
 fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
     let _alone = lock::alone(current)?;
+    // One that is missing runs nowhere that could be known of.
+    let before = hooked::there(current);
     let programs = programs(new)?;
     let pods = living(current)?;
     for entry in
@@ -181,7 +186,30 @@ fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded
             .context(Kind::Telemetry, || format!("can't rename {}", from.display()))?;
     }
     // One that refuses goes on with the program of before, and with the same maps.
-    Swapped::all(bpf_dir, &programs, &pods, &limited(current)?, done);
+    let swapped = Swapped::all(bpf_dir, &programs, &pods, &limited(current)?, done);
+    keep(current, &before, &swapped.running())
+}
+
+/// Pins the programs of before that interfaces go on with, so that who finds one there knows it for ours. Those of
+/// earlier reloads go when nobody runs them any more.
+fn keep(current: &Path, before: &[OwnedFd], running: &BTreeSet<u32>) -> Result<()> {
+    let failed = || format!("can't clear {}", current.display());
+    for entry in fs::read_dir(current).context(Kind::Telemetry, failed)? {
+        let path = entry.context(Kind::Telemetry, failed)?.path();
+        let id = name(&path).strip_prefix(pin::BEFORE).map(str::parse::<u32>);
+        if id.is_some_and(|id| !id.is_ok_and(|id| running.contains(&id))) {
+            fs::remove_file(&path).context(Kind::Telemetry, failed)?;
+        }
+    }
+    for program in before {
+        let id = Program::id_from_fd(program.as_fd())
+            .context(Kind::Telemetry, || "can't ask for a program of before".into())?;
+        let path = pin::before(current, id);
+        if running.contains(&id) && !path.exists() {
+            sys::pin(program.as_fd(), &path)
+                .context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
+        }
+    }
     Ok(())
 }
 
@@ -276,6 +304,12 @@ impl Swapped {
         done.pods += whole.filter_map(|(hook, _)| hook.pod).collect::<BTreeSet<_>>().len();
         done.refused.extend(refused.iter().map(|(at, why)| Refusal::new(*at, why, pods)));
         Self { hooks, answers, refused }
+    }
+
+    /// The ids of the programs in the filters of interfaces that refused.
+    fn running(&self) -> BTreeSet<u32> {
+        let of = self.hooks.iter().filter(|hook| self.refused.contains_key(&hook.ifindex));
+        of.filter_map(Hook::running).collect()
     }
 
     /// Has the interfaces that refused one program run none of the others either: a connection is followed by

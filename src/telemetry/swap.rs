@@ -39,7 +39,7 @@ const AT_ONCE: usize = 64;
 /// The kernel answers inside `send`; an answer that takes this long will never come.
 const PATIENCE_SECONDS: i64 = 10;
 /// linux/if_ether.h, in network order.
-const ETH_P_ALL: u16 = 0x0003_u16.to_be();
+pub(super) const ETH_P_ALL: u16 = 0x0003_u16.to_be();
 
 /// One filter to replace.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,8 @@ fn again(err: &io::Error) -> io::Error {
     err.raw_os_error().map_or_else(|| err.kind().into(), io::Error::from_raw_os_error)
 }
 
-fn open() -> io::Result<Socket> {
+/// A socket whose answers are waited for in bounds.
+pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     // A comfort of newer kernels: a refusal without our request echoed.

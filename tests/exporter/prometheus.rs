@@ -245,6 +245,27 @@ fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
         "exp_annotations": {"summary": summary, "description": description},
     }]);
     let rule = |name: &str, minute: u32, expected: &Value| json!({"alertname": name, "eval_time": format!("{minute}m"), "exp_alerts": expected});
+    // A node with one that waits, and one that is not counted for another reason.
+    let of = |node: &str, pod: &str| {
+        format!(
+            r#"weir_attach_status{{instance="{node}", namespace="shop", pod="{pod}", hook="clsact"}}"#
+        )
+    };
+    let uncounted = |node: &str, pod: &str| {
+        json!({
+            "exp_labels": {
+                "severity": "warning", "instance": node, "namespace": "shop", "pod": pod, "hook": "clsact",
+            },
+            "exp_annotations": {
+                "summary": format!("Traffic of shop/{pod} is not counted"),
+                "description": format!("The pod has its network. `weir pods` on {node} says whether it was never \
+                    counted (`weir doctor` says why), is counted no more (`weir reconcile`), has lost its interface \
+                    (make it anew), or is counted by another version (`weir reload`)."),
+            },
+        })
+    };
+    let both = json!([uncounted("n2", "bare"), uncounted("n2", "old")]);
+    let last = json!([uncounted("n2", "bare"), uncounted("n2", "old"), uncounted("n1", "a")]);
     let cases = json!({
         "rule_files": [format!("{EXAMPLES}/prometheus-alerts.yaml")],
         "evaluation_interval": "1m",
@@ -253,13 +274,19 @@ fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
             "input_series": [
                 {"series": waiting, "values": "0 2x20 0x20"},
                 {"series": status, "values": "1x41"},
+                {"series": of("n1", "a"), "values": "1 0x20 1x7 0x20"},
+                {"series": of("n1", "b"), "values": "1 0x20 1x20"},
+                {"series": of("n2", "old"), "values": "0x41"},
+                {"series": of("n2", "bare"), "values": "0x41"},
+                {"series": r#"weir_attachments{instance="n2", telemetry="other-version"}"#, "values": "0x28 1x12"},
             ],
             "alert_rule_test": [
                 rule("WeirReloadDue", 0, &json!([])),
                 rule("WeirReloadDue", 10, &json!([])),
                 rule("WeirReloadDue", 20, &due),
                 rule("WeirReloadDue", 30, &json!([])),
-                rule("WeirPodNotCounted", 20, &json!([])),
+                rule("WeirPodNotCounted", 20, &both),
+                rule("WeirPodNotCounted", 40, &last),
             ],
         }],
     });

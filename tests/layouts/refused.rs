@@ -31,6 +31,8 @@ struct Three {
     client: Container,
     _third: Container,
     address: SocketAddr,
+    /// What the server's ADD said.
+    reply: Value,
     /// The host's side of the server's pair.
     link: String,
     /// The programs of the version before.
@@ -50,7 +52,7 @@ impl Three {
         let link = reply["interfaces"][0]["name"].as_str().unwrap().to_owned();
         let before = pin::dir(&node.bpf_dir());
         let address = (address, 8080).into();
-        Self { node, server, client, _third: third, address, link, before }
+        Self { node, server, client, _third: third, address, reply, link, before }
     }
 
     fn ask(&self) {
@@ -100,8 +102,8 @@ impl Three {
         Some(shown.split_once(" id ")?.1.split(' ').next()?.to_owned())
     }
 
-    /// A reload by the other version that can't move the server's pod.
-    fn is_refused(&self, why: &str) {
+    /// A reload by the other version that can't move the server's pod, of which is said then that it is so.
+    fn is_refused(&self, why: &str, state: &str) {
         let weir = Version::Other.weir();
         let words = format!("{} reload -o json --bpf-dir", weir.display());
         let words = format!("{words} {}", self.node.bpf_dir().display());
@@ -122,8 +124,7 @@ impl Three {
         assert!(said.contains(&named) && said.contains(why), "{said}");
         assert!(said.contains("1 interface goes on") && said.contains("weir reload"), "{said}");
         assert_eq!(self.node.layouts().len(), 2);
-        // A hook in a shared block, or without its pin, can't be asked for.
-        let states = [("client", "counted"), ("server", "detached"), ("third", "counted")];
+        let states = [("client", "counted"), ("server", state), ("third", "counted")];
         let states = states.map(|(pod, state)| (pod.to_owned(), state.to_owned()));
         assert_eq!(self.node.pods(Version::Other), states);
     }
@@ -162,7 +163,10 @@ fn a_pod_that_stays_is_counted(label: &str, both: bool) {
     assert!(both || program.is_some());
     three.ask();
     for round in [2, 3] {
-        three.is_refused("not supported");
+        // It is counted, as before.
+        three.is_refused("not supported", "other-version");
+        let call = three.node.call(Version::Other, "CHECK", &three.server);
+        call.key("prevResult", three.reply.clone()).succeed();
         // One direction's alone would follow no exchange.
         assert_eq!(three.program(), program);
         assert_eq!(three.served(), round * SOME);
@@ -198,12 +202,37 @@ fn a_pod_with_a_link_that_cannot_be_swapped_keeps_both() {
     let mut map = MapHandle::from_pinned_path(three.before.join("stats")).unwrap();
     map.pin(&pinned).unwrap();
     three.ask();
-    three.is_refused("Invalid argument");
+    // By its pin its link is gone; where else it is pinned nobody knows.
+    three.is_refused("Invalid argument", "detached");
     assert_eq!(three.served(), 2 * SOME);
     three.ask();
     assert_eq!(three.served(), 3 * SOME);
     fs::rename(&elsewhere, &pinned).unwrap();
     three.is_finished(3 * SOME);
+}
+
+/// One side runs the new program, the other refuses it, and the program of before is not to be had any more.
+#[test]
+fn a_pod_that_cannot_even_go_back_is_named_and_the_next_reload_finishes() {
+    let three = Three::new("refused-stuck", "clsact");
+    three.ask();
+    three.share_blocks(false);
+    three.ask();
+    fs::remove_file(three.before.join("weir_limit_to")).unwrap();
+    // Its two programs have different maps, by which no exchange can be followed.
+    three.is_refused("not supported", "detached");
+    assert_eq!(three.served(), 2 * SOME);
+    // Its network is whole all the same.
+    three.ask();
+    three.share_none();
+    three.ask();
+    assert_eq!(three.served(), 3 * SOME);
+    let done = three.node.says(Version::Other, "reload");
+    assert_eq!((&done["refused"], &done["left"]), (&json!([]), &json!([])), "{done}");
+    three.ask();
+    three.node.says(Version::This, "reload");
+    let snapshot = Maps::open(&three.node.bpf_dir()).unwrap().snapshot().unwrap();
+    assert_eq!(requests(&snapshot), [4 * SOME, 5 * SOME]);
 }
 
 /// The kernel has swapped by the time that the answer to it is lost.

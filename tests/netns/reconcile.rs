@@ -9,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use serde_json::{Value, json};
+use weir::telemetry::{
+    pin,
+    wire::{RawAttachment, bytes_of, from_bytes},
+};
 
 use crate::{
     counted::Counted,
@@ -321,4 +326,29 @@ fn what_can_not_be_dropped_is_said_and_fails() {
     assert!(logged.contains("00000007_from_pod"), "{logged}");
     fs::remove_dir(pins.join("00000007_from_pod")).unwrap();
     assert_eq!(host.reconcile(), ["attachment container a interface eth0"]);
+}
+
+/// The interface's number was given on, and who had it before has an entry in the maps yet.
+#[test]
+fn a_stray_hook_goes_without_those_of_the_pod_that_has_its_interface_now() {
+    let counted = Counted::new("rec-number");
+    let host = &counted.host;
+    let a = host.container("a");
+    let result = counted.call("ADD", Some(&a), "clsact").succeed();
+    let bpf_dir = counted.bpffs.join("weir");
+    let map = MapHandle::from_pinned_path(pin::dir(&bpf_dir).join("attachments")).unwrap();
+    let key = map.keys().next().unwrap();
+    let mut entry: RawAttachment =
+        from_bytes(&map.lookup(&key, MapFlags::ANY).unwrap().unwrap()).unwrap();
+    entry.container_id[0] = 122;
+    map.update(bytes_of(&7_u32), bytes_of(&entry), MapFlags::NO_EXIST).unwrap();
+    let places =
+        format!("--state-dir {} --bpf-dir {}", host.state_dir().display(), bpf_dir.display());
+    let weir = env!("CARGO_BIN_EXE_weir");
+    let done = host.node.succeed(&format!("{weir} reconcile {places} -o json"));
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(done["dropped"][0]["name"], "00000007", "{done}");
+    // Had they gone, they would have been put back.
+    assert_eq!((&done["mended"], &done["left"]), (&json!([]), &json!([])), "{done}");
+    counted.check(&a, "clsact", &result).succeed();
 }

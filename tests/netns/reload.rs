@@ -286,8 +286,27 @@ fn interfaces_that_refuse_are_all_named_and_the_others_swapped() {
         assert!(said.contains(&format!("interface {link} (")), "{said}");
     }
     assert!(said.contains("2 interfaces go on") && said.contains("not supported"), "{said}");
-    // The old programs go on, with the same maps.
+    // The old programs go on, with the same maps: nothing is wrong with the pods.
     ask(100);
+    let kept = || {
+        let pins = fs::read_dir(pin::dir(&pair.bpf_dir())).unwrap().map(Result::unwrap);
+        pins.filter(|pin| pin.file_name().to_str().unwrap().starts_with("before_")).count()
+    };
+    for _ in 0..2 {
+        pair.counted.check(&third, "clsact", &reply).succeed();
+        let (weir, state) = (env!("CARGO_BIN_EXE_weir"), pair.counted.host.state_dir());
+        let places =
+            format!("--state-dir {} --bpf-dir {}", state.display(), pair.bpf_dir().display());
+        let pods: Value =
+            serde_json::from_str(&node.succeed(&format!("{weir} pods -o json {places}"))).unwrap();
+        let states = pods.as_array().unwrap().iter().map(|pod| pod["telemetry"].clone());
+        assert_eq!(states.collect::<Vec<_>>(), ["counted"; 3]);
+        assert_eq!(kept(), 2);
+        assert_eq!(
+            node.command(&format!("{words} {}", pair.bpf_dir().display())).status.code(),
+            Some(1)
+        );
+    }
     for link in &links {
         node.succeed(&format!("tc qdisc del dev {link} clsact"));
         node.succeed(&format!("tc qdisc add dev {link} clsact"));
@@ -295,6 +314,7 @@ fn interfaces_that_refuse_are_all_named_and_the_others_swapped() {
         filter(&format!("dev {link} egress"), "weir_to_pod");
     }
     assert_eq!(pair.reload()["pods"], 3);
+    assert_eq!(kept(), 0);
     ask(150);
 }
 
