@@ -258,6 +258,81 @@ fn in_a_storm_of_restarts_every_first_page_is_right_and_soon_there() {
     assert!(fastest < Duration::from_millis(200), "{fastest:?}");
 }
 
+/// Whenever it is killed, on its way up and while it serves: no scrape shows less than the one before it, nor another
+/// beginning.
+#[test]
+fn killed_at_any_time_no_count_goes_down_and_its_beginning_stays() {
+    let node = Node::new("any-time");
+    let web = Pod::new(&node, "web");
+    let mut last = 0;
+    let mut begun = None;
+    for round in 1..=24_u64 {
+        web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, round);
+        let agent = node.start_agent(&["--listen", "127.0.0.1:9920"]);
+        std::thread::sleep(Duration::from_millis(2 * round));
+        if round % 2 == 0 {
+            agent.into_inner().stop(Signal::SIGKILL);
+            continue;
+        }
+        drop(agent);
+        let agent = node.agent();
+        let page = super::http::get_openmetrics().body;
+        let value = |name: &str| {
+            let series =
+                |line: &&str| line.starts_with(name) && line.contains(WEB) && line.contains("200");
+            let line = page.lines().find(series).unwrap_or_else(|| panic!("{page}"));
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        let now: u64 = value("weir_http_requests_total{").parse().unwrap();
+        assert!(now == round && now > last, "{last} {now}");
+        let created = value("weir_http_requests_created{");
+        assert_eq!(*begun.get_or_insert(created.clone()), created);
+        last = now;
+        assert_eq!(agent.into_inner().stop(Signal::SIGKILL).0, None);
+    }
+}
+
+/// Who is being answered when it is told to stop gets the whole page.
+#[test]
+fn told_to_stop_it_ends_the_pages_under_way_and_takes_no_more() {
+    let node = Node::new("drain");
+    let pods = Pod::many(&node, 250);
+    for pod in &pods {
+        for kind in 1..HistogramKind::HISTOGRAM_KIND_MAX.0 {
+            pod.observe(HistogramKind(kind), 0, &[(1_000_000, 1)]);
+        }
+    }
+    let agent = node.agent();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n";
+    // More than the buffers of a connection take: what is not read is not sent.
+    let asked: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = super::http::connect(super::node::Agent::address());
+            std::io::Write::write_all(&mut stream, request).unwrap();
+            stream.peek(&mut [0; 1]).unwrap();
+            stream
+        })
+        .collect();
+    let stopping = std::thread::spawn(|| agent.into_inner().stop(Signal::SIGTERM));
+    eventually("nobody is let in", || {
+        std::net::TcpStream::connect(super::node::Agent::address()).is_err()
+    });
+    for stream in asked {
+        let page = super::http::read(stream).unwrap();
+        let length = page.head.lines().find_map(|line| {
+            line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+        });
+        assert_eq!(length.unwrap().parse::<usize>().unwrap(), page.body.len());
+        assert!(
+            page.body.len() > 3 << 20 && page.body.contains(r#"pod="p249""#),
+            "{}",
+            page.body.len()
+        );
+    }
+    let (status, log) = stopping.join().unwrap();
+    assert_eq!(status, Some(0), "{log:#?}");
+}
+
 #[test]
 fn a_deletion_of_tomorrow_does_not_stay_until_then() {
     let node = Node::new("tomorrow");
