@@ -111,7 +111,9 @@ fn each_request_is_one_row_however_often_the_stream_breaks() {
                     `${row.cells[2].textContent} ${row.cells[3].textContent}`).join()";
         assert_eq!(browser.value(ends), format!("GET /n/*/* {}", asker.asked));
         // A question of one's own begins anew, with what is kept.
+        browser.value("document.querySelector('#flow-rows tr').dataset.old = 'yes'");
         browser.fill("filter-status", "200");
+        browser.eventually("!document.querySelector('[data-old]')");
         asker.all_are_rows(&mut browser);
         drop(asker);
     });

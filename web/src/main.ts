@@ -47,6 +47,13 @@ function tiles({ pods }: Overview): void {
 }
 
 function main(): void {
+  // Asked first: the agent answers while all below is made.
+  pollPods((overview) => {
+    history.add(overview, Date.now() / 1000);
+    tiles(overview);
+    pods.set(overview.pods);
+    detail.set(overview.pods);
+  }, healthOf("pods"));
   const history = new History();
   const choose = (name: string) => {
     location.hash = name ? HASH + encodeURIComponent(name) : "";
@@ -83,12 +90,6 @@ function main(): void {
   follow();
   flows.begin();
   services.begin();
-  pollPods((overview) => {
-    history.add(overview, Date.now() / 1000);
-    tiles(overview);
-    pods.set(overview.pods);
-    detail.set(overview.pods);
-  }, healthOf("pods"));
 }
 
 main();
