@@ -9,7 +9,7 @@ use super::{
     pin::{self, layouts},
     reader,
     registry::living,
-    sys,
+    sys, whole,
     wire::Direction,
 };
 use crate::error::{Context, Kind, Result};
@@ -38,7 +38,8 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
     let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(removed) };
     for dir in layouts(bpf_dir)? {
         let _alone = lock::alone(&dir)?;
-        // A removal that was killed may have begun with any pin.
+        // It leads to the hooks, and may have been removed, or a removal that was killed may have begun with it.
+        whole::repin(&dir, &["attachments"])?;
         for (_, raw) in living(&dir)? {
             let Ok(ifindex) = i32::try_from(raw.ifindex) else { continue };
             removed.hooks += 1;

@@ -136,13 +136,13 @@ pub(super) fn refill_other(dir: &Path) -> Result<Vec<String>> {
 /// [`Kind::Telemetry`] naming the pin, and the privilege that it takes.
 pub(super) fn repin(dir: &Path, names: &[&'static str]) -> Result<Vec<String>> {
     let mut back = Vec::new();
-    if !names.iter().any(|name| MAPS.contains(name)) {
+    if !names.iter().any(|name| MAPS.contains(name) && !dir.join(name).exists()) {
         return Ok(back);
     }
     for map in maps_in_use(dir)? {
         let name = map.name().to_string_lossy().into_owned();
-        if names.contains(&&*name) && !back.contains(&name) {
-            let path = dir.join(&name);
+        let path = dir.join(&name);
+        if names.contains(&&*name) && !path.exists() {
             sys::pin(map.as_fd(), &path)
                 .context(Kind::Telemetry, || format!("can't pin {}", path.display()))?;
             back.push(name);

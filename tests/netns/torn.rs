@@ -188,3 +188,22 @@ fn without_the_privilege_nothing_begins_anew() {
     torn.mended("reconcile");
     assert_eq!(id(&torn.dir().join("counters")), counters);
 }
+
+#[test]
+fn an_uninstallation_finds_the_hooks_all_the_same() {
+    let torn = Torn::new("torn-uninstall");
+    let link = torn.reply["interfaces"][0]["name"].as_str().unwrap();
+    let counting = || {
+        let shown = ["ingress", "egress"].map(|side| {
+            torn.counted.host.node.succeed(&format!("tc filter show dev {link} {side} pref 49152"))
+        });
+        shown.iter().filter(|shown| shown.contains("weir_")).count()
+    };
+    assert_eq!(counting(), 2);
+    torn.remove(&["attachments"]);
+    let nowhere = torn.counted.host.state_dir().with_file_name("nowhere");
+    let words = format!("weir uninstall --bin-dir {0} --conf-dir {0}", nowhere.display());
+    let output = torn.command(&words);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(counting() == 0 && !torn.bpf_dir().exists());
+}
