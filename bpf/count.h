@@ -16,6 +16,26 @@ const volatile __u64 histogram_bounds[HISTOGRAM_BOUNDS];
 /* What a new histogram starts from; too large for the stack. */
 const struct histogram histogram_zero;
 
+/* Set likewise: whether there are more CPUs than lines of struct pod_traffic. */
+const volatile __u32 lines_are_shared;
+
+/* Adds to what an interface has had, on this CPU's line. */
+static __always_inline void traffic_add(struct pod_traffic *traffic, __u32 dir, __u32 family,
+					__u64 bytes, __u64 packets)
+{
+	struct net_line *line = &traffic->lines[bpf_get_smp_processor_id() % TRAFFIC_LINES];
+	struct net_counter *net = &line->net[dir & 1][family & 1];
+
+	if (lines_are_shared) {
+		__sync_fetch_and_add(&net->bytes, bytes);
+		__sync_fetch_and_add(&net->packets, packets);
+		return;
+	}
+	/* With softirqs off nobody else adds here meanwhile. */
+	net->bytes += bytes;
+	net->packets += packets;
+}
+
 static __always_inline void stat_add(__u32 index, __u64 n)
 {
 	__u64 *value = bpf_map_lookup_elem(&stats, &index);

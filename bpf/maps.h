@@ -11,7 +11,7 @@
 
 /* Host-side ifindex to the pod behind it and its L3 counters: one look-up per packet. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_PODS);
 	__type(key, __u32);
 	__type(value, struct pod_traffic);

@@ -18,15 +18,11 @@ static __always_inline void merge_traffic(const struct merge_entry *e)
 {
 	__u32 ifindex = e->pod;
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
-	struct net_counter *net;
 
 	/* The interface's number may have been given to another pod since. */
 	if (!traffic || traffic->pod != e->c)
 		return;
-	/* This CPU's share, with softirqs off: a reader adds all of them up. */
-	net = &traffic->net[e->fields & 1][e->fields >> 8 & 1];
-	net->bytes += e->n;
-	net->packets += e->sum;
+	traffic_add(traffic, e->fields, e->fields >> 8, e->n, e->sum);
 }
 
 static long merge_step(__u32 i, struct merge *m)

@@ -44,7 +44,6 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	__u32 ifindex = skb->ifindex;
 	struct pod_traffic *traffic = bpf_map_lookup_elem(&pods, &ifindex);
 	struct packet *p = &c->packet;
-	struct net_counter *net;
 	int protocol;
 
 	/* Clang 16 knows both callers and leaves masks out, whose value the verifier then needs. */
@@ -62,10 +61,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	protocol = parse_ip(skb, dir == DIRECTION_TX, p);
 	if (protocol < 0)
 		return NULL;
-	/* Per CPU with softirqs off: nobody else adds here meanwhile. */
-	net = &traffic->net[dir & 1][p->key.family & 1];
-	net->bytes += skb->len;
-	net->packets += segments(skb);
+	traffic_add(traffic, dir, p->key.family, skb->len, segments(skb));
 	if (protocol == IPPROTO_TCP)
 		return tcp(skb, c, traffic->pod, dir);
 	if (protocol == IPPROTO_UDP)

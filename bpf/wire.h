@@ -293,14 +293,21 @@ struct net_counter {
 	__u64 packets; /* GSO segments */
 };
 
+/* A line of the processor's cache each, for so many CPUs: with more of them, some share one. */
+#define TRAFFIC_LINES 8
+
+struct net_line {
+	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
+};
+
 /*
- * One per host-side interface and CPU. This and struct attachment may grow at their end: weir
- * reload carries what two layouts have in common, and 0 for the rest.
+ * One per host-side interface; what it has had is the sum of its lines. This and struct attachment
+ * may grow at their end: weir reload carries what two layouts have in common, and 0 for the rest.
  */
 struct pod_traffic {
 	__u32 pod; /* attachment id */
 	__u32 zero;
-	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
+	struct net_line lines[TRAFFIC_LINES];
 	WEIR_SPARE
 };
 
@@ -421,7 +428,7 @@ struct record_data {
 	__u8 data[RECORD_DATA];
 };
 
-#define RECORDS_BYTES (2 << 20)
+#define RECORDS_BYTES (1 << 20)
 
 #define MAX_PODS 1024
 #define MAX_LIMITS (2 * MAX_PODS)
@@ -430,7 +437,7 @@ struct record_data {
 #define MAX_COUNTERS 32768
 #define MAX_HISTOGRAMS 4096
 #define MAX_DNS_PENDING 16384
-#define MAX_INFLIGHT_SPILL 16384
+#define MAX_INFLIGHT_SPILL 8192
 #define MAX_HTTP2 5120
 #define MAX_HTTP2_STREAMS 16384
 

@@ -173,14 +173,17 @@ fn maps() -> Result<Vec<Row>> {
         let start = format!("{family}{{map=\"{map}\"}} ");
         page.lines().find_map(|line| line.strip_prefix(&*start))?.parse().ok()
     };
-    let start = "weir_map_capacity{map=\"";
+    let start = "weir_map_bytes{map=\"";
     let names = page.lines().filter_map(|line| line.strip_prefix(start)?.split('"').next());
     let mut rows = Vec::new();
     let mut sum = 0.0;
     for name in names {
-        let capacity = number("weir_map_capacity", name).ok_or("no capacity")?;
         let bytes = number("weir_map_bytes", name).ok_or("no bytes")?;
         sum += bytes;
+        let Some(capacity) = number("weir_map_capacity", name) else {
+            rows.push(Row::one(format!("map {name}: all"), "kB", bytes / 1e3));
+            continue;
+        };
         let what = format!("map {name}, {capacity} elements");
         rows.push(Row::one(format!("{what}: all"), "kB", bytes / 1e3));
         rows.push(Row::one(format!("{what}: each"), "bytes", bytes / capacity));

@@ -17,8 +17,7 @@ static __always_inline int pod(struct __sk_buff *skb)
 		bpf_map_update_elem(&pods, &ifindex, &no_traffic, BPF_ANY);
 		return -1;
 	}
-	traffic->net[0][0].bytes += skb->len;
-	traffic->net[0][0].packets += segments(skb);
+	traffic_add(traffic, 0, 0, skb->len, segments(skb));
 	return 0;
 }
 

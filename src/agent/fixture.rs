@@ -79,7 +79,8 @@ pub fn snapshot(pods: impl IntoIterator<Item = Pod>) -> Snapshot {
     Snapshot {
         pods: (1..).zip(pods).collect(),
         stats: vec![0; Stat::STAT_MAX.0 as usize],
-        maps: vec![MapUsage { name: "counters", entries: 3, capacity: 100, bytes: 4_096 }],
+        maps: vec![MapUsage { name: "counters", entries: 3, capacity: 100 }],
+        memory: vec![("counters", 4_096)],
         ..Snapshot::default()
     }
 }

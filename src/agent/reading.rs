@@ -67,7 +67,13 @@ impl Reading<'_> {
         names.iter().map(|&(name, stat)| (values([Value::Name(name)]), self.stat(stat))).collect()
     }
 
-    /// One number of each map.
+    /// What each map takes.
+    pub fn memory(&self) -> Vec<(Values, u64)> {
+        let memory = self.snapshot.memory.iter();
+        memory.map(|&(name, bytes)| (values([Value::Name(name)]), bytes)).collect()
+    }
+
+    /// One number of each map that can be full.
     pub fn maps(&self, number: fn(&MapUsage) -> u64) -> Vec<(Values, u64)> {
         let maps = self.snapshot.maps.iter();
         maps.map(|map| (values([Value::Name(map.name)]), number(map))).collect()

@@ -17,7 +17,10 @@ use libbpf_rs::{
     skel::{OpenSkel, Skel, SkelBuilder},
 };
 
-use super::{histogram, lock, pin, reload, whole, wire::WeirSkelBuilder};
+use super::{
+    histogram, lock, pin, reload, whole,
+    wire::{PodTraffic, WeirSkelBuilder},
+};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The directory of a load under way. A bpffs takes no name with a dot in it.
@@ -175,6 +178,9 @@ fn load_and_pin(dir: &Path, maps: Option<&Path>) -> Result<()> {
         for (to, from) in rodata.histogram_bounds.iter_mut().zip(histogram::bounds_ns()) {
             *to = from;
         }
+        let cpus = libbpf_rs::num_possible_cpus()
+            .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
+        rodata.lines_are_shared = u32::from(cpus > PodTraffic::default().lines.len());
     }
     let mut reused = BTreeSet::new();
     if let Some(pinned) = maps {

@@ -12,12 +12,11 @@ use std::{
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 
 use super::{
-    reader::{self, TALLIED},
-    sys,
+    reader::{self, Network, TALLIED},
+    sys, traffic,
     wire::{
         CounterKey, CounterKind, Direction, Family, Histogram, HistogramKey, LimitKey, MergeEntry,
         MergeKind, PodTraffic, RawAttachment, RawLimit, TcpResult, bytes_of, from_bytes,
-        from_other,
     },
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -174,11 +173,9 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
             entered.pods.insert(pod);
         }
     }
-    let cpus = libbpf_rs::num_possible_cpus()
-        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
     for (ifindex, pod, _) in traffic(old)? {
-        let values = vec![bytes_of(&PodTraffic { pod, ..Default::default() }).to_vec(); cpus];
-        once(pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::NO_EXIST))
+        let value = PodTraffic { pod, ..Default::default() };
+        once(pods.update(bytes_of(&ifindex), bytes_of(&value), MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("pods"))?;
     }
     let limits = map(new, "limits")?;
@@ -192,19 +189,12 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
     Ok(entered)
 }
 
-/// Each interface with its pod and its values by CPU.
-fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Vec<PodTraffic>)>> {
+/// Each interface with its pod and what has passed it.
+fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Network)>> {
     let pods = map(dir, "pods")?;
     let mut all = Vec::new();
-    for key in pods.keys() {
-        let found = pods
-            .lookup_percpu(&key, MapFlags::ANY)
-            .context(Kind::Telemetry, || "can't read the map pods".into())?;
-        let values: Vec<PodTraffic> =
-            found.iter().flatten().filter_map(|bytes| from_other(bytes)).collect();
-        if let (Some(ifindex), Some(first)) = (from_bytes::<u32>(&key), values.first()) {
-            all.push((ifindex, first.pod, values));
-        }
+    for ifindex in pods.keys().filter_map(|key| from_bytes::<u32>(&key)) {
+        all.extend(traffic::read(&pods, ifindex)?.map(|(pod, network)| (ifindex, pod, network)));
     }
     Ok(all)
 }
@@ -295,9 +285,8 @@ fn all(old: &Path, new: &Path) -> Result<Vec<Total>> {
             key: bytes_of(&key).to_vec(),
         });
     }
-    for (ifindex, pod, values) in traffic(old)? {
-        let entries =
-            values.iter().flat_map(|value| traffic_entries(ifindex, pod, value)).collect();
+    for (ifindex, pod, network) in traffic(old)? {
+        let entries = traffic_entries(ifindex, pod, &network);
         totals.push(Total {
             pod: Some(pod),
             entries,
@@ -362,11 +351,11 @@ fn histogram_entries(key: HistogramKey, histogram: &Histogram) -> Vec<MergeEntry
     entries
 }
 
-fn traffic_entries(ifindex: u32, pod: u32, value: &PodTraffic) -> Vec<MergeEntry> {
+fn traffic_entries(ifindex: u32, pod: u32, network: &Network) -> Vec<MergeEntry> {
     let mut entries = Vec::new();
     for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
         for family in [Family::FAMILY_IPV4, Family::FAMILY_IPV6] {
-            let net = value.net[direction.0 as usize][family.0 as usize];
+            let net = network[direction.0 as usize][family.0 as usize];
             let fields = direction.0 | family.0 << 8;
             let amounts = (net.bytes, net.packets);
             if net.packets > 0 {

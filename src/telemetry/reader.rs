@@ -58,8 +58,6 @@ pub struct MapUsage {
     pub entries: u64,
     /// Elements it can hold.
     pub capacity: u64,
-    /// Memory that the kernel locked for it.
-    pub bytes: u64,
 }
 
 /// All totals at one moment.
@@ -73,8 +71,10 @@ pub struct Snapshot {
     pub histograms: Vec<(HistogramKey, Histogram)>,
     /// Self-statistics, indexed by [`Stat`], summed over CPUs.
     pub stats: Vec<u64>,
-    /// The maps themselves.
+    /// The maps that can be full.
     pub maps: Vec<MapUsage>,
+    /// Bytes that the kernel has locked for each pinned map, by its name.
+    pub memory: Vec<(&'static str, u64)>,
 }
 
 /// Runs of the sweep that pass the largest table, of which each looks at a slice.
@@ -92,6 +92,9 @@ pub(super) const TALLIED: [(&str, Stat, Stat); 5] = [
     ("http2_streams", Stat::STAT_STREAMS_CREATED, Stat::STAT_STREAMS_REMOVED),
 ];
 
+/// The pinned maps whose fill nobody asks for: arrays, the ring, and what grows with the pods alone.
+const REST: [&str; 6] = ["half_open", "limits", "listeners", "records", "shares", "taken"];
+
 /// The pinned maps, opened for reading (and for sweeping what is dead).
 #[derive(Debug)]
 pub struct Maps {
@@ -103,6 +106,8 @@ pub struct Maps {
     held: MapHandle,
     /// In the order of [`TALLIED`].
     tallied: Vec<MapHandle>,
+    /// In the order of [`REST`].
+    rest: Vec<MapHandle>,
     sweep: OwnedFd,
 }
 
@@ -122,6 +127,7 @@ impl Maps {
             stats: map("stats")?,
             held: map("held")?,
             tallied: TALLIED.iter().map(|(name, ..)| map(name)).collect::<Result<_>>()?,
+            rest: REST.into_iter().map(map).collect::<Result<_>>()?,
             sweep: pin::program(bpf_dir, "weir_sweep")?.ok_or_else(absent)?,
         })
     }
@@ -138,8 +144,8 @@ impl Maps {
         let counters = dump(&self.counters)?;
         let histograms = dump(&self.histograms)?;
         let stats = self.stats()?;
-        let maps = self.usage(&stats, &[pods.len(), counters.len(), histograms.len()])?;
-        Ok(Snapshot { pods, counters, histograms, stats, maps })
+        let maps = self.usage(&stats, &[pods.len(), counters.len(), histograms.len()]);
+        Ok(Snapshot { pods, counters, histograms, stats, maps, memory: self.memory()? })
     }
 
     /// Ends what will not end by itself: idle connections, unanswered queries and SYNs (counted as
@@ -238,7 +244,7 @@ impl Maps {
     }
 
     /// Entries come from what was read already, or from the kernel side's own tallies.
-    fn usage(&self, stats: &[u64], read: &[usize; 3]) -> Result<Vec<MapUsage>> {
+    fn usage(&self, stats: &[u64], read: &[usize; 3]) -> Vec<MapUsage> {
         let tally = |up: Stat, down: Stat| {
             let at = |stat: Stat| stats.get(stat.0 as usize).copied().unwrap_or_default();
             at(up).saturating_sub(at(down))
@@ -257,15 +263,32 @@ impl Maps {
         ]
         .into_iter()
         .chain(tallied)
-        .map(|(name, map, entries)| {
-            Ok(MapUsage {
-                name,
-                entries,
-                capacity: u64::from(map.max_entries()),
-                bytes: locked_bytes(map).context(Kind::Telemetry, || {
-                    format!("can't read the memory of the map {name} from fdinfo")
-                })?,
-            })
+        .map(|(name, map, entries)| MapUsage {
+            name,
+            entries,
+            capacity: u64::from(map.max_entries()),
+        })
+        .collect()
+    }
+
+    fn memory(&self) -> Result<Vec<(&'static str, u64)>> {
+        let tallied = TALLIED.iter().map(|(name, ..)| *name).zip(&self.tallied);
+        [
+            ("pods", &self.pods),
+            ("attachments", &self.attachments),
+            ("counters", &self.counters),
+            ("histograms", &self.histograms),
+            ("stats", &self.stats),
+            ("held", &self.held),
+        ]
+        .into_iter()
+        .chain(tallied)
+        .chain(REST.into_iter().zip(&self.rest))
+        .map(|(name, map)| {
+            let bytes = locked_bytes(map).context(Kind::Telemetry, || {
+                format!("can't read the memory of the map {name} from fdinfo")
+            })?;
+            Ok((name, bytes))
         })
         .collect()
     }

@@ -1,29 +1,36 @@
-//! The map `pods`: whose an interface is, and what has passed it, by CPU.
+//! The map `pods`: whose an interface is, and what has passed it.
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use super::{
     hook::{self, Pins},
     reader::Network,
-    wire::{PodTraffic, bytes_of, from_bytes},
+    wire::{PodTraffic, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
 
-/// The owner of an interface's entry and its totals over all CPUs.
+/// The owner of an interface's entry and its totals, of this layout's map or of another's.
 ///
 /// # Errors
 /// [`Kind::Telemetry`].
 pub(super) fn read(pods: &MapHandle, ifindex: u32) -> Result<Option<(u32, Network)>> {
-    let found = pods
-        .lookup_percpu(bytes_of(&ifindex), MapFlags::ANY)
+    let found = values(pods, bytes_of(&ifindex))
         .context(Kind::Telemetry, || "can't read the map pods".into())?;
     let mut owner = None;
     let mut network = Network::default();
-    for value in found.iter().flatten().filter_map(|bytes| from_bytes::<PodTraffic>(bytes)) {
+    for value in found.iter().filter_map(|bytes| from_other::<PodTraffic>(bytes)) {
         owner = Some(value.pod);
-        network = sum(network, value.net);
+        network = value.lines.iter().fold(network, |network, line| sum(network, line.net));
     }
     Ok(owner.map(|owner| (owner, network)))
+}
+
+/// In older layouts that was a value for each CPU, with the first of today's lines.
+fn values(pods: &MapHandle, key: &[u8]) -> libbpf_rs::Result<Vec<Vec<u8>>> {
+    if pods.map_type() == MapType::PercpuHash {
+        return Ok(pods.lookup_percpu(key, MapFlags::ANY)?.unwrap_or_default());
+    }
+    Ok(pods.lookup(key, MapFlags::ANY)?.into_iter().collect())
 }
 
 /// Both together.
@@ -59,9 +66,6 @@ pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
             .context(Kind::Telemetry, || "can't write to the map attachments".into())?;
     }
     let traffic = PodTraffic { pod, ..Default::default() };
-    let cpus = libbpf_rs::num_possible_cpus()
-        .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
-    let values = vec![bytes_of(&traffic).to_vec(); cpus];
-    let entered = pins.pods.update_percpu(bytes_of(&ifindex), &values, MapFlags::ANY);
+    let entered = pins.pods.update(bytes_of(&ifindex), bytes_of(&traffic), MapFlags::ANY);
     entered.context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))
 }

@@ -55,7 +55,7 @@ wire! {
     CounterKey = 12,
     HistogramKey = 8,
     Histogram = 936,
-    PodTraffic = 72 + SPARE,
+    PodTraffic = 520 + SPARE,
     RawAttachment = 744 + SPARE,
     LimitKey = 8,
     RawLimit = 24,

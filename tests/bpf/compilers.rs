@@ -20,7 +20,7 @@ const COMPILERS: [&str; 3] = ["clang-14", "clang-16", "clang-19"];
 const MOST: u64 = 500_000;
 
 /// What `make build` compiles with, warnings aside: `build.rs`, and what libbpf-cargo adds.
-fn compile(compiler: &str, object: &Path) {
+pub fn compile(compiler: &str, object: &Path) {
     let target = match std::env::consts::ARCH {
         "aarch64" => "-D__TARGET_ARCH_arm64",
         _ => "-D__TARGET_ARCH_x86",

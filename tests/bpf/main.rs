@@ -24,6 +24,7 @@ mod kafka_cases;
 mod kernel;
 mod leak;
 mod malformed_cases;
+mod memory;
 mod mysql_cases;
 mod parallel;
 mod postgresql_cases;

@@ -1,9 +1,10 @@
 //! Programs are swapped under connections in mid-message, and nothing is lost or counted twice.
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys, num_possible_cpus};
 use weir::telemetry::{
     pin,
     reload::reload,
-    wire::{CounterKind, HistogramKind, Role},
+    wire::{CounterKind, Direction, Family, HistogramKind, Role},
 };
 
 use crate::{
@@ -101,4 +102,47 @@ fn totals_come_along_from_another_layout_and_are_added_once() {
     kernel.reopen();
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 40);
     share::assert_balanced(&kernel);
+}
+
+/// Until there were lines, the map `pods` had a value for each CPU.
+#[test]
+fn totals_of_every_cpu_come_along_from_a_layout_without_lines() {
+    let mut kernel = Kernel::new();
+    let other = kernel.bpf_dir().join("0123456789abcdef");
+    std::fs::rename(pin::dir(&kernel.bpf_dir()), &other).unwrap();
+    let pin = other.join("pods");
+    let now = MapHandle::from_pinned_path(&pin).unwrap();
+    let key = now.keys().next().unwrap();
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let mut old =
+        MapHandle::create(MapType::PercpuHash, Some("pods"), 4, 72, 1024, &options).unwrap();
+    let cpus = num_possible_cpus().unwrap();
+    // The attachment's id, and bytes and packets by direction and family.
+    let of_a_cpu = |cpu: u64| -> Vec<u8> {
+        let numbers = (0..8).map(|number| 1_000_000 * number + cpu);
+        let words = std::iter::once(u64::from(kernel.attached.pod)).chain(numbers);
+        words.flat_map(u64::to_ne_bytes).collect()
+    };
+    let values: Vec<_> = (0..cpus).map(|cpu| of_a_cpu(cpu.try_into().unwrap())).collect();
+    old.update_percpu(&key, &values, MapFlags::ANY).unwrap();
+    std::fs::remove_file(&pin).unwrap();
+    old.pin(&pin).unwrap();
+
+    assert_eq!(reload(&kernel.bpf_dir()).unwrap().unwrap().pods, 1);
+    kernel.reopen();
+    let network = kernel.snapshot().pods[&kernel.attached.pod].network;
+    let cpus = u64::try_from(cpus).unwrap();
+    let sum = |number: u64| 1_000_000 * number * cpus + cpus * (cpus - 1) / 2;
+    for (number, direction, family) in [
+        (0, Direction::DIRECTION_RX, Family::FAMILY_IPV4),
+        (2, Direction::DIRECTION_RX, Family::FAMILY_IPV6),
+        (4, Direction::DIRECTION_TX, Family::FAMILY_IPV4),
+        (6, Direction::DIRECTION_TX, Family::FAMILY_IPV6),
+    ] {
+        let net = network[direction.0 as usize][family.0 as usize];
+        assert_eq!((net.bytes, net.packets), (sum(number), sum(number + 1)), "{number}");
+    }
 }

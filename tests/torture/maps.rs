@@ -99,8 +99,8 @@ fn owners(map: impl Fn(&'static str) -> MapHandle) -> Vec<(&'static str, u32)> {
 
 fn interfaces(pods: &MapHandle) -> BTreeSet<(u32, u32)> {
     let entries = pods.keys().filter_map(|key| {
-        let values = pods.lookup_percpu(&key, MapFlags::ANY).unwrap()?;
-        Some((from_bytes(&key).unwrap(), from_bytes::<PodTraffic>(&values[0]).unwrap().pod))
+        let value = pods.lookup(&key, MapFlags::ANY).unwrap()?;
+        Some((from_bytes(&key).unwrap(), from_bytes::<PodTraffic>(&value).unwrap().pod))
     });
     entries.collect()
 }

@@ -171,7 +171,7 @@ pub(super) const FAMILIES: &[Family] = &[
         unit: Unit::Bytes,
         help: "Kernel memory of each BPF map",
         labels: &[MAP],
-        source: Source::Node(|reading| reading.maps(|map| map.bytes)),
+        source: Source::Node(|reading| reading.memory()),
         ..NODE
     },
     Family {
