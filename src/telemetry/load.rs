@@ -127,8 +127,8 @@ pub fn clear(dir: &Path) -> Result<()> {
 /// What libbpf printed while it loaded, the verifier's log within: the end says why.
 static PRINTED: Mutex<String> = Mutex::new(String::new());
 
-/// As much as is kept of it, from its end: a verifier that gives up has said some hundred kilobytes.
-const PRINTED_MAX: usize = 1 << 20;
+/// As much as is kept of it, from its end: a verifier that gives up has said some megabytes.
+const PRINTED_MAX: usize = 8 << 20;
 
 fn keep(_: PrintLevel, text: String) {
     if let Ok(mut printed) = PRINTED.lock() {
