@@ -17,11 +17,12 @@ use super::{lock, merge, pin, reload, sys};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The maps of this version's layout, by the names of their pins.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 17] = [
     "attachments",
     "conns",
     "counters",
     "dns_pending",
+    "half_open",
     "held",
     "histograms",
     "http2",
