@@ -295,7 +295,6 @@ struct net_counter {
 
 /* A line of the processor's cache each, for so many CPUs: with more of them, some share one. */
 #define TRAFFIC_LINES 8
-
 struct net_line {
 	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
 };
