@@ -39,10 +39,16 @@ static long half_open_step(__u32 i, struct cursor **cur)
 	candidate->place = index + 1;
 	candidate->ifindex = place->key.ifindex;
 	candidate->age = c->claim.since - place->since;
+	/* Of a CPU whose clock is a tick ahead. */
+	if ((__s32)candidate->age < 0)
+		candidate->age = 0;
 	return 0;
 }
 
-/* Whether its pod has more of them, or as many and it is older, than what was chosen before. */
+/*
+ * Whether its pod has most of them and not that of what was chosen before, or it is older. Two of
+ * eight say nothing: where many pods are flooded, the busiest of the others has them.
+ */
 static long half_open_judge(__u32 i, struct cursor **cur)
 {
 	struct claim *claim = &(*cur)->claim;
@@ -51,6 +57,7 @@ static long half_open_judge(__u32 i, struct cursor **cur)
 
 	for (k = 0; k < HALF_OPEN_TRIES; k++)
 		likes += claim->of[k].ifindex == it->ifindex;
+	likes = likes > HALF_OPEN_TRIES / 2;
 	if (likes > claim->most || (likes == claim->most && it->age > claim->age)) {
 		claim->most = likes;
 		claim->age = it->age;
@@ -66,6 +73,8 @@ static __always_inline void half_open_evict(struct cursor *c)
 	__u64 who;
 
 	c->claim.most = 0;
+	c->claim.age = 0;
+	c->claim.victim = c->claim.of[0].place;
 	bpf_loop(HALF_OPEN_TRIES, half_open_judge, &c, 0);
 	place = half_open_at(c->claim.victim - 1);
 	if (!place)

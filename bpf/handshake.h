@@ -12,10 +12,14 @@
 /* The handshake is through. */
 static __always_inline void tcp_established(struct conn *conn)
 {
+	/* Read before: afterwards another CPU may end it, and its element be another's. */
+	__u32 place = *(volatile __u16 *)&conn->place;
+	__u64 id = *(volatile __u64 *)&conn->id;
+
 	if (__sync_val_compare_and_swap(&conn->state, TCP_SYN_ACKED, TCP_ESTABLISHED) !=
 	    TCP_SYN_ACKED)
 		return;
-	half_open_end(conn->place, conn->id);
+	half_open_end(place, id);
 	tcp_result(conn, TCP_RESULT_ESTABLISHED);
 }
 
@@ -29,11 +33,12 @@ static __always_inline int is_of_opening(const struct conn *conn, __u32 dir, __u
 }
 
 /* Whether the opener has got the other side's SYN. */
-static __always_inline int is_answer_known(const struct conn *conn, __u32 dir, __u32 acknowledged)
+static __always_inline int is_answer_known(const struct conn *conn, __u32 state, __u32 dir,
+					   __u32 acknowledged)
 {
 	__u32 behind = acknowledged - conn->answer;
 
-	if (conn->state != TCP_SYN_ACKED || dir != requests_direction(conn))
+	if (state != TCP_SYN_ACKED || dir != requests_direction(conn))
 		return 0;
 	/* A server that sends more shows by that what it has got. Of a pod that opens, it is the
 	 * pod's own word, and may acknowledge what is kept already. */
@@ -45,12 +50,13 @@ static __always_inline int is_answer_known(const struct conn *conn, __u32 dir, _
  * by now. A pod that was asked sends bytes only to who acknowledged its SYN or has its cookie
  * (RFC 7413).
  */
-static __always_inline int is_through(struct conn *conn, __u32 dir, __u32 acknowledged,
-				      int has_bytes)
+static __always_inline int is_through(struct conn *conn, __u32 state, __u32 dir, __u32 seq,
+				      __u32 acknowledged, int has_bytes)
 {
-	if (!is_answer_known(conn, dir, acknowledged) &&
-	    (conn->state != TCP_SYN_ACKED || dir != DIRECTION_TX || !has_bytes ||
-	     dir == requests_direction(conn) || !is_of_opening(conn, dir, 0, acknowledged)))
+	if (!is_answer_known(conn, state, dir, acknowledged) &&
+	    (state != TCP_SYN_ACKED || dir != DIRECTION_TX || !has_bytes ||
+	     dir == requests_direction(conn) || seq - conn->answer > HOLD_REACH ||
+	     !is_of_opening(conn, dir, 0, acknowledged)))
 		return 0;
 	tcp_established(conn);
 	return 1;
@@ -58,19 +64,20 @@ static __always_inline int is_through(struct conn *conn, __u32 dir, __u32 acknow
 
 /* Whether it may have bytes that are to be kept until the handshake is through: the SYN's own, and
  * what the server of a pod sends behind its SYN, before the pod has acknowledged that. */
-static __always_inline int is_early(const struct conn *conn, __u32 dir, const struct tcphdr *t)
+static __always_inline int is_early(const struct conn *conn, __u32 state, __u32 dir,
+				    const struct tcphdr *t)
 {
 	if (t->syn)
 		return !t->fin;
-	return conn->state == TCP_SYN_ACKED && dir == DIRECTION_RX &&
-	       dir != requests_direction(conn);
+	return state == TCP_SYN_ACKED && dir == DIRECTION_RX && dir != requests_direction(conn);
 }
 
 /*
- * The pod sends bytes on a connection of which the other side's SYN never passed here: nobody knows
- * where its bytes begin, nor what became of it. It is not followed.
+ * The pod sends bytes on a connection of which the other side's SYN never passed here, or another
+ * than the one that counts: nobody knows where its bytes begin, nor what became of it. It is not
+ * followed.
  */
-__noinline int handshake_unseen(struct conn *conn)
+__noinline int handshake_unseen(struct conn *conn, __u32 state)
 {
 	struct cursor *c = cursor();
 
@@ -78,7 +85,7 @@ __noinline int handshake_unseen(struct conn *conn)
 		return 0;
 	if (conn_take(conn, key_check(&c->packet.key)))
 		return 0;
-	if (conn->state == TCP_ESTABLISHED) {
+	if (conn->state != state) {
 		conn_release(conn);
 		return 0;
 	}
@@ -122,7 +129,7 @@ static __always_inline void tcp_answered(struct conn *conn, __u32 dir, __u32 seq
 	struct half *answers = &conn->half[dir & 1];
 
 	if (dir == requests_direction(conn)) {
-		if (seq == conn->isn && is_answer_known(conn, dir, acknowledged))
+		if (seq == conn->isn && is_answer_known(conn, conn->state, dir, acknowledged))
 			tcp_established(conn);
 		return;
 	}

@@ -253,7 +253,7 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	struct packet *p = &c->packet;
 	struct tcphdr *t = &c->tcp;
 	struct conn *conn;
-	__u32 at, seq, ack;
+	__u32 at, seq, ack, state;
 	int has_bytes;
 	__u64 now;
 
@@ -279,19 +279,21 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 		return NULL;
 	}
 	if (t->rst) {
-		tcp_reset(&p->key, conn, dir, seq);
+		tcp_reset(&p->key, conn, dir, seq, ack, t->ack);
 		return NULL;
 	}
-	if (conn->state != TCP_ESTABLISHED) {
-		if (t->ack && is_through(conn, dir, ack, has_bytes)) {
+	/* Read once: another CPU may establish it meanwhile. */
+	state = *(volatile __u32 *)&conn->state;
+	if (state != TCP_ESTABLISHED) {
+		if (t->ack && is_through(conn, state, dir, seq, ack, has_bytes)) {
 			/* What came early has its turn, also behind a segment without bytes. */
 			if (unread(&conn->half[DIRECTION_RX]) || unread(&conn->half[DIRECTION_TX]))
 				look_on(c, conn, dir);
 		} else if (!has_bytes) {
 			return NULL;
-		} else if (!is_early(conn, dir, t)) {
+		} else if (!is_early(conn, state, dir, t)) {
 			if (dir == DIRECTION_TX && t->ack && is_of_opening(conn, dir, seq, ack))
-				handshake_unseen(conn);
+				handshake_unseen(conn, state);
 			return NULL;
 		}
 	}
@@ -315,8 +317,11 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	if (has_bytes) {
 		struct step s = {.skb = skb, .conn = conn, .half = &conn->half[dir & 1], .cur = c};
 
-		if (segment(&s, p, dir, seq, at, t->fin))
+		if (segment(&s, p, dir, seq, at, t->fin)) {
+			/* Not that of what came early, which waits for the packet's own bytes. */
+			c->dir = dir;
 			return conn;
+		}
 	}
 	return NULL;
 }

@@ -164,14 +164,26 @@ static __always_inline void tcp_result(struct conn *conn, __u8 result)
 	role_count(conn, COUNTER_TCP_CONNECTIONS, result, 1);
 }
 
+/* Whether a reset is of the connection that a SYN without an answer opens (RFC 9293, 3.10.7.3): a
+ * refusal has number 0, and acknowledges the SYN with some of its bytes. */
+static __always_inline int is_reset_of_opening(const struct conn *conn, int by_server, __u32 seq,
+					       __u32 acknowledged, int has_ack)
+{
+	__u32 behind = (by_server ? acknowledged : seq) - (conn->isn + 1);
+
+	return behind <= (by_server ? conn->early : RESET_WINDOW) && (has_ack || !by_server);
+}
+
 static __always_inline void tcp_reset(const struct conn_key *key, struct conn *conn, __u32 dir,
-				      __u32 seq)
+				      __u32 seq, __u32 acknowledged, int has_ack)
 {
 	int by_server = dir != requests_direction(conn);
 	__u32 off = seq - conn->half[dir & 1].next;
 
-	/* RFC 5961, 3: out of the window it ends nothing. The refusal of a SYN has number 0. */
-	if (conn->state != TCP_SYN_SENT && off + RESET_WINDOW > 2 * RESET_WINDOW)
+	/* RFC 5961, 3: out of the window it ends nothing. */
+	if (conn->state == TCP_SYN_SENT
+		    ? !is_reset_of_opening(conn, by_server, seq, acknowledged, has_ack)
+		    : off + RESET_WINDOW > 2 * RESET_WINDOW)
 		return;
 	/*
 	 * In it, only the next byte's number ends it at once (a FIN has one too); any other is
@@ -265,8 +277,8 @@ static __always_inline int conn_replace(const struct packet *p, struct conn *con
 /*
  * A SYN, with so many bytes. Returns whether the connection in the table is the one that it opens.
  *
- * One for an established connection opens nothing by itself: the receiver answers it with an ACK
- * (RFC 5961, 4), and only one that has forgotten the old connection with a SYN of its own.
+ * One for a connection that has been answered opens nothing by itself: the receiver answers it with
+ * an ACK (RFC 5961, 4), and only one that has forgotten the old connection with a SYN of its own.
  */
 static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir, __u32 isn,
 				    __u32 early)
@@ -281,7 +293,8 @@ static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir
 				conn->early = early;
 			return 1;
 		}
-		if (conn->state == TCP_ESTABLISHED && !conn->dying &&
+		if (conn->state != TCP_SYN_SENT &&
+		    (conn->dying == DYING_NOT || conn->dying == DYING_UNCERTAIN) &&
 		    !conn->half[DIRECTION_RX].fin && !conn->half[DIRECTION_TX].fin) {
 			conn->again_ns = now;
 			conn->again_isn = isn;

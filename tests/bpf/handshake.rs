@@ -14,26 +14,26 @@ use crate::{
     },
 };
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+pub const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const ROLES: [Role; 2] = [Role::ROLE_SERVER, Role::ROLE_CLIENT];
 /// Seconds beyond which nobody waits for a handshake.
 const LONG: u64 = 200;
 
 /// Client and server of a connection of the pod in a role.
-fn ends(role: Role, port: u16) -> (End, End) {
+pub fn ends(role: Role, port: u16) -> (End, End) {
     match role {
         Role::ROLE_SERVER => (v4(9, port), v4(2, 80)),
         _ => (v4(2, port), v4(9, 80)),
     }
 }
 
-fn syn(kernel: &Kernel, role: Role, port: u16) -> Stream<'_> {
+pub fn syn(kernel: &Kernel, role: Role, port: u16) -> Stream<'_> {
     let (client, server) = ends(role, port);
     Stream::syn(kernel, role, client, server)
 }
 
-fn results(counts: &Counts, result: TcpResult) -> u64 {
+pub fn results(counts: &Counts, result: TcpResult) -> u64 {
     let is = |key: &(u8, u8, u8, u8, u16)| {
         u32::from(key.0) == CounterKind::COUNTER_TCP_CONNECTIONS.0 && u32::from(key.2) == result.0
     };
@@ -41,13 +41,13 @@ fn results(counts: &Counts, result: TcpResult) -> u64 {
 }
 
 /// Of the pod's connections: established, and those that nobody answered in time.
-fn told(kernel: &Kernel) -> (u64, u64) {
+pub fn told(kernel: &Kernel) -> (u64, u64) {
     let counts = kernel.counts();
     let of = |result| results(&counts, result);
     (of(TcpResult::TCP_RESULT_ESTABLISHED), of(TcpResult::TCP_RESULT_TIMEOUT))
 }
 
-fn requests(kernel: &Kernel) -> u64 {
+pub fn requests(kernel: &Kernel) -> u64 {
     kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS)
 }
 
@@ -59,13 +59,13 @@ fn entries(kernel: &Kernel) -> u32 {
         .sum()
 }
 
-fn exchange(stream: &mut Stream<'_>) {
+pub fn exchange(stream: &mut Stream<'_>) {
     stream.send(Client, REQUEST);
     stream.send(Server, RESPONSE);
 }
 
 /// Ends what is left, and nothing stays.
-fn assert_all_ends(kernel: &Kernel) {
+pub fn assert_all_ends(kernel: &Kernel) {
     kernel.age_connections_by(LONG);
     assert_balanced(kernel);
     assert_eq!(elements(kernel, "conns"), 0);

@@ -9,6 +9,7 @@ mod dns;
 mod dns_tcp_cases;
 mod exchange;
 mod flood;
+mod forged;
 mod frame;
 mod gaps;
 mod handshake;
