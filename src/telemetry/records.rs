@@ -3,7 +3,7 @@
 //! They go through a ring that may lose some when it is full, which the kernel side counts
 //! (`STAT_FULL_RECORDS`). Nothing that is exported as a total depends on them.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use nix::time::{ClockId, clock_gettime};
@@ -13,6 +13,9 @@ use super::{
     wire::{RawAttachment, Record, Stat, bytes_of, from_bytes, text},
 };
 use crate::error::{Context, Kind, Result};
+
+/// Elements that are taken from the ring at a time: an exchange is one, with one or more for its head.
+pub const AT_ONCE: usize = 4_096;
 
 /// The ring of this node's pods. One process at a time may read it: each record is had once.
 pub struct Records<'sink> {
@@ -101,13 +104,17 @@ impl<'sink> Records<'sink> {
         Ok(raw.map(|raw| (text(&raw.pod_namespace), text(&raw.pod_name))))
     }
 
-    /// Hands all that is in the ring to the sink. Never waits: the programs wake nobody, since that
-    /// costs ten times the record.
+    /// Hands what is in the ring to the sink, [`AT_ONCE`] elements at most: while more come than it can take
+    /// there is no end of them. Returns how many there were. Never waits: the programs wake nobody, since
+    /// that costs ten times the record.
     ///
     /// # Errors
     /// [`Kind::Telemetry`].
-    pub fn consume(&self) -> Result<()> {
-        self.ring.consume().context(Kind::Telemetry, || "can't read the live records".into())
+    pub fn consume(&self) -> Result<usize> {
+        let count = self.ring.consume_raw_n(AT_ONCE);
+        usize::try_from(count)
+            .map_err(|_| io::Error::from_raw_os_error(-count))
+            .context(Kind::Telemetry, || "can't read the live records".into())
     }
 }
 

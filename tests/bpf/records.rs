@@ -38,7 +38,7 @@ impl Listener<'_> {
     }
 
     fn take(&self) -> Vec<(Record, Vec<u8>)> {
-        self.records.consume().unwrap();
+        while self.records.consume().unwrap() > 0 {}
         self.told.take()
     }
 }
@@ -159,7 +159,7 @@ fn what_the_ring_has_no_room_for_is_counted() {
     let listener = Listener::new(&kernel);
     listener.listen();
     let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, v4(9, 40000), v4(2, 80));
-    let exchanges = 2_500;
+    let exchanges = 6_000;
     for _ in 0..exchanges {
         stream.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
         stream.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
@@ -175,6 +175,32 @@ fn what_the_ring_has_no_room_for_is_counted() {
         assert!(told > 0 && lost > 0);
         assert_eq!(told + lost, exchanges);
     }
+}
+
+#[test]
+fn heads_leave_exchanges_room_in_the_ring() {
+    let kernel = Kernel::new();
+    let listener = Listener::new(&kernel);
+    listener.listen();
+    let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, v4(9, 40000), v4(2, 80));
+    let told = |kind: RecordKind| {
+        let is = |record: &Record| u32::from(record.kind) == kind.0;
+        listener.take().iter().filter(|(record, _)| is(record)).count()
+    };
+    // More heads than it holds, and then the answers.
+    let (at_once, times) = (50, 60);
+    for _ in 0..times {
+        stream.send(Side::Client, &b"GET / HTTP/1.1\r\n\r\n".repeat(at_once));
+    }
+    for _ in 0..times {
+        stream.send(Side::Server, &b"HTTP/1.1 204 No Content\r\n\r\n".repeat(at_once));
+    }
+    let stats = kernel.snapshot().stats;
+    assert!(stats[Stat::STAT_FULL_HEADS.0 as usize] > 1_000);
+    let told = told(RecordKind::RECORD_EXCHANGE);
+    let lost = usize::try_from(stats[Stat::STAT_FULL_RECORDS.0 as usize]).unwrap();
+    assert_eq!(told + lost, at_once * times);
+    assert!(told > 1_000, "{told}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ const SWEEP: Duration = Duration::from_millis(20);
 /// The same while there is much: traffic in bursts fills the ring faster than its average would.
 const BUSY_SWEEP: Duration = Duration::from_millis(2);
 
-/// So many exchanges in a sweep are much.
+/// So many elements in a sweep are much.
 const MUCH: usize = 200;
 
 /// Between two wishes for more records.
@@ -160,14 +160,14 @@ impl Listener {
         Ok(())
     }
 
-    /// Gives every client what is in the ring, and says how much was not; returns how much was.
+    /// Gives every client what is in the ring, and says how much was not; returns how many elements there were.
     fn sweep(
         &mut self,
         records: &Records<'_>,
         before: &mut u64,
         inbox: &Rc<RefCell<Inbox>>,
     ) -> Result<usize> {
-        records.consume()?;
+        let found = records.consume()?;
         let total = records.lost()?;
         let flows = std::mem::take(&mut inbox.borrow_mut().flows);
         let (now, monotonic) = (SystemTime::now(), monotonic()?);
@@ -199,7 +199,6 @@ impl Listener {
             self.hub.for_each(|queue| queue.miss(missed));
             *before = total;
         }
-        let found = wanted.len();
         self.keep(wanted);
         Ok(found)
     }
