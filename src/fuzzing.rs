@@ -4,14 +4,20 @@
 use std::{net::Ipv4Addr, os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use crate::{
-    agent::flows::{assemble::Assembly, filter::Filter, flow::Flow},
+    agent::{
+        accept,
+        flows::{assemble::Assembly, filter::Filter, flow::Flow},
+        otlp,
+        overview::Overview,
+    },
     attachment::Attachment,
     cli::{
         events::Events,
         line::{Colours, line},
     },
     cni::{
-        args::Args, behind::Behind, chain, check, config, counting::Counting, reply, wanted::Wanted,
+        args::Args, behind::Behind, chain, check, config, counting::Counting, list, reply,
+        wanted::Wanted,
     },
     error::Result,
     ipam::{delegate, resolv},
@@ -108,6 +114,28 @@ pub fn events(bytes: &[u8]) -> Vec<String> {
     let records = found.filter(|event| event.name.is_empty());
     let flows = records.filter_map(|event| serde_json::from_str::<Flow>(&event.data).ok());
     flows.map(|flow| line(&flow, Colours(false))).collect()
+}
+
+/// What a scraper's headers ask for: `Accept`, and `Accept-Encoding`.
+pub fn accept(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = (accept::form(Some(&text)), accept::gzip(&text));
+}
+
+/// A network's list, as runtimes have it in a directory; the plugins from Weir's on.
+pub fn conflist(bytes: &[u8]) -> Option<usize> {
+    let text = String::from_utf8_lossy(bytes);
+    list::from(&serde_json::from_str(&text).ok()?, "pods", "weir").map(|plugins| plugins.len())
+}
+
+/// What answers `weir top`; how many pods there are.
+pub fn overview(bytes: &[u8]) -> Option<usize> {
+    serde_json::from_slice::<Overview>(bytes).ok().map(|overview| overview.pods.len())
+}
+
+/// What an OpenTelemetry receiver answers; how many spans or data points it refused.
+pub fn receiver(bytes: &[u8]) -> u64 {
+    otlp::rejected(bytes)
 }
 
 /// A resolv.conf(5).

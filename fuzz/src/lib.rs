@@ -28,6 +28,10 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "record", seeds: seeds::record, run: fuzzing::record },
     Decoder { name: "query", seeds: seeds::query, run: query },
     Decoder { name: "events", seeds: seeds::events, run: events },
+    Decoder { name: "accept", seeds: seeds::accept, run: fuzzing::accept },
+    Decoder { name: "conflist", seeds: seeds::conflist, run: conflist },
+    Decoder { name: "overview", seeds: seeds::overview, run: overview },
+    Decoder { name: "receiver", seeds: seeds::receiver, run: receiver },
     Decoder { name: "resolv", seeds: seeds::resolv, run: fuzzing::resolv },
 ];
 
@@ -50,6 +54,19 @@ fn stdin(bytes: &[u8]) {
     if let Err(err) = fuzzing::stdin(bytes) {
         assert!(!err.to_string().is_empty(), "an error without a word");
     }
+}
+
+fn conflist(bytes: &[u8]) {
+    let _ = fuzzing::conflist(bytes);
+}
+
+fn overview(bytes: &[u8]) {
+    let _ = fuzzing::overview(bytes);
+}
+
+/// What it refused is not less than nothing.
+fn receiver(bytes: &[u8]) {
+    assert!(i64::try_from(fuzzing::receiver(bytes)).is_ok());
 }
 
 fn query(bytes: &[u8]) {

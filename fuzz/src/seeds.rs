@@ -120,6 +120,36 @@ pub fn events() -> Vec<Vec<u8>> {
     vec![format!(": listening\n\ndata: {flow}\n\n{lost}data: {flow}\n\n").into_bytes()]
 }
 
+pub fn accept() -> Vec<Vec<u8>> {
+    vec![
+        // Prometheus' own.
+        b"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
+          application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,\
+          */*;q=0.1"
+            .to_vec(),
+        b"gzip;q=1.0, x-gzip, br;q=0, *;q=0.001".to_vec(),
+    ]
+}
+
+pub fn conflist() -> Vec<Vec<u8>> {
+    let list = r#"{"cniVersion": "1.1.0", "cniVersions": ["1.0.0"], "name": "pods", "disableCheck": false,
+        "plugins": [{"type": "tuning", "sysctl": {}}, {"type": "weir", "ipMasq": true},
+            {"type": "portmap", "capabilities": {"portMappings": true}}]}"#;
+    vec![list.into()]
+}
+
+pub fn overview() -> Vec<Vec<u8>> {
+    let answer = r#"{"interval_seconds": 10.0, "pods": [{"namespace": "shop", "pod": "web", "counted": true,
+        "server": {"http": {"total": 7, "errors": 1, "rate": 0.7, "error_rate": 0.1, "p50_seconds": 0.01,
+            "p99_seconds": 0.1}, "connections": 2}, "network": {"rx_bytes": 9, "rx_rate": 1e3}}]}"#;
+    vec![answer.into()]
+}
+
+pub fn receiver() -> Vec<Vec<u8>> {
+    // ExportTraceServiceResponse of opentelemetry-proto: partial_success, with its number and words.
+    vec![b"\x0a\x0b\x08\x03\x12\x07too old".to_vec(), Vec::new()]
+}
+
 pub fn resolv() -> Vec<Vec<u8>> {
     vec![b"# a\nnameserver 10.0.0.1\nsearch a.b c\ndomain d\noptions ndots:5 edns0\n".to_vec()]
 }

@@ -73,6 +73,11 @@ fn the_seeds_are_understood() {
                 "query" => weir::fuzzing::query(&bytes).is_some(),
                 "stdin" => weir::fuzzing::stdin(&bytes).map_err(|err| println!("{err}")).is_ok(),
                 "record" => weir::fuzzing::is_record(&bytes),
+                "conflist" => weir::fuzzing::conflist(&bytes) == Some(2),
+                "overview" => weir::fuzzing::overview(&bytes) == Some(1),
+                "receiver" => {
+                    weir::fuzzing::receiver(&bytes) == if bytes.is_empty() { 0 } else { 3 }
+                }
                 _ => true,
             };
             assert!(understood, "{}: {}", decoder.name, bytes.escape_ascii());

@@ -28,7 +28,7 @@ use crate::{
     telemetry::place::Place,
 };
 
-mod accept;
+pub(crate) mod accept;
 mod audit;
 mod budget;
 mod cached;

@@ -62,7 +62,7 @@ pub fn plugins(places: &[PathBuf], network: &str, kind: &str) -> Option<Vec<Valu
 }
 
 /// The plugins from ours of that type on, in a list of that name.
-fn from(list: &Value, network: &str, kind: &str) -> Option<Vec<Value>> {
+pub(crate) fn from(list: &Value, network: &str, kind: &str) -> Option<Vec<Value>> {
     if list.get("name").and_then(Value::as_str) != Some(network) {
         return None;
     }

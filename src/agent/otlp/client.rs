@@ -223,7 +223,7 @@ fn code(headers: &HeaderMap) -> Option<u32> {
 }
 
 /// How much the receiver threw away. An answer that can't be read says nothing of that.
-fn rejected(body: &[u8]) -> u64 {
+pub(crate) fn rejected(body: &[u8]) -> u64 {
     let answer = message::Response::decode(body).unwrap_or_default();
     let rejected = answer.partial_success.map_or(0, |partial| partial.rejected);
     u64::try_from(rejected).unwrap_or_default()

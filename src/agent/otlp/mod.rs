@@ -18,6 +18,7 @@ mod span;
 
 use std::time::Duration;
 
+pub(crate) use client::rejected;
 pub use export::Exporter;
 
 /// How OTLP is spoken.
