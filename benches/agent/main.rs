@@ -116,6 +116,7 @@ fn run(rows: &mut Rows) -> Result<()> {
     let agent = start(&node, plain);
     thread::sleep(APART * 2);
     let idle = resident(&agent)?;
+    rows.add(Row::one(format!("processor, nothing asked: {PODS} pods"), "ms/s", used(&agent)?))?;
     let label = format!("{PODS} pods, {} series", series(&scrape("/metrics", "text/plain")?));
     for (at, (name, path, accept)) in FORMS.into_iter().enumerate() {
         eprintln!("agent: scrapes, {name}");
@@ -234,6 +235,14 @@ fn under_load(agent: &Agent) -> Result<f64> {
     }
     drop(listeners);
     Ok(most)
+}
+
+/// Milliseconds of a processor in a second in which nobody asks, as most are.
+fn used(agent: &Agent) -> Result<f64> {
+    let (begun, before) = (Instant::now(), process::time(agent.pid())?);
+    thread::sleep(APART * 5);
+    let used = process::time(agent.pid())?.saturating_sub(before);
+    Ok(millis(used) / begun.elapsed().as_secs_f64())
 }
 
 /// Mebibytes.

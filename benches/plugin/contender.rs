@@ -4,12 +4,18 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeValLike,
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        resource::{UsageWho, getrusage},
+        time::TimeValLike,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
 };
 use serde_json::{Value, json};
 
@@ -177,6 +183,21 @@ impl Contender {
         self.call_for(verb, id, pod, "eth0", prev_result)
     }
 
+    /// As [`call`](Self::call), with nothing of another call's under way; the processors' time is that of
+    /// whatever it left behind, too: Weir's DEL answers before the kernel is done with the link.
+    pub fn alone(
+        &self,
+        verb: &str,
+        id: &str,
+        pod: &Pod,
+        prev_result: Option<&[u8]>,
+    ) -> Result<(Taken, Vec<u8>)> {
+        let used = children()?;
+        let (taken, said) = self.call(verb, id, pod, prev_result)?;
+        settle()?;
+        Ok((Taken { cpu: children()?.saturating_sub(used), ..taken }, said))
+    }
+
     /// As [`call`](Self::call), for another interface.
     pub fn call_for(
         &self,
@@ -226,6 +247,29 @@ impl Contender {
             return Err(format!("{}: {verb} of {id} failed: {words}", self.label).into());
         }
         Ok((Taken { wall, cpu }, output.stdout))
+    }
+}
+
+/// Has what called plugins leave behind become children of this process.
+pub fn adopt() -> Result<()> {
+    prctl::set_child_subreaper(true)?;
+    Ok(())
+}
+
+/// Waits for the end of all that was left behind.
+pub fn settle() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return Ok(()),
+            Ok(WaitStatus::StillAlive) if begun.elapsed() > PATIENCE => {
+                return Err("what a plugin left behind doesn't end".into());
+            }
+            Ok(WaitStatus::StillAlive) => thread::sleep(Duration::from_micros(200)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

@@ -69,6 +69,7 @@ fn at_once(contender: &Contender, verb: &str, pods: &[Pod], workers: usize) -> R
         workers.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let wall = started.elapsed();
+    contender::settle()?;
     let cpu = contender::children()?.saturating_sub(used);
     for worker in done {
         worker.map_err(|_| "a worker died")??;
@@ -119,7 +120,7 @@ fn live(
     for pod in pods {
         let mut reply = None;
         for (verb, call) in VERBS.into_iter().zip(calls) {
-            let (taken, said) = contender.call(verb, "among", pod, reply.as_deref())?;
+            let (taken, said) = contender.alone(verb, "among", pod, reply.as_deref())?;
             table::note(samples, contender, call, taken);
             if verb == "ADD" {
                 reply = Some(said);

@@ -7,7 +7,8 @@
 //! Everything happens in a mount and a network namespace of this process. All pods' namespaces are
 //! made before the first call and removed after the last, so that neither is measured. Each round
 //! calls every contender once per verb, in an order that rotates: ADD of all, CHECK of all, DEL of
-//! all, for a processor that slept through a DEL's wait is slow to begin with. What else the machine
+//! all, for a processor that slept through a DEL's wait is slow to begin with; and none before the one before
+//! has ended with all that it left behind. What else the machine
 //! does strikes all alike: absolute times of different runs don't compare, the ratios of one do.
 
 mod contender;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
 fn run(rows: &mut Rows) -> Result<()> {
     let rounds = report::number("ROUNDS", ROUNDS)?;
     node::enter()?;
+    contender::adopt()?;
     let contenders = Contenders::new()?;
     let listed = contenders.listed();
     let mut samples = BTreeMap::new();
@@ -63,9 +65,9 @@ fn run(rows: &mut Rows) -> Result<()> {
 /// The ADD that finds nothing there: Weir loads and pins its programs in it.
 fn first_add(contender: &Contender, samples: &mut Samples) -> Result<()> {
     let pods = node::pods("first", 1)?;
-    let (taken, reply) = contender.call("ADD", "first", &pods[0], None)?;
+    let (taken, reply) = contender.alone("ADD", "first", &pods[0], None)?;
     table::note(samples, contender, FIRST, taken);
-    contender.call("DEL", "first", &pods[0], Some(&reply))?;
+    contender.alone("DEL", "first", &pods[0], Some(&reply))?;
     Ok(())
 }
 
@@ -82,7 +84,8 @@ fn measure(
         for turn in 0..contenders.len() {
             let which = (round + turn) % contenders.len();
             let (contender, pod) = (&contenders[which], &pods[which]);
-            let (taken, said) = contender.call(verb, &id(which), pod, replies[which].as_deref())?;
+            let (taken, said) =
+                contender.alone(verb, &id(which), pod, replies[which].as_deref())?;
             table::note(samples, contender, verb, taken);
             if verb == "ADD" {
                 replies[which] = Some(said);
@@ -96,7 +99,7 @@ fn measure(
 fn lowest(contenders: &Contenders, pod: &node::Pod, samples: &mut Samples) -> Result<()> {
     let Contenders { netlink, exec, .. } = contenders;
     for (contender, verb) in [(netlink, "ADD"), (netlink, "DEL"), (exec, "VERSION")] {
-        let (taken, _) = contender.call(verb, "floor", pod, None)?;
+        let (taken, _) = contender.alone(verb, "floor", pod, None)?;
         table::note(samples, contender, verb, taken);
     }
     Ok(())
@@ -112,10 +115,10 @@ fn trivial(
     let Contenders { ptp, bridge, bare, all, .. } = contenders;
     for _ in 0..rounds {
         for contender in [ptp, bridge, bare, all] {
-            let (taken, _) = contender.call("VERSION", "never-was", pod, None)?;
+            let (taken, _) = contender.alone("VERSION", "never-was", pod, None)?;
             table::note(samples, contender, "VERSION", taken);
         }
-        let (taken, _) = all.call("DEL", "never-was", pod, None)?;
+        let (taken, _) = all.alone("DEL", "never-was", pod, None)?;
         table::note(samples, all, UNKNOWN, taken);
     }
     Ok(())
