@@ -89,16 +89,37 @@ static __always_inline void dns_count(const struct dns_side *side, __u8 kind, __
 		    dns_counted_type(qtype), 1);
 }
 
-/* The pending query of these ends and this id that asked for this; whatever it asked for if -1. */
+/* One of two queries, of which the other was refused by a response that did not say which. No type
+ * has this number (RFC 6895, 3.1). */
+#define DNS_EITHER 0xffff
+
+/* Whether it asked for this, or may have; whatever it asked for if -1. */
+static __always_inline int dns_asks(const struct dns_query *query, int qtype)
+{
+	return query && (qtype < 0 || query->qtype == qtype || query->qtype == DNS_EITHER);
+}
+
+/* The pending query of these ends and this id that asked for this. */
 static __always_inline struct dns_query *dns_find(struct dns_key *key, int qtype)
 {
 	struct dns_query *found = bpf_map_lookup_elem(&dns_pending, key);
 
-	if (found && (qtype < 0 || found->qtype == qtype))
+	if (dns_asks(found, qtype))
 		return found;
 	key->place = 1;
 	found = bpf_map_lookup_elem(&dns_pending, key);
-	return found && (qtype < 0 || found->qtype == qtype) ? found : NULL;
+	return dns_asks(found, qtype) ? found : NULL;
+}
+
+/* The other one of these ends and this id. */
+static __always_inline struct dns_query *dns_beside(struct dns_key *key)
+{
+	struct dns_query *other;
+
+	key->place = !key->place;
+	other = bpf_map_lookup_elem(&dns_pending, key);
+	key->place = !key->place;
+	return other;
 }
 
 static __always_inline void dns_asked(struct cursor *c, const struct dns_side *side, __u16 qtype)
@@ -110,7 +131,7 @@ static __always_inline void dns_asked(struct cursor *c, const struct dns_side *s
 	key->place = 1;
 	second = bpf_map_lookup_elem(&dns_pending, key);
 	/* The same query again: its time runs from the first. */
-	if ((first && first->qtype == qtype) || (second && second->qtype == qtype))
+	if (dns_asks(first, qtype) || dns_asks(second, qtype))
 		return;
 	key->place = !!first;
 	c->query.asked_ns = bpf_ktime_get_ns();
@@ -166,6 +187,7 @@ static __always_inline void dns_answered(struct __sk_buff *skb, struct cursor *c
 					 const struct dns_side *side, __u8 rcode, int qtype)
 {
 	struct dns_query *found = dns_find(&c->dns, qtype), *query = &c->query;
+	struct dns_query *other = found && qtype < 0 ? dns_beside(&c->dns) : NULL;
 
 	/* Who has it in the table, though the interface is another pod's by now. */
 	if (found)
@@ -177,6 +199,14 @@ static __always_inline void dns_answered(struct __sk_buff *skb, struct cursor *c
 	}
 	stat_add(STAT_DNS_REMOVED, 1);
 	share_give_dns(query->pod, query->role);
+	/* Which of two is refused nobody can tell: that is told as another type, and so is the
+	 * second if it doesn't say either. */
+	if (query->qtype == DNS_EITHER)
+		query->qtype = qtype < 0 ? 0 : qtype;
+	if (other) {
+		other->qtype = DNS_EITHER;
+		query->qtype = 0;
+	}
 	dns_count(side, COUNTER_DNS_RESPONSES, rcode, query->qtype);
 	query->asked_ns = bpf_ktime_get_ns() - query->asked_ns;
 	histogram_add(side->pod, fields(HISTOGRAM_DNS_LOOKUP, side->role, 0, 0), query->asked_ns);

@@ -278,3 +278,46 @@ fn two_questions_of_one_id_have_two_answers() {
     assert_eq!(kernel.counts(), expected);
     assert_balanced(&kernel);
 }
+
+/// Which of two a refusal without the question means it doesn't say; the one that is left may be either.
+#[test]
+fn of_two_questions_of_one_id_a_refusal_without_one_is_neithers() {
+    let kernel = Kernel::new();
+    let mut expected = Counts::default();
+    let answer = |qtype| message(7, 0x8180, &["example", "org"], qtype);
+    for ends in both_roles(&kernel) {
+        let role = u8::try_from(ends.role.0).unwrap();
+        let mut add = |kind, rcode: u32, qtype, n| expected.add(kind, role, rcode, 0, qtype, n);
+        for (first, second) in [(A, AAAA), (AAAA, A)] {
+            let ask_both = || [first, second].into_iter().for_each(|qtype| ends.ask(7, qtype));
+            // The second is refused so, too.
+            ask_both();
+            ends.answer(&refusal(7, 5, &[]));
+            assert_eq!(elements(&kernel, "dns_pending"), 1);
+            ends.answer(&refusal(7, 2, &[]));
+            assert_eq!(elements(&kernel, "dns_pending"), 0);
+            // It has an answer, whichever it is.
+            for answered in [first, second] {
+                ask_both();
+                ends.answer(&refusal(7, 5, &[]));
+                ends.answer(&answer(answered));
+                assert_eq!(elements(&kernel, "dns_pending"), 0);
+                add(CounterKind::COUNTER_DNS_RESPONSES, 0, answered, 1);
+            }
+            // It is asked again, and still one.
+            ask_both();
+            ends.answer(&refusal(7, 5, &[]));
+            ends.ask(7, second);
+            assert_eq!(elements(&kernel, "dns_pending"), 1);
+            ends.answer(&answer(second));
+            assert_eq!(elements(&kernel, "dns_pending"), 0);
+            add(CounterKind::COUNTER_DNS_RESPONSES, 0, second, 1);
+            add(CounterKind::COUNTER_DNS_RESPONSES, 5, 0, 4);
+            add(CounterKind::COUNTER_DNS_RESPONSES, 2, 0, 1);
+            add(CounterKind::COUNTER_DNS_QUERIES, 0, first, 4);
+            add(CounterKind::COUNTER_DNS_QUERIES, 0, second, 5);
+        }
+    }
+    assert_eq!(kernel.counts(), expected);
+    assert_balanced(&kernel);
+}
