@@ -17,7 +17,7 @@ use crate::{
     net::{link, nft},
     record::{self, Entry},
     state,
-    telemetry::removal,
+    telemetry::{self, removal},
 };
 
 /// How long to wait for ADDs under way.
@@ -54,6 +54,10 @@ fn purge(places: &[Places], all: bool, report: &mut Report) -> Result<()> {
         {
             report.drop(Thing::Pins, bpf_dir.display(), None, Ok(()));
         }
+    }
+    for it in places.iter().filter(|it| !kept.contains(&it.bpf_dir)) {
+        let unhooked = unhook(it, report);
+        report.note(unhooked);
     }
     let (mut left, mut unread) = (0, false);
     let state_dirs: BTreeSet<_> = places.iter().map(|it| it.state_dir.as_path()).collect();
@@ -143,6 +147,18 @@ fn drop_attachments(places: &Places, all: bool, report: &mut Report) -> Result<(
         }
     }
     work.tell(report);
+    Ok(())
+}
+
+/// The pods that run are counted no more, also where no pin is left that would lead to their hooks.
+fn unhook(places: &Places, report: &mut Report) -> Result<()> {
+    for (_, entry) in record::list(&places.state_dir)? {
+        let Entry::Record(record) = &entry else { continue };
+        let there = record.host_ifindex.filter(|_| teardown::still_there(record));
+        if let (Some(attached), Some(index)) = (&record.telemetry, there) {
+            report.note(telemetry::unhook(&record.bpf_dir, attached, index));
+        }
+    }
     Ok(())
 }
 

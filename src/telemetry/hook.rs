@@ -316,7 +316,8 @@ fn proposal(attempt: u32) -> u32 {
 }
 
 /// Takes both hooks off, the second also where the first can't be; filters where the link stays.
-fn unhook(bpf_dir: &Path, stays: Option<u32>, attached: &Attached) -> Result<()> {
+/// See [`super::unhook`]; `stays`: the interface, if it is there.
+pub(super) fn unhook(bpf_dir: &Path, stays: Option<u32>, attached: &Attached) -> Result<()> {
     let off = |direction| match (attached.mode, stays) {
         (Mode::Clsact, None) => Ok(()),
         (Mode::Clsact, Some(ifindex)) => clsact::detach(signed(ifindex)?, direction)

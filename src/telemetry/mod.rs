@@ -128,6 +128,15 @@ pub fn detach(
     hook::detach(bpf_dir, container_id, attached, stays)
 }
 
+/// Takes our filters and links off an interface, also where the maps that would lead to them are gone. The maps,
+/// if there are any, go on knowing it.
+///
+/// # Errors
+/// [`Kind::Telemetry`](crate::error::Kind::Telemetry); what was already gone is no error.
+pub fn unhook(bpf_dir: &Path, attached: &Attached, ifindex: u32) -> Result<()> {
+    hook::unhook(bpf_dir, Some(ifindex), attached)
+}
+
 /// The living attachments of a container's interface, each with the host-side interface that it
 /// counts: for who has lost what [`attach`] said. Reads a whole map, of some thousand entries at most.
 ///

@@ -191,19 +191,26 @@ fn without_the_privilege_nothing_begins_anew() {
 
 #[test]
 fn an_uninstallation_finds_the_hooks_all_the_same() {
-    let torn = Torn::new("torn-uninstall");
-    let link = torn.reply["interfaces"][0]["name"].as_str().unwrap();
-    let counting = || {
-        let shown = ["ingress", "egress"].map(|side| {
-            torn.counted.host.node.succeed(&format!("tc filter show dev {link} {side} pref 49152"))
-        });
-        shown.iter().filter(|shown| shown.contains("weir_")).count()
-    };
-    assert_eq!(counting(), 2);
-    torn.remove(&["attachments"]);
-    let nowhere = torn.counted.host.state_dir().with_file_name("nowhere");
-    let words = format!("weir uninstall --bin-dir {0} --conf-dir {0}", nowhere.display());
-    let output = torn.command(&words);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(counting() == 0 && !torn.bpf_dir().exists());
+    for lost in [&["attachments"][..], &["attachments", "weir_from_pod", "weir_to_pod"], &[]] {
+        let torn = Torn::new("torn-uninstall");
+        let link = torn.reply["interfaces"][0]["name"].as_str().unwrap();
+        let counting = || {
+            let shown = ["ingress", "egress"].map(|side| {
+                let words = format!("tc filter show dev {link} {side} pref 49152");
+                torn.counted.host.node.succeed(&words)
+            });
+            shown.iter().filter(|shown| shown.contains("weir_")).count()
+        };
+        assert_eq!(counting(), 2);
+        if lost.is_empty() {
+            fs::remove_dir_all(torn.bpf_dir()).unwrap();
+        } else {
+            torn.remove(lost);
+        }
+        let nowhere = torn.counted.host.state_dir().with_file_name("nowhere");
+        let words = format!("weir uninstall --bin-dir {0} --conf-dir {0}", nowhere.display());
+        let output = torn.command(&words);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(counting() == 0 && !torn.bpf_dir().exists(), "{lost:?}");
+    }
 }
