@@ -89,8 +89,10 @@ fn opentelemetrys_names_have_each_role_and_every_label() {
         ("messaging_operation_name", "other"),
         ("outcome", "error"),
     ];
+    let prometheus = scraped(&node, "otel");
+    assert_documented(&prometheus, &["As OpenTelemetry calls them"]);
     assert_has(
-        &scraped(&node, "otel"),
+        &prometheus,
         &[
             ("http_server_requests_total", &get, "7"),
             ("http_server_requests_total", &post, "3"),
@@ -134,6 +136,7 @@ fn hubbles_names_have_each_reporter_and_every_label() {
         [("method", "POST"), ("protocol", "HTTP/2"), ("status", "0"), ("reporter", reporter)]
     };
     let prometheus = scraped(&node, "hubble");
+    assert_documented(&prometheus, &["As Hubble"]);
     assert_has(
         &prometheus,
         &[
@@ -177,31 +180,31 @@ fn documented(heading: &str) -> Vec<[String; 3]> {
     rows.collect()
 }
 
+/// That Prometheus knows type, help and unit of every family that is documented under these headings.
+fn assert_documented(prometheus: &Prometheus, headings: &[&str]) {
+    let metadata = prometheus.metadata();
+    let documented: Vec<_> = headings.iter().flat_map(|it| documented(it)).collect();
+    assert!(documented.len() >= 4, "{documented:?}");
+    let mut absent = Vec::new();
+    for [name, kind, help] in &documented {
+        // OpenMetrics names families without the suffixes of their samples.
+        let family = name.trim_end_matches("_total").trim_end_matches("_info");
+        let unit = ["seconds", "bytes"].into_iter().find(|unit| family.ends_with(unit));
+        let expected = [kind.clone(), help.clone(), unit.unwrap_or_default().to_owned()];
+        match metadata.get(family) {
+            Some(told) => assert_eq!(told, &expected, "{name}"),
+            None => absent.push(name.as_str()),
+        }
+    }
+    // Only with an option of the agent's.
+    let optional = ["weir_tls_server_names_total", "weir_otlp_spans_total"];
+    assert!(absent.iter().all(|name| optional.contains(name)), "{absent:?}");
+}
+
 #[test]
 fn prometheus_knows_the_type_the_help_and_the_unit_of_every_documented_family() {
-    for (flavor, headings) in [
-        ("weir", &["Of a pod", "Of the node"][..]),
-        ("otel", &["As OpenTelemetry calls them"]),
-        ("hubble", &["As Hubble"]),
-    ] {
-        let node = Node::new(&format!("metadata-{flavor}"));
-        let _web = counted(&node);
-        let _agent = node.agent();
-        let metadata = scraped(&node, flavor).metadata();
-        let documented: Vec<_> = headings.iter().flat_map(|it| documented(it)).collect();
-        let mut absent = Vec::new();
-        for [name, kind, help] in &documented {
-            // OpenMetrics names families without the suffixes of their samples.
-            let family = name.trim_end_matches("_total").trim_end_matches("_info");
-            let unit = ["seconds", "bytes"].into_iter().find(|unit| family.ends_with(unit));
-            let expected = [kind.clone(), help.clone(), unit.unwrap_or_default().to_owned()];
-            match metadata.get(family) {
-                Some(told) => assert_eq!(told, &expected, "{flavor}: {name}"),
-                None => absent.push(name.as_str()),
-            }
-        }
-        // Only with an option of the agent's.
-        let optional = ["weir_tls_server_names_total", "weir_otlp_spans_total"];
-        assert!(absent.iter().all(|name| optional.contains(name)), "{flavor}: {absent:?}");
-    }
+    let node = Node::new("metadata");
+    let _web = counted(&node);
+    let _agent = node.agent();
+    assert_documented(&scraped(&node, "weir"), &["Of a pod", "Of the node"]);
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     flows::{Listener, ask_paced, small_buffers},
+    http::get,
     node::{Agent, Node, eventually, weir},
     screen::Screen,
     traffic::{self, Served, inside, request},
@@ -230,6 +231,7 @@ fn records_come_as_they_happen_until_the_agent_ends() {
 fn who_waits_in_vain_is_told_why() {
     let node = Node::new("observe-nothing");
     let _agent = node.agent();
+    eventually("it has looked", || get("/readyz").body.contains("no pod has been counted yet"));
     let mut observer = observe(&["-n", "1"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(observer.stderr.take().unwrap()).read_line(&mut said).unwrap();

@@ -34,6 +34,7 @@ mod install;
 mod libcni;
 mod lists;
 mod misspelt;
+mod modes;
 mod net_apply;
 mod net_check;
 mod net_nft;
