@@ -98,10 +98,10 @@ impl Journal {
         Ok(&self.records)
     }
 
-    /// Whether records have changed since they were read.
+    /// Whether records have changed since they were read, as far as events tell.
     pub fn has_news(&mut self) -> bool {
         self.follow();
-        self.stale
+        self.stale && self.watch.is_some()
     }
 
     /// The records as they were read last.
