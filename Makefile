@@ -45,8 +45,8 @@ demo: build ## plumb two throw-away pods, send real traffic, show what was count
 # Tests need what they need, and fail without it. Only who says so goes without those of containerd and
 # podman, which need control groups of their own; cargo counts them as filtered out.
 WITHOUT_RUNTIMES ?=
-# Tests wait for half of their time: for a kernel's grace periods, an agent's second, a scrape.
-test_threads = $(or $(RUST_TEST_THREADS),$(shell expr $$(nproc) + 2))
+# Tests wait for a third of their time: for a kernel's grace periods, an agent's second, a scrape.
+test_threads = $(or $(RUST_TEST_THREADS),$(shell expr $$(nproc) + 1))
 
 .PHONY: test
 test: ## every test, on real namespaces and the real kernel (root); WITHOUT_RUNTIMES=1 leaves out containerd and podman
