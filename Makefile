@@ -45,14 +45,12 @@ demo: build ## plumb two throw-away pods, send real traffic, show what was count
 # Tests need what they need, and fail without it. Only who says so goes without those of containerd and
 # podman, which need control groups of their own; cargo counts them as filtered out.
 WITHOUT_RUNTIMES ?=
-# Tests wait for a third of their time: for a kernel's grace periods, an agent's second, a scrape.
-test_threads = $(or $(RUST_TEST_THREADS),$(shell expr $$(nproc) + 1))
 
 .PHONY: test
 test: ## every test, on real namespaces and the real kernel (root); WITHOUT_RUNTIMES=1 leaves out containerd and podman
 	@.ci/deps build test
 	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
-	RUST_TEST_THREADS=$(test_threads) cargo test --locked --workspace $(if $(WITHOUT_RUNTIMES),-- --skip containerd:: --skip podman::)
+	cargo test --locked --workspace $(if $(WITHOUT_RUNTIMES),-- --skip containerd:: --skip podman::)
 
 .PHONY: conformance
 conformance: ## check any CNI plugin: make conformance PLUGIN=/opt/cni/bin/ptp CONF=ptp.json (root)
