@@ -48,7 +48,7 @@ pub struct Reloaded {
     pub refilled: Refilled,
 }
 
-/// The verifier's log of programs that [`reload`] could not load, from its end, 1 MiB at most; empty where
+/// The verifier's log of programs that [`reload`] could not load, from its end, 8 MiB at most; empty where
 /// the kernel refused none.
 pub fn verifier_log() -> String {
     load::words()

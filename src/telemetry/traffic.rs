@@ -56,7 +56,13 @@ pub(super) fn owner(pods: &MapHandle, ifindex: u32) -> Result<Option<u32>> {
 /// # Errors
 /// [`Kind::Telemetry`].
 pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
-    if let Some((owner, network)) = read(&pins.pods, ifindex)?
+    let before = read(&pins.pods, ifindex)?;
+    let traffic = PodTraffic { pod, ..Default::default() };
+    pins.pods
+        .update(bytes_of(&ifindex), bytes_of(&traffic), MapFlags::ANY)
+        .context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))?;
+    // Behind that: were this call killed between the two, they would else be there twice.
+    if let Some((owner, network)) = before
         && owner != pod
         && let Some(mut entry) = hook::registered(pins, owner)?
     {
@@ -65,7 +71,5 @@ pub(super) fn enter(pins: &Pins, ifindex: u32, pod: u32) -> Result<()> {
             .update(bytes_of(&owner), bytes_of(&entry), MapFlags::EXIST)
             .context(Kind::Telemetry, || "can't write to the map attachments".into())?;
     }
-    let traffic = PodTraffic { pod, ..Default::default() };
-    let entered = pins.pods.update(bytes_of(&ifindex), bytes_of(&traffic), MapFlags::ANY);
-    entered.context(Kind::Telemetry, || format!("can't enter interface {ifindex} in the map pods"))
+    Ok(())
 }
