@@ -24,6 +24,7 @@ use crate::{
         totals::GRACE,
     },
     attachment::Attachment,
+    cni::mend::A_CALL,
     error::{Context, Kind, Result},
     record::{self, Entry},
     telemetry::{
@@ -32,9 +33,6 @@ use crate::{
         verify, whole,
     },
 };
-
-/// How long a call is between two things that belong together, as a rule.
-pub(in crate::cli) const A_CALL: Duration = Duration::from_millis(100);
 
 /// Lists the attachments of this node, those within their grace time after DEL included.
 #[derive(Debug, clap::Args)]

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a call is between two things that belong together, as a rule.
-const A_CALL: Duration = Duration::from_millis(100);
+pub const A_CALL: Duration = Duration::from_millis(100);
 
 /// What a living attachment lacked, and has again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -10,11 +10,11 @@ use crate::{
         roster::{Member, State, join},
     },
     attachment::Attachment,
-    cli::{
-        pods::{A_CALL, uncounted},
-        several,
+    cli::{pods::uncounted, several},
+    cni::{
+        lacking,
+        mend::{A_CALL, Mend},
     },
-    cni::{lacking, mend::Mend},
     error::Result,
     record::{self, Entry},
     telemetry::{census, pin},

@@ -10,7 +10,10 @@ use std::{
 use ipnetwork::IpNetwork;
 
 use super::{Finding, checks};
-use crate::{cli::pods::A_CALL, cni::strays, error::Result};
+use crate::{
+    cni::{mend::A_CALL, strays},
+    error::Result,
+};
 
 /// Of so many attachments the names are said.
 const NAMED: usize = 3;
