@@ -1,11 +1,14 @@
 //! DNS over UDP.
 
-use weir::telemetry::wire::{CounterKind, HistogramKind, Role, Stat};
+use std::time::Duration;
+
+use weir::telemetry::wire::{CounterKind, HistogramKind, L7Protocol, Role, Stat, Transport};
 
 use crate::{
     frame::{self, v4, v6},
     kernel::{Counts, Kernel},
     share::{assert_balanced, elements, stat},
+    stream::{Side, Stream},
 };
 
 const A: u16 = 1;
@@ -319,5 +322,63 @@ fn of_two_questions_of_one_id_a_refusal_without_one_is_neithers() {
         }
     }
     assert_eq!(kernel.counts(), expected);
+    assert_balanced(&kernel);
+}
+
+/// Of `wire.h`, in seconds.
+const TIMEOUT_S: u64 = 5;
+
+/// What a loaded machine may need between two lines of a test, in seconds.
+const SLACK: u64 = 2;
+
+/// One for each query, however often it was asked, to the pod that asked or was asked.
+#[test]
+fn a_query_times_out_once_at_its_time_and_not_before() {
+    let kernel = Kernel::new();
+    let mut expected = Counts::default();
+    for ends in both_roles(&kernel) {
+        let role = u8::try_from(ends.role.0).unwrap();
+        let sweep = || kernel.maps.sweep(Duration::from_secs(60)).unwrap();
+        let asks = frame::End { port: 5001, ..ends.asks };
+        let mut over_tcp = Stream::open(&kernel, ends.role, asks, ends.serves);
+        let query = message(7, 0x0100, &["example", "org"], A);
+        let length = u16::try_from(query.len()).unwrap().to_be_bytes();
+        over_tcp.send(Side::Client, &[&length[..], &query].concat());
+        [(7, A), (7, AAAA), (8, A), (9, A), (9, A)].into_iter().for_each(|it| ends.ask(it.0, it.1));
+        ends.answer(&message(8, 0x8180, &["example", "org"], A));
+        assert_eq!(elements(&kernel, "dns_pending"), 4);
+        kernel.age_queries_by(TIMEOUT_S - SLACK);
+        sweep();
+        assert_eq!(
+            kernel.counts().of(CounterKind::COUNTER_DNS_TIMEOUTS),
+            expected.of(CounterKind::COUNTER_DNS_TIMEOUTS)
+        );
+        assert_eq!(elements(&kernel, "dns_pending"), 4);
+        // Asked again it is as old as it was, and a younger one has its time before it.
+        kernel.age_queries_by(SLACK);
+        ends.ask(9, A);
+        ends.ask(10, A);
+        sweep();
+        assert_eq!(elements(&kernel, "dns_pending"), 1);
+        sweep();
+        // Answers that are too late, and one that is not.
+        for (id, qtype) in [(7, A), (7, AAAA), (9, A), (10, A)] {
+            ends.answer(&message(id, 0x8180, &["example", "org"], qtype));
+        }
+        over_tcp.reset(Side::Client);
+        let mut add =
+            |kind, a, transport: Transport, c, n| expected.add(kind, role, a, transport.0, c, n);
+        let (udp, tcp) = (Transport::TRANSPORT_UDP, Transport::TRANSPORT_TCP);
+        add(CounterKind::COUNTER_L7_CONNECTIONS, L7Protocol::L7_DNS.0, udp, 0, 1);
+        add(CounterKind::COUNTER_DNS_QUERIES, 0, tcp, A, 1);
+        add(CounterKind::COUNTER_DNS_TIMEOUTS, 0, tcp, 0, 1);
+        add(CounterKind::COUNTER_DNS_QUERIES, 0, udp, A, 6);
+        add(CounterKind::COUNTER_DNS_QUERIES, 0, udp, AAAA, 1);
+        add(CounterKind::COUNTER_DNS_RESPONSES, 0, udp, A, 2);
+        add(CounterKind::COUNTER_DNS_TIMEOUTS, 0, udp, 0, 3);
+        add(CounterKind::COUNTER_DNS_UNMATCHED, 0, udp, 0, 3);
+        assert_eq!(kernel.counts().above_tcp(), expected);
+    }
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_DNS_LOOKUP), 4);
     assert_balanced(&kernel);
 }

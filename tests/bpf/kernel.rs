@@ -9,12 +9,17 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
+    sys::time::TimeValLike,
+    time::{ClockId, clock_gettime},
 };
 use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
     sys::{Skb, test_pass},
-    wire::{Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind, Stat},
+    wire::{
+        Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind, NetCounter,
+        Stat,
+    },
 };
 
 /// In a fresh network namespace loopback has index 1; a test run without a device passes it.
@@ -117,9 +122,13 @@ impl Kernel {
     /// A frame from or to the pod at an interface; 0: the test's own. Whatever it is, the program has
     /// to leave it as it is, to whoever comes next.
     pub fn pass(&self, ifindex: u32, from_pod: bool, frame: &[u8]) {
+        self.pass_as(Skb { ifindex, ..Default::default() }, from_pod, frame);
+    }
+
+    /// The same with more of what the kernel knows of it.
+    pub fn pass_as(&self, skb: Skb, from_pod: bool, frame: &[u8]) {
         let programs = self.programs.read().unwrap();
         let program = programs[usize::from(!from_pod)].as_fd();
-        let skb = Skb { ifindex, ..Default::default() };
         let passed = test_pass(program, frame, skb).unwrap();
         assert_eq!(passed.verdict, NEXT, "who comes behind decides about every packet");
         assert!(passed.frame == frame, "a packet was changed: {frame:?} {:?}", passed.frame);
@@ -193,6 +202,16 @@ impl Kernel {
         counts
     }
 
+    /// Bytes and packets to and from a pod, of both families.
+    pub fn passed(&self, pod: u32) -> [(u64, u64); 2] {
+        let network = self.snapshot().pods[&pod].network;
+        [Direction::DIRECTION_RX, Direction::DIRECTION_TX].map(|direction| {
+            let families = network[direction.0 as usize];
+            let sum = |of: fn(&NetCounter) -> u64| families.iter().map(of).sum();
+            (sum(|counter| counter.bytes), sum(|counter| counter.packets))
+        })
+    }
+
     /// How often each reason for not following was met; those that were not are left out.
     pub fn gaps(&self) -> BTreeMap<u32, u64> {
         let stats = self.snapshot().stats;
@@ -262,6 +281,23 @@ impl Kernel {
             let state = offset_of!(Held, state);
             let state = u32::from_ne_bytes(place[state..state + 4].try_into().unwrap());
             assert_ne!(state, HELD_CLAIMED, "a place stays claimed");
+        }
+    }
+
+    /// As if all look-ups under way had been asked so many seconds before.
+    pub fn age_queries_by(&self, seconds: u64) {
+        let path = pin::dir(&self.bpf_dir()).join("dns_pending");
+        let pending = MapHandle::from_pinned_path(path).unwrap();
+        // All first, as with connections.
+        for key in pending.keys().collect::<Vec<_>>() {
+            let mut query = pending.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            // `struct dns_query` begins with it, or this is nothing like a time of the last hour's.
+            let before = u64::from_ne_bytes(query[..8].try_into().unwrap());
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+            let ago = u64::try_from(now.num_nanoseconds()).unwrap().wrapping_sub(before);
+            assert!(ago < 3_600_000_000_000, "asked {ago} ns ago");
+            query[..8].copy_from_slice(&before.wrapping_sub(seconds * 1_000_000_000).to_ne_bytes());
+            pending.update(&key, &query, MapFlags::EXIST).unwrap();
         }
     }
 

@@ -10,7 +10,7 @@ use weir::telemetry::{
 
 use crate::{
     dns,
-    frame::{self, v4},
+    frame::{self, ACK, v4},
     http2_cases,
     kernel::Kernel,
     stream::{Side, Stream},
@@ -22,9 +22,13 @@ const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
 /// What the first pod has counted of a kind.
 pub fn counted(kernel: &Kernel, kind: CounterKind) -> u64 {
+    counted_of(kernel, kernel.attached.pod, kind)
+}
+
+fn counted_of(kernel: &Kernel, pod: u32, kind: CounterKind) -> u64 {
     let counters = kernel.snapshot().counters.into_iter();
     counters
-        .filter(|(key, _)| key.pod == kernel.attached.pod && u32::from(key.kind) == kind.0)
+        .filter(|(key, _)| key.pod == pod && u32::from(key.kind) == kind.0)
         .map(|(_, n)| n)
         .sum()
 }
@@ -92,10 +96,32 @@ fn a_pod_with_more_connections_than_there_may_be_blinds_no_other() {
     let kernel = Kernel::new();
     let neighbour = kernel.neighbour();
     let all = capacity(&kernel, "conns");
-    let hostile = crowd(&kernel, neighbour, u16::try_from(all + 1000).unwrap());
+    let mut hostile = crowd(&kernel, neighbour, u16::try_from(all + 1000).unwrap());
     assert_eq!(elements(&kernel, "conns"), all * 4 / 5 + 1);
     let refused = stat(&kernel, Stat::STAT_FULL_CONNS);
     assert!(refused >= 1000, "{refused}");
+
+    // Of a connection without a place all packets are counted, and nothing above.
+    let pods = kernel.snapshot().pods;
+    let (&pod, _) = pods.iter().find(|(_, pod)| pod.ifindex == neighbour).unwrap();
+    let requests = || counted_of(&kernel, pod, CounterKind::COUNTER_HTTP_REQUESTS);
+    let before = kernel.passed(pod);
+    let last = hostile.last_mut().unwrap();
+    last.send(Side::Client, REQUEST);
+    last.send(Side::Server, RESPONSE);
+    last.send_flags(Side::Client, ACK);
+    let [rx, tx] = kernel.passed(pod);
+    let headers = frame::tcp(v4(9, 1), v4(2, 1), 0, ACK, b"").len() as u64;
+    let more = |was: (u64, u64), packets, payload: &[u8]| {
+        (was.0 + packets * headers + payload.len() as u64, was.1 + packets)
+    };
+    assert_eq!(rx, more(before[0], 2, REQUEST));
+    assert_eq!(tx, more(before[1], 1, RESPONSE));
+    assert_eq!(requests(), 0);
+    // Of one with a place, the request as well.
+    hostile[0].send(Side::Client, REQUEST);
+    hostile[0].send(Side::Server, RESPONSE);
+    assert_eq!(requests(), 1);
 
     let mine: Vec<_> = (0..5000)
         .map(|n| {

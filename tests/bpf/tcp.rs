@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use weir::telemetry::wire::{
-    CounterKind, Direction, Family, HistogramKind, HttpError, Role, Stat, TcpResult,
+use weir::telemetry::{
+    sys::Skb,
+    wire::{CounterKind, Direction, Family, HistogramKind, HttpError, Role, Stat, TcpResult},
 };
 
 use crate::{
@@ -344,4 +345,55 @@ fn a_tagged_frame_is_read_like_any_other() {
     kernel.leave_pod(&tagged(frame::tcp_acknowledging(server, client, (8, 8), SYN | ACK, &[])));
     kernel.enter_pod(&tagged(frame::tcp_acknowledging(client, server, (8, 9), ACK, &[])));
     assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CONNECTIONS), 1);
+}
+
+/// What GSO has yet to cut, or GRO put together, is so many packets, and so is what comes again of it.
+#[test]
+fn a_super_packet_is_as_many_packets_as_it_has_segments() {
+    let kernel = Kernel::new();
+    let (client, server) = (v4(9, 40_000), v4(2, 80));
+    let mut stream = Stream::open(&kernel, SERVER, client, server);
+    // The request is as long as three segments; its middle comes before its beginning.
+    let request = format!("GET /{} HTTP/1.1\r\n\r\n", "p".repeat(3_000)).into_bytes();
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n{}", "b".repeat(3_000));
+    let retransmitted = |direction: Direction| {
+        let key = (kind(CounterKind::COUNTER_TCP_RETRANSMITS), 0, small(direction.0), 0, 0);
+        kernel.counts().0.get(&key).copied().unwrap_or_default()
+    };
+    let pass = |stream: &Stream<'_>, side, at: u32, payload: &[u8], gso_segs: u32| {
+        let from_pod = side == Side::Server;
+        let (from, to, other) =
+            if from_pod { (server, client, Side::Client) } else { (client, server, Side::Server) };
+        let seq = stream.next(side).wrapping_add(at);
+        let frame = frame::tcp_acknowledging(from, to, (seq, stream.next(other)), ACK, payload);
+        let mut expected = kernel.passed(kernel.attached.pod);
+        kernel.pass_as(Skb { gso_segs, ..Default::default() }, from_pod, &frame);
+        let of_side = &mut expected[usize::from(from_pod)];
+        of_side.0 += frame.len() as u64;
+        of_side.1 += u64::from(gso_segs.max(1));
+        assert_eq!(kernel.passed(kernel.attached.pod), expected);
+    };
+    let (rx, tx) = (Direction::DIRECTION_RX, Direction::DIRECTION_TX);
+    // Held, and again; then what it waited for, and again all of it, and a part.
+    pass(&stream, Side::Client, 1_000, &request[1_000..], 45);
+    assert_eq!(retransmitted(rx), 0);
+    pass(&stream, Side::Client, 1_000, &request[1_000..], 45);
+    assert_eq!(retransmitted(rx), 45);
+    pass(&stream, Side::Client, 0, &request[..1_000], 3);
+    assert_eq!(retransmitted(rx), 45);
+    pass(&stream, Side::Client, 0, &request, 65);
+    assert_eq!(retransmitted(rx), 45 + 65);
+    pass(&stream, Side::Client, 0, &request[..1_000], 0);
+    pass(&stream, Side::Client, 0, &request[..1_000], 1);
+    assert_eq!(retransmitted(rx), 45 + 65 + 2);
+    stream.advance(Side::Client, request.len());
+    assert_eq!(retransmitted(tx), 0);
+    pass(&stream, Side::Server, 0, response.as_bytes(), 45);
+    assert_eq!(retransmitted(tx), 0);
+    pass(&stream, Side::Server, 0, response.as_bytes(), 45);
+    assert_eq!(retransmitted(tx), 45);
+    assert_eq!(retransmitted(rx), 45 + 65 + 2);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_RESPONSE_BODY), 3_000);
+    assert_eq!(connections(&kernel, SERVER, TcpResult::TCP_RESULT_ESTABLISHED), 1);
 }
