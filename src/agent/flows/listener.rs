@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -15,6 +15,7 @@ use std::{
 use super::{
     Hub,
     assemble::{self, Assembly, rfc3339},
+    client::Kept,
     flow::Flow,
     id::Id,
     peers::Peers,
@@ -69,7 +70,7 @@ pub struct Listener {
     names: HashMap<u32, (String, String)>,
     peers: Peers,
     services: Services,
-    kept: VecDeque<(SystemTime, Flow)>,
+    kept: Kept,
     /// Of the oldest that is kept, or if none is, of the next.
     oldest: Id,
     said: String,
@@ -78,7 +79,7 @@ pub struct Listener {
 impl Listener {
     /// For the clients of `hub`.
     pub fn new(hub: Arc<Hub>, state_dir: PathBuf, bpf_dir: PathBuf) -> Self {
-        let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
+        let (names, kept, said) = (HashMap::new(), Kept::new(), String::new());
         let (peers, services) = (Peers::new(state_dir), Services::new());
         let oldest = Id::first(SystemTime::now());
         Self { hub, bpf_dir, names, peers, services, kept, oldest, said }
@@ -112,7 +113,7 @@ impl Listener {
                 self.map(now);
             }
             if let (Ok(()), Some((records, lost))) = (&done, &mut ring) {
-                self.hub.welcome(&self.kept, self.oldest);
+                self.hub.attend(&self.kept, self.oldest);
                 done = self.sweep(records, lost, inbox).map(|found| busy = found > MUCH);
             }
             if done.is_err() {
@@ -247,6 +248,9 @@ impl Listener {
 
     fn keep(&mut self, flows: Vec<(SystemTime, Flow)>) {
         let over = (self.kept.len() + flows.len()).saturating_sub(KEPT);
+        if over > 0 {
+            self.hub.part_with(self.kept.iter().chain(&flows).take(over), self.oldest);
+        }
         self.oldest = self.oldest.plus(over);
         let surplus = flows.len().saturating_sub(KEPT);
         self.kept.drain(..over.saturating_sub(surplus));

@@ -9,7 +9,6 @@
 //! out, and the client is told how much that was.
 
 use std::{
-    collections::VecDeque,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -21,6 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 
 pub(crate) mod assemble;
 mod blocks;
+mod client;
 pub mod filter;
 pub mod flow;
 mod head;
@@ -34,8 +34,9 @@ mod queue;
 mod services;
 mod trace;
 
+use client::{Client, Kept, Wanted};
 use filter::Filter;
-use flow::{Flow, Lost};
+use flow::Flow;
 use id::Id;
 pub use queue::Events;
 use queue::{Queue, event, record};
@@ -59,63 +60,6 @@ impl Finds {
     /// Whether records are wanted without a client.
     fn always(&self) -> bool {
         self.spans.is_some() || self.names.is_some()
-    }
-}
-
-/// What a client is told.
-#[derive(Debug)]
-enum Wanted {
-    /// Each exchange that the filter lets through.
-    Flows(Filter),
-    /// Who talks to whom, once a second.
-    Services,
-}
-
-#[derive(Debug)]
-struct Client {
-    wanted: Wanted,
-    queue: Arc<Queue>,
-    /// It wants what was recorded from here on.
-    from: SystemTime,
-    /// Whether it has had what was recorded before it was first seen by the thread.
-    welcomed: bool,
-}
-
-impl Client {
-    /// Whether it wants this record, now or of those that are kept.
-    fn wants(&self, flow: &Flow) -> bool {
-        matches!(&self.wanted, Wanted::Flows(filter) if filter.wants(flow))
-    }
-
-    fn wants_services(&self) -> bool {
-        matches!(self.wanted, Wanted::Services)
-    }
-
-    /// How many records there were from the last that it has had to this one; none of one who begins anew.
-    fn behind(&self, id: Id) -> Option<i64> {
-        match &self.wanted {
-            Wanted::Flows(filter) => id.since(filter.after?),
-            Wanted::Services => None,
-        }
-    }
-
-    /// Gives it what it wants of the records that are kept, of which the oldest is `oldest`, and says how many
-    /// had to make room since it was here.
-    fn welcome(&mut self, kept: &VecDeque<(SystemTime, Flow)>, oldest: Id) {
-        self.welcomed = true;
-        self.queue.remark(b": listening\n\n");
-        let gone = self.behind(oldest).map_or(0, |behind| behind - 1);
-        if let Some(records) = u64::try_from(gone).ok().filter(|records| *records > 0) {
-            self.queue.push(&event(Some("lost"), &Lost { records, place: "away".into() }));
-        }
-        for (at, (time, flow)) in kept.iter().enumerate() {
-            let id = oldest.plus(at);
-            let new = self.behind(id).map_or(*time >= self.from, |behind| behind > 0);
-            if new && self.wants(flow) {
-                self.queue.push(&record(id, flow));
-            }
-        }
-        self.queue.wake();
     }
 }
 
@@ -167,7 +111,7 @@ impl Hub {
         let clients = self.lock();
         for (at, (_, flow)) in flows.iter().enumerate() {
             let mut written = None;
-            let wants = |client: &&Client| client.welcomed && client.wants(flow);
+            let wants = |client: &&Client| client.wants_now(flow);
             for client in clients.listening.iter().filter(wants) {
                 client.queue.push(written.get_or_insert_with(|| record(first.plus(at), flow)));
             }
@@ -195,10 +139,19 @@ impl Hub {
         }
     }
 
-    /// Gives new clients what they want of what is kept, and tells them that records will come.
-    fn welcome(&self, kept: &VecDeque<(SystemTime, Flow)>, oldest: Id) {
-        for client in self.lock().listening.iter_mut().filter(|client| !client.welcomed) {
-            client.welcome(kept, oldest);
+    /// Gives those who came lately more of what is kept.
+    fn attend(&self, kept: &Kept, oldest: Id) {
+        self.lock().listening.iter_mut().for_each(|client| client.attend(kept, oldest));
+    }
+
+    /// Lets go of records that are kept no longer, whoever has not had them yet; the first one's id is `oldest`.
+    fn part_with<'a>(
+        &self,
+        gone: impl Iterator<Item = &'a (SystemTime, Flow)> + Clone,
+        oldest: Id,
+    ) {
+        for client in &mut self.lock().listening {
+            client.part_with(gone.clone(), oldest);
         }
     }
 }
@@ -253,8 +206,7 @@ impl Flows {
             ));
         }
         let (queue, events) = Queue::new();
-        let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
-        clients.listening.push(Client { wanted, queue, from, welcomed: false });
+        clients.listening.push(Client::new(wanted, queue, since));
         drop(clients);
         self.0.changed.notify_all();
         Ok(events)

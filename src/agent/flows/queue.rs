@@ -74,6 +74,17 @@ impl Queue {
         }
     }
 
+    /// Whether there is room for a record that is kept, and for what comes meanwhile.
+    pub fn has_room_for_the_past(&self) -> bool {
+        let waiting = self.lock();
+        waiting.lost == 0 && waiting.bytes <= ROOM / 2
+    }
+
+    /// Counts records as lost for the client.
+    pub fn lose(&self, records: u64) {
+        self.lock().lost += records;
+    }
+
     /// Adds a comment, or leaves it out where there is no room for it.
     pub fn remark(&self, comment: &[u8]) {
         let mut waiting = self.lock();
@@ -196,10 +207,11 @@ impl Drop for Events {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn read(events: &mut Events) -> Option<String> {
+    /// What waits at the front.
+    pub fn read(events: &mut Events) -> Option<String> {
         let mut context = Context::from_waker(futures_util::task::noop_waker_ref());
         match Pin::new(events).poll_frame(&mut context) {
             Poll::Ready(Some(Ok(frame))) => {
