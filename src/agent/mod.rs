@@ -138,13 +138,13 @@ async fn serve(options: Options) -> Result<()> {
         Ok(err) = displaced => Some(err),
     };
     log::say("agent: stopping");
-    drop(stop);
-    // Streams have no end of their own.
+    // Streams have no end of their own. What the thread holds back is there for the exporter's last batches.
     sources.flows.close();
-    while servers.join_next().await.is_some() {}
-    drop(sources);
     let died = |_| Error::new(Kind::Kernel, "a reading thread died");
     flows_thread.join().map_err(died)?;
+    drop(stop);
+    while servers.join_next().await.is_some() {}
+    drop(sources);
     totals_thread.join().map_err(died)?;
     displaced.map_or(Ok(()), Err)
 }

@@ -26,6 +26,7 @@ mod native;
 mod node;
 mod observe;
 mod otlp;
+mod otlp_pods;
 mod otlp_receiver;
 mod page;
 mod pages;

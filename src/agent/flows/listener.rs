@@ -16,6 +16,7 @@ use super::{
     Hub,
     assemble::{self, Assembly, rfc3339},
     client::Kept,
+    ends::Ends,
     flow::Flow,
     id::Id,
     peers::Peers,
@@ -70,6 +71,7 @@ pub struct Listener {
     names: HashMap<u32, (String, String)>,
     peers: Peers,
     services: Services,
+    ends: Ends,
     kept: Kept,
     /// Of the oldest that is kept, or if none is, of the next.
     oldest: Id,
@@ -80,9 +82,9 @@ impl Listener {
     /// For the clients of `hub`.
     pub fn new(hub: Arc<Hub>, state_dir: PathBuf, bpf_dir: PathBuf) -> Self {
         let (names, kept, said) = (HashMap::new(), Kept::new(), String::new());
-        let (peers, services) = (Peers::new(state_dir), Services::new());
+        let (peers, services, ends) = (Peers::new(state_dir), Services::new(), Ends::new());
         let oldest = Id::first(SystemTime::now());
-        Self { hub, bpf_dir, names, peers, services, kept, oldest, said }
+        Self { hub, bpf_dir, names, peers, services, ends, kept, oldest, said }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -119,6 +121,8 @@ impl Listener {
             if done.is_err() {
                 ring = None;
             }
+            let due = self.ends.due(&self.peers, now);
+            self.send(due);
             self.say(&done);
             if now >= sign {
                 sign = now + SIGN_OF_LIFE;
@@ -129,6 +133,8 @@ impl Listener {
             // The wish would end by itself.
             let _ = records.cease();
         }
+        let rest = self.ends.rest();
+        self.send(rest);
     }
 
     /// Tells who talked to whom, if somebody wants to know.
@@ -225,12 +231,21 @@ impl Listener {
         self.hub.finds.exemplars.put(HistogramKind::HISTOGRAM_HTTP_REQUEST, of, exemplar);
     }
 
-    /// Hands a request over to be sent as a span, if there is a receiver.
-    fn trace(&self, record: &Record, flow: &Flow, end: SystemTime) {
-        if let Some(spans) = &self.hub.finds.spans {
+    /// Has a request sent as a span, if there is a receiver, once it is known whose child it is.
+    fn trace(&mut self, record: &Record, flow: &Flow, end: SystemTime) {
+        if self.hub.finds.spans.is_some() {
             let duration = Duration::from_nanos(record.duration_ns);
             let number = (record.conn, record.number, record.pod);
-            spans.push(Traced { flow: flow.clone(), end, duration, number });
+            let traced = Traced { flow: flow.clone(), end, duration, number, caller: None };
+            let known = self.ends.take(record, traced, &self.peers, Instant::now());
+            self.send(known);
+        }
+    }
+
+    /// Hands spans over to be sent.
+    fn send(&self, known: Vec<Traced>) {
+        if let Some(spans) = &self.hub.finds.spans {
+            known.into_iter().for_each(|traced| spans.push(traced));
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! ring > listener (a thread) > assemble (joins heads to exchanges) > queue of each client > routes
 //!                            > services (adds them up by pair of pods)
+//!                            > ends (who of a trace asked whom) > spans
 //! ```
 //!
 //! They refine nothing that is counted. Whatever has no room, in the ring or for a client, is left
@@ -21,6 +22,7 @@ use crate::error::{Context, Error, Kind, Result};
 pub(crate) mod assemble;
 mod blocks;
 mod client;
+mod ends;
 pub mod filter;
 pub mod flow;
 mod head;

@@ -20,6 +20,9 @@ const ROOM: usize = 4_096;
 /// So many are sent at a time, and as soon as they are there.
 pub const BATCH: usize = 512;
 
+/// What tells one end of a request from all others of its trace: connection, request, attachment.
+pub type Number = (u64, u32, u32);
+
 /// A request of a sampled trace, once it has ended.
 #[derive(Debug, Clone)]
 pub struct Traced {
@@ -30,7 +33,9 @@ pub struct Traced {
     /// How long it took.
     pub duration: Duration,
     /// Tells it from all others of its trace.
-    pub number: (u64, u32, u32),
+    pub number: Number,
+    /// The client's end of it, whose span is sent before this one; if none is known, the `traceparent` names the parent.
+    pub caller: Option<Number>,
 }
 
 /// What became of spans, since the agent's start.
@@ -114,7 +119,7 @@ mod tests {
 
     fn traced(number: u32) -> Traced {
         let (flow, end) = (Flow::default(), SystemTime::UNIX_EPOCH);
-        Traced { flow, end, duration: Duration::ZERO, number: (0, 0, number) }
+        Traced { flow, end, duration: Duration::ZERO, number: (0, 0, number), caller: None }
     }
 
     fn numbers(batch: &[Traced]) -> Vec<u32> {

@@ -1,8 +1,8 @@
 //! A request as a span, by OpenTelemetry's semantic conventions for HTTP and RPC.
 //!
-//! The span that a request's `traceparent` names made the request: ours is its child, at the client as
-//! at the server. Weir never writes into traffic, so neither can name the other; side by side below
-//! the caller's span they tell what the caller and the callee each saw of the wire.
+//! The span that a request's `traceparent` names made the request: a client's is its child, and so is a
+//! server's, unless the client's end of the same request was seen on this node: then the server's is the
+//! child of that.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     message::{KeyValue, ResourceSpans, ScopeSpans, Span, SpanKind, Status, TraceRequest},
-    queue::Traced,
+    queue::{Number, Traced},
     resource::{SCHEMA, integer, of_pod, scope, text},
 };
 use crate::agent::{families::rpc_status, flows::flow::Flow};
@@ -40,7 +40,7 @@ pub fn request(batch: &[Traced], ids: &impl BuildHasher) -> TraceRequest {
 }
 
 fn span(traced: &Traced, ids: &impl BuildHasher) -> Option<Span> {
-    let Traced { flow, end, duration, number } = traced;
+    let Traced { flow, end, duration, number, caller } = traced;
     let server = flow.role == "server";
     let (name, mut attributes, failed) = match flow.grpc_status {
         Some(_) => call(flow, server),
@@ -48,12 +48,14 @@ fn span(traced: &Traced, ids: &impl BuildHasher) -> Option<Span> {
     };
     endpoints(flow, server, &mut attributes);
     let status = failed.then_some(Status { code: ERROR });
-    // An id of zeros is none.
-    let span_id = ids.hash_one((&flow.trace_id, &flow.parent_id, server, number)).max(1);
+    let parent_span_id = match caller {
+        Some(caller) => id(flow, false, *caller, ids),
+        None => bytes(flow.parent_id.as_ref()?)?,
+    };
     Some(Span {
         trace_id: bytes(flow.trace_id.as_ref()?)?,
-        span_id: span_id.to_be_bytes().to_vec(),
-        parent_span_id: bytes(flow.parent_id.as_ref()?)?,
+        span_id: id(flow, server, *number, ids),
+        parent_span_id,
         name,
         kind: if server { SpanKind::Server } else { SpanKind::Client }.into(),
         start_time_unix_nano: nanoseconds(*end).saturating_sub(whole(*duration)),
@@ -62,6 +64,13 @@ fn span(traced: &Traced, ids: &impl BuildHasher) -> Option<Span> {
         status,
         flags: FLAGS,
     })
+}
+
+/// The id of the span of one end of a request; both ends have the trace and its parent in common.
+fn id(flow: &Flow, server: bool, number: Number, ids: &impl BuildHasher) -> Vec<u8> {
+    // An id of zeros is none.
+    let id = ids.hash_one((&flow.trace_id, &flow.parent_id, server, number)).max(1);
+    id.to_be_bytes().to_vec()
 }
 
 /// Name, attributes and failure of an HTTP request.
@@ -182,7 +191,8 @@ mod tests {
 
     fn of(flow: Flow) -> Span {
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
-        let traced = Traced { flow, end, duration: Duration::from_millis(5), number: (1, 2, 3) };
+        let duration = Duration::from_millis(5);
+        let traced = Traced { flow, end, duration, number: (1, 2, 3), caller: None };
         span(&traced, &RandomState::new()).unwrap()
     }
 
@@ -278,11 +288,29 @@ mod tests {
             end,
             duration: Duration::ZERO,
             number: (1, number, 0),
+            caller: None,
         };
         let batch = [traced(1, "a"), traced(2, "a"), traced(3, "b")];
         let sent = request(&batch, &RandomState::new()).resource_spans;
         let spans = |at: usize| &sent[at].scope_spans[0].spans;
         assert_eq!((sent.len(), spans(0).len(), spans(1).len()), (2, 2, 1));
         assert_ne!(spans(0)[0].span_id, spans(0)[1].span_id);
+    }
+    #[test]
+    fn a_server_of_a_client_that_is_told_of_is_its_child() {
+        let (end, duration) = (SystemTime::UNIX_EPOCH, Duration::ZERO);
+        let traced = |role: &'static str, pod, caller| {
+            let flow = Flow { role: role.into(), pod: format!("{pod}"), ..flow() };
+            Traced { flow, end, duration, number: (1, 2, pod), caller }
+        };
+        // Their batches may be two.
+        let ids = RandomState::new();
+        let sent =
+            |traced| request(&[traced], &ids).resource_spans[0].scope_spans[0].spans[0].clone();
+        let client = sent(traced("client", 7, None));
+        let server = sent(traced("server", 8, Some((1, 2, 7))));
+        assert_eq!((&server.parent_span_id, &server.trace_id), (&client.span_id, &client.trace_id));
+        assert_eq!(client.parent_span_id, bytes("b7ad6b7169203331").unwrap());
+        assert_ne!(server.span_id, client.span_id);
     }
 }
