@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{ErrorKind, MapCore, MapHandle};
 
 use super::{
     Mode,
@@ -137,13 +137,22 @@ impl Maps {
     /// # Errors
     /// [`Kind::Telemetry`] naming the map.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let mut pods = BTreeMap::new();
-        for (id, raw) in dump::<u32, RawAttachment>(&self.attachments)? {
-            pods.insert(id, self.pod(id, &raw)?);
-        }
+        let attachments = dump::<u32, RawAttachment>(&self.attachments)?;
+        // Behind that: whose interface becomes another's meanwhile lacks something for once, and has nothing twice.
+        let traffic = traffic::all(&self.pods)?;
+        let pods = attachments.into_iter().map(|(id, raw)| {
+            // What it counted before another had its interface, and since.
+            let network = match traffic.get(&raw.ifindex) {
+                Some((owner, since)) if *owner == id => traffic::sum(raw.net, *since),
+                _ => raw.net,
+            };
+            (id, pod(&raw, network))
+        });
+        let pods: BTreeMap<_, _> = pods.collect();
         let counters = dump(&self.counters)?;
         let histograms = dump(&self.histograms)?;
-        let stats = self.stats()?;
+        let stats = sys::read_sums(&self.stats)
+            .context(Kind::Telemetry, || "can't read the map stats".into())?;
         let maps = self.usage(&stats, &[pods.len(), counters.len(), histograms.len()]);
         Ok(Snapshot { pods, counters, histograms, stats, maps, memory: self.memory()? })
     }
@@ -214,33 +223,7 @@ impl Maps {
 
     /// Whom the interfaces are of: pods that a reload could not bring over yet, too.
     fn owners(&self) -> Result<Vec<u32>> {
-        let mut owners = Vec::new();
-        for key in self.pods.keys() {
-            let ifindex = from_bytes::<u32>(&key).unwrap_or_default();
-            owners.extend(traffic::read(&self.pods, ifindex)?.map(|(owner, _)| owner));
-        }
-        Ok(owners)
-    }
-
-    fn pod(&self, id: u32, raw: &RawAttachment) -> Result<Pod> {
-        // What it counted before another had its interface, and since.
-        let network = match traffic::read(&self.pods, raw.ifindex)? {
-            Some((owner, since)) if owner == id => traffic::sum(raw.net, since),
-            _ => raw.net,
-        };
-        Ok(pod(raw, network))
-    }
-
-    fn stats(&self) -> Result<Vec<u64>> {
-        (0..Stat::STAT_MAX.0)
-            .map(|index| {
-                let values = self
-                    .stats
-                    .lookup_percpu(bytes_of(&index), MapFlags::ANY)
-                    .context(Kind::Telemetry, || "can't read the map stats".into())?;
-                Ok(values.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum())
-            })
-            .collect()
+        Ok(traffic::all(&self.pods)?.into_values().map(|(owner, _)| owner).collect())
     }
 
     /// Entries come from what was read already, or from the kernel side's own tallies.

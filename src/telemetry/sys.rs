@@ -17,7 +17,7 @@ use std::{
 use libbpf_rs::{ErrorKind, Link, MapCore, MapHandle, MapType, libbpf_sys};
 use nix::errno::Errno;
 
-use super::wire::{Direction, SkBuff};
+use super::wire::{Direction, SkBuff, from_bytes};
 
 fn attach_type(direction: Direction) -> libbpf_sys::bpf_attach_type {
     if direction == Direction::DIRECTION_TX {
@@ -160,7 +160,7 @@ const MAX_ENTRIES: u32 = 1 << 20;
 
 /// Every key, of this size, and every value, of the map's own, of a hash map, each one after the other.
 ///
-/// The map is asked for in one batch of all it may hold, which the kernel fills in a millisecond.
+/// The kernel fills such a batch in a millisecond.
 ///
 /// # Errors
 /// The kernel's; [`io::ErrorKind::InvalidData`] for a foreign map in the place of ours.
@@ -174,17 +174,55 @@ pub fn read_all(map: &MapHandle, key_size: usize) -> io::Result<(Vec<u8>, Vec<u8
     }
     let mut keys = vec![0_u8; capacity as usize * key_size];
     let mut values = vec![0_u8; capacity as usize * value_size];
+    let count = read_batch(map, key_size, &mut keys, &mut values)?;
+    keys.truncate(count * key_size);
+    values.truncate(count * value_size);
+    Ok((keys, values))
+}
+
+/// Every value of a per-CPU array of 64-bit numbers, of the first element on, added up over all CPUs.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_sums(map: &MapHandle) -> io::Result<Vec<u64>> {
+    let capacity = map.max_entries();
+    let (key_size, value_size) = (size_of::<u32>(), size_of::<u64>());
+    let ours = map.map_type() == MapType::PercpuArray
+        && map.key_size() as usize == key_size
+        && map.value_size() as usize == value_size;
+    if !ours || capacity > MAX_ENTRIES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not of this layout"));
+    }
+    // The kernel writes a value for each CPU that there may ever be, each in a multiple of eight bytes.
+    let value_size = value_size * libbpf_rs::num_possible_cpus().map_err(io::Error::other)?;
+    let mut keys = vec![0_u8; capacity as usize * key_size];
+    let mut values = vec![0_u8; capacity as usize * value_size];
+    let count = read_batch(map, key_size, &mut keys, &mut values)?;
+    let values = values.chunks_exact(value_size).take(count);
+    let sum = |of_element: &[u8]| {
+        of_element.chunks_exact(size_of::<u64>()).filter_map(from_bytes::<u64>).sum()
+    };
+    Ok(values.map(sum).collect())
+}
+
+/// Reads a map in one batch of all it may hold into buffers that have room for that; the number of elements.
+fn read_batch(
+    map: &MapHandle,
+    key_size: usize,
+    keys: &mut [u8],
+    values: &mut [u8],
+) -> io::Result<usize> {
     let opts = libbpf_sys::bpf_map_batch_opts {
         sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as libbpf_sys::size_t,
         ..Default::default()
     };
     loop {
-        let mut count = capacity;
+        let mut count = map.max_entries();
         // Where to go on: a bucket's number, or as long as a key.
         let mut next = vec![0_u8; key_size.max(size_of::<u32>())];
-        // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map,
-        // which is not per-CPU (it writes no more), `next` any token; there is no batch before, and
-        // `opts` names its size.
+        // SAFETY: both buffers hold `count` elements of the sizes that the kernel has for this map, by what
+        // both callers check and allocate; `next` holds any token; there is no batch before, and `opts`
+        // names its size.
         let err = unsafe {
             libbpf_sys::bpf_map_lookup_batch(
                 map.as_fd().as_raw_fd(),
@@ -199,9 +237,7 @@ pub fn read_all(map: &MapHandle, key_size: usize) -> io::Result<(Vec<u8>, Vec<u8
         let errno = Errno::from_raw(-err);
         // ENOENT says that there is no next batch.
         if err == 0 || errno == Errno::ENOENT {
-            keys.truncate(count as usize * key_size);
-            values.truncate(count as usize * value_size);
-            return Ok((keys, values));
+            return Ok(count as usize);
         }
         if errno != Errno::EINTR {
             return Err(errno.into());

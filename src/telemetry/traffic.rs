@@ -1,10 +1,12 @@
 //! The map `pods`: whose an interface is, and what has passed it.
 
+use std::collections::BTreeMap;
+
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 use super::{
     hook::{self, Pins},
-    reader::Network,
+    reader::{self, Network},
     wire::{PodTraffic, bytes_of, from_other},
 };
 use crate::error::{Context, Kind, Result};
@@ -16,13 +18,22 @@ use crate::error::{Context, Kind, Result};
 pub(super) fn read(pods: &MapHandle, ifindex: u32) -> Result<Option<(u32, Network)>> {
     let found = values(pods, bytes_of(&ifindex))
         .context(Kind::Telemetry, || "can't read the map pods".into())?;
-    let mut owner = None;
-    let mut network = Network::default();
-    for value in found.iter().filter_map(|bytes| from_other::<PodTraffic>(bytes)) {
-        owner = Some(value.pod);
-        network = value.lines.iter().fold(network, |network, line| sum(network, line.net));
-    }
-    Ok(owner.map(|owner| (owner, network)))
+    let values = found.iter().filter_map(|bytes| from_other::<PodTraffic>(bytes)).map(total);
+    Ok(values.reduce(|(_, one), (owner, other)| (owner, sum(one, other))))
+}
+
+/// The same of every interface, by its index, of this layout's map.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub(super) fn all(pods: &MapHandle) -> Result<BTreeMap<u32, (u32, Network)>> {
+    let all = reader::dump::<u32, PodTraffic>(pods)?.into_iter();
+    Ok(all.map(|(ifindex, value)| (ifindex, total(value))).collect())
+}
+
+fn total(value: PodTraffic) -> (u32, Network) {
+    let network = value.lines.iter().fold(Network::default(), |net, line| sum(net, line.net));
+    (value.pod, network)
 }
 
 /// In older layouts that was a value for each CPU, with the first of today's lines.

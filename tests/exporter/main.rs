@@ -33,6 +33,7 @@ mod pages;
 mod plumbed;
 mod privilege;
 mod prometheus;
+mod reading;
 mod relay;
 mod resume;
 mod screen;
