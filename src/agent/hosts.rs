@@ -4,12 +4,15 @@
 //! answers there is that site's then, to read and to send on (DNS rebinding). But the browser goes on saying
 //! the site's name. So who asks has to name this machine: by an address, which nobody else can give a meaning,
 //! or by a name that is known here to be its own.
+//!
+//! And a site may have a browser ask for what it will not be given to read: each such stream takes a listener's
+//! place, and has the kernel tell of every request. A browser says for whom it asks of an agent on its own machine.
 
 use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
 
 use hyper::{
     Uri,
-    header::{HOST, HeaderMap},
+    header::{HOST, HeaderMap, HeaderName, HeaderValue},
     http::uri::Authority,
 };
 
@@ -37,6 +40,23 @@ impl FromStr for Name {
             "{text:?} is no host name, such as node-1.example.org: it has neither a scheme nor a port"
         ))
     }
+}
+
+/// Fetch Metadata Request Headers, section 2.4.
+const FOR_WHOM: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether the page itself asks, or a person who typed it, or what is no browser, and no other site.
+///
+/// # Errors
+/// That, and the mend.
+pub fn asked_by_the_page(headers: &HeaderMap) -> Result<(), &'static str> {
+    let own = |site: &HeaderValue| site == "same-origin" || site == "none";
+    if headers.get_all(FOR_WHOM).iter().all(own) {
+        return Ok(());
+    }
+    Err(
+        "another site has your browser ask for this: open it by its address, or from the page at /\n",
+    )
 }
 
 /// The names of this machine.
@@ -88,8 +108,6 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn meant(target: &str, hosts: &[&str]) -> Result<(), String> {
@@ -140,6 +158,20 @@ mod tests {
         assert!(meant("/", &["127.0.0.1", "evil.example"]).is_err());
         assert!(meant("http://evil.example/", &["127.0.0.1"]).is_err());
         assert_eq!(meant("http://127.0.0.1/", &["127.0.0.1"]), Ok(()));
+    }
+
+    #[test]
+    fn who_asks_for_another_site_is_told_from_all_others() {
+        let asked = |sites: &[&'static str]| {
+            let sites = sites.iter().map(|site| (FOR_WHOM, HeaderValue::from_static(site)));
+            asked_by_the_page(&sites.collect())
+        };
+        for sites in [&[][..], &["same-origin"], &["none"]] {
+            assert_eq!(asked(sites), Ok(()), "{sites:?}");
+        }
+        for sites in [&["cross-site"][..], &["same-site"], &[""], &["same-origin", "cross-site"]] {
+            assert!(asked(sites).unwrap_err().ends_with('\n'), "{sites:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     accept,
     families::Flavor,
     flows::{Events, Flows, filter::Filter},
-    hosts::Hosts,
+    hosts::{self, Hosts},
     page,
     totals::{Page, Totals},
 };
@@ -62,6 +62,11 @@ pub async fn answer<B>(request: &Request<B>, sources: &Sources) -> Answer {
         && let Err(wrong) = sources.hosts.meant(request.uri(), request.headers())
     {
         return text(StatusCode::MISDIRECTED_REQUEST, wrong);
+    }
+    if path.starts_with("/api/")
+        && let Err(wrong) = hosts::asked_by_the_page(request.headers())
+    {
+        return text(StatusCode::FORBIDDEN, wrong);
     }
     if let Some(file) = file {
         return page::guard(respond(StatusCode::OK, file.content_type, file.content));

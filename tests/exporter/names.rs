@@ -1,5 +1,11 @@
 //! By which names the agent is called: a site that has its name mean 127.0.0.1 is answered with nothing of the node's.
 
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    thread,
+};
+
 use nix::sys::{signal::Signal, utsname::uname};
 
 use super::{
@@ -51,6 +57,59 @@ fn only_by_a_name_of_its_own_is_the_page_answered() {
     assert_ne!(ask("/readyz", evil).status, 421);
     assert_eq!(send("GET /api/pods HTTP/1.0\r\n\r\n").unwrap().status, 200);
     assert_eq!(agent.into_inner().stop(Signal::SIGTERM).0, Some(0));
+}
+
+#[test]
+fn what_another_site_has_a_browser_ask_for_it_does_not_get() {
+    let node = Node::new("sites");
+    let _agent = node.agent();
+    let ask = |path: &str, site: &str| {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:9920\r\nSec-Fetch-Site: {site}\r\n\r\n"
+        );
+        send(head).unwrap().status
+    };
+    for path in ["/api/pods", "/api/flows", "/api/services"] {
+        assert_eq!((ask(path, "cross-site"), ask(path, "same-site")), (403, 403), "{path}");
+    }
+    assert_eq!((ask("/api/pods", "same-origin"), ask("/api/pods", "none")), (200, 200));
+    // One follows a link to the page from anywhere, and a scraper is no browser.
+    assert_eq!((ask("/", "cross-site"), ask("/metrics", "cross-site")), (200, 200));
+
+    // So a browser says it: of a page at another port and name, and of the agent's own.
+    let other = TcpListener::bind("127.0.0.1:9921").unwrap();
+    let heads = thread::spawn(move || [head(&other), head(&other)]);
+    let mut browser = Browser::resolving(&node, "elsewhere.example.net", "127.0.0.1");
+    browser.open("http://127.0.0.1:9920/");
+    browser.eventually("document.getElementById('health')?.textContent === 'live'");
+    browser.open("http://elsewhere.example.net:9921/");
+    browser.value("fetch('http://127.0.0.1:9921/api/flows', { mode: 'no-cors' }).then(() => 1)");
+    let [_, asked] = heads.join().unwrap();
+    assert!(
+        asked.starts_with("GET /api/flows ") && asked.contains("Sec-Fetch-Site: cross-site"),
+        "{asked}"
+    );
+    assert_eq!(send(asked).unwrap().status, 403);
+}
+
+/// Answers one request for anything; returns its head.
+fn head(at: &TcpListener) -> String {
+    loop {
+        let (mut stream, _) = at.accept().unwrap();
+        let mut lines = Vec::new();
+        for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+            let line = line.unwrap();
+            lines.push(format!("{line}\r\n"));
+            if line.is_empty() {
+                break;
+            }
+        }
+        let _ =
+            stream.write_all(b"HTTP/1.1 200 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        if lines.first().is_some_and(|line| !line.contains("favicon")) {
+            return lines.concat();
+        }
+    }
 }
 
 #[test]
