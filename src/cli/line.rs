@@ -1,6 +1,9 @@
 //! One exchange on one line, for a person.
 
-use crate::agent::{flows::flow::Flow, log::visible};
+use crate::agent::{
+    flows::{filter::called, flow::Flow},
+    log::visible,
+};
 
 /// Whether to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +26,10 @@ impl Colours {
 /// The line, its end included.
 pub fn line(flow: &Flow, colours: Colours) -> String {
     let arrow = if flow.role == "server" { "<-" } else { "->" };
-    let pod = match flow.namespace.as_str() {
-        "" => flow.pod.clone(),
-        namespace => format!("{namespace}/{}", flow.pod),
-    };
-    let peer = match (&flow.peer_namespace, &flow.peer_pod) {
-        (Some(namespace), Some(pod)) if !namespace.is_empty() => format!("{namespace}/{pod}"),
-        (_, Some(pod)) => pod.clone(),
-        _ => flow.peer.clone().unwrap_or_else(|| "?".into()),
+    let pod = called(&flow.namespace, &flow.pod);
+    let peer = match &flow.peer_pod {
+        Some(pod) => called(flow.peer_namespace.as_deref().unwrap_or_default(), pod),
+        None => flow.peer.clone().unwrap_or_else(|| "?".into()),
     };
     let peer = format!("{arrow} {peer}");
     let (what, outcome, colour) = exchange(flow);

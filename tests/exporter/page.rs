@@ -313,3 +313,22 @@ fn nothing_may_run_but_the_page_itself() {
     let complaints = browser.complaints().join("\n");
     assert!(complaints.contains("Content Security Policy"), "{complaints}");
 }
+
+#[test]
+fn no_name_is_another_pods() {
+    let node = Node::new("page-slashes");
+    let names = [("x0", "a", "b"), ("x1", "", "a/b"), ("x2", "a/b", "c"), ("x3", "a", "b/c")];
+    let _pods = names.map(|(link, namespace, pod)| Pod::named(&node, link, namespace, pod));
+    let _agent = node.agent();
+    let mut browser = Browser::new(&node);
+    browser.open(PAGE);
+    let rows =
+        "[...document.querySelectorAll('#pod-rows tr')].map((row) => row.dataset.pod).sort()";
+    let expected = json!(["a%2Fb", "a%2Fb/c", "a/b", "a/b%2Fc"]);
+    browser.eventually(&format!("JSON.stringify({rows}) === {}", json!(expected.to_string())));
+    // Whose exchanges are asked for when one is chosen.
+    browser.value("document.querySelector('#pod-rows tr[data-pod=\"a/b%2Fc\"] button').click()");
+    browser.eventually("document.getElementById('filter-pod').value === 'a/b%2Fc'");
+    browser.eventually("document.getElementById('flow-error').textContent === ''");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}

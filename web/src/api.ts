@@ -81,8 +81,12 @@ export interface Flow {
   failed?: true;
 }
 
-/** How a pod is called everywhere. Neither part can hold a slash. */
-export const label = (name: Name): string => (name.namespace ? `${name.namespace}/${name.pod}` : name.pod);
+/** As the agent writes and reads it in a filter: Kubernetes has no slash in a name, but others who call a plugin may. */
+const part = (text: string): string => text.replaceAll("%", "%25").replaceAll("/", "%2F");
+
+/** How a pod is called everywhere; no two are called the same. */
+export const label = (name: Name): string =>
+  name.namespace ? `${part(name.namespace)}/${part(name.pod)}` : part(name.pod);
 
 /** Whether things are as they should be, and if not, why. */
 export type Health = (state: "live" | "waiting" | "broken", why: string) => void;

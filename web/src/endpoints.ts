@@ -69,7 +69,7 @@ export class Endpoints {
     if (flow.role === "client" && flow.peer_pod !== undefined) return;
     const pod = flow.role === "server" ? label(flow) : `${label(flow)} → outside`;
     const what = endpointOf(flow);
-    const key = JSON.stringify([pod, flow.protocol, what]);
+    const key = JSON.stringify([pod, flow.role, flow.protocol, what]);
     let endpoint = this.#all.get(key);
     if (!endpoint) {
       if (this.#all.size >= MOST) this.#forget();

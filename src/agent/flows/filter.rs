@@ -44,12 +44,36 @@ pub struct PodName {
     pod: String,
 }
 
+impl PodName {
+    /// Of this pod alone; without a namespace it is in none.
+    pub fn new(namespace: &str, pod: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), pod: pod.to_owned() }
+    }
+}
+
+/// How a pod is called: no two are called the same. Kubernetes has no slash in a name, but other callers of a
+/// plugin may: there it is `%2F`, and `%` is `%25`, which [`PodName`] reads likewise.
+pub fn called(namespace: &str, pod: &str) -> String {
+    match namespace {
+        "" => written(pod),
+        namespace => format!("{}/{}", written(namespace), written(pod)),
+    }
+}
+
+fn written(part: &str) -> String {
+    part.replace('%', "%25").replace('/', "%2F")
+}
+
+fn read(part: &str) -> String {
+    part.replace("%2F", "/").replace("%25", "%")
+}
+
 impl FromStr for PodName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (namespace, pod) = match text.split_once('/') {
-            Some((namespace, pod)) => (Some(namespace.to_owned()), pod),
+            Some((namespace, pod)) => (Some(read(namespace)), pod),
             None => (None, text),
         };
         if pod.is_empty() || pod.contains('/') {
@@ -57,15 +81,15 @@ impl FromStr for PodName {
                 "{text:?} is no pod: give NAMESPACE/NAME, or NAME for any namespace"
             ));
         }
-        Ok(Self { namespace, pod: pod.to_owned() })
+        Ok(Self { namespace, pod: read(pod) })
     }
 }
 
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
-            Some(namespace) => write!(f, "{namespace}/{}", self.pod),
-            None => f.write_str(&self.pod),
+            Some(namespace) => write!(f, "{}/{}", written(namespace), written(&self.pod)),
+            None => f.write_str(&written(&self.pod)),
         }
     }
 }
@@ -219,6 +243,40 @@ mod tests {
         let grpc = Flow { protocol: "grpc".into(), ..Flow::default() };
         assert!(Filter::from_query("protocol=http").unwrap().wants(&grpc));
         assert!(!Filter::from_query("status=5xx").unwrap().wants(&grpc));
+    }
+
+    #[test]
+    fn no_two_pods_are_called_the_same_and_each_is_found_by_its_name() {
+        let names = [
+            ("", "a/b"),
+            ("a", "b"),
+            ("", "b"),
+            ("a/b", "c"),
+            ("a", "b/c"),
+            ("a", "b%2Fc"),
+            ("/", "%"),
+        ];
+        let called = names.map(|(namespace, pod)| called(namespace, pod));
+        let different: std::collections::BTreeSet<_> = called.iter().collect();
+        assert_eq!(different.len(), names.len(), "{called:?}");
+        for (name, (namespace, pod)) in called.iter().zip(names) {
+            let of = |namespace: &str, pod: &str| Flow {
+                namespace: namespace.into(),
+                pod: pod.into(),
+                ..Flow::default()
+            };
+            let exact = Filter { pod: Some(PodName::new(namespace, pod)), ..Filter::default() };
+            let read = Filter::from_query(&exact.to_query()).unwrap();
+            assert_eq!(read, exact);
+            for (other_namespace, other) in names {
+                let wanted = read.wants(&of(other_namespace, other));
+                assert_eq!(wanted, (namespace, pod) == (other_namespace, other), "{name} {other}");
+            }
+            assert!(
+                Filter { pod: Some(name.parse().unwrap()), ..Filter::default() }
+                    .wants(&of(namespace, pod))
+            );
+        }
     }
 
     #[test]

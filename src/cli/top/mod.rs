@@ -34,7 +34,7 @@ use super::{
 use crate::{
     agent::{
         flows::{
-            filter::Filter,
+            filter::{Filter, PodName},
             flow::{Flow, Lost},
         },
         overview::Overview,
@@ -189,8 +189,8 @@ async fn told_to_stop() {
 /// Tells of the exchanges of a pod; never done for none.
 async fn exchanges(agent: &Agent, pod: Option<Name>, news: &Sender<News>) {
     let Some(name) = pod else { return std::future::pending().await };
-    let slash = format!("{}/{}", name.0, name.1);
-    let filter = Filter { pod: slash.parse().ok(), since: Some(PERIOD), ..Filter::default() };
+    let pod = Some(PodName::new(&name.0, &name.1));
+    let filter = Filter { pod, since: Some(PERIOD), ..Filter::default() };
     let tell = |heard| drop(news.send(News::Pod(name.clone(), heard)));
     match agent.get(&format!("/api/flows?{}", filter.to_query())).await {
         Ok(answer) => {

@@ -5,7 +5,10 @@ use std::{
     collections::{HashMap, VecDeque},
 };
 
-use crate::agent::overview::{Exchanges, Overview, PodOverview};
+use crate::agent::{
+    flows::filter::called,
+    overview::{Exchanges, Overview, PodOverview},
+};
 
 /// Readings in a trend.
 pub const TREND: usize = 60;
@@ -262,7 +265,7 @@ pub fn name(pod: &PodOverview) -> Name {
 
 /// The name as it is written.
 pub fn title((namespace, pod): &Name) -> String {
-    if namespace.is_empty() { pod.clone() } else { format!("{namespace}/{pod}") }
+    called(namespace, pod)
 }
 
 /// The requests that a row shows: those that the pod serves, or else makes; and an arrow for which.
