@@ -13,7 +13,9 @@ fn script(shell: &str) -> String {
 
 /// Has a shell run a program that begins with the completions; returns what it says.
 fn run(shell: &str, arguments: &[&str], program: &str) -> Vec<String> {
-    let dir = std::env::temp_dir().join(format!("weir-completions-{}-{shell}", std::process::id()));
+    // Each test has a thread of its own.
+    let own = format!("weir-completions-{}-{:?}", std::process::id(), std::thread::current().id());
+    let dir = std::env::temp_dir().join(own.replace(['(', ')'], ""));
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("_weir"), script(shell)).unwrap();
     let output = Command::new(shell)
@@ -59,6 +61,48 @@ fn zsh_takes_the_function_and_registers_it() {
     let program = "autoload -Uz compinit && fpath=($PWD $fpath) && compinit -u -d ./dump && \
                    print -r -- $_comps[weir] && zsh -n _weir && autoload +X -Uz _weir";
     assert_eq!(run("zsh", &["-f"], program), ["_weir"]);
+}
+
+/// Types at a shell in a terminal of its own, and says what its line has become; ^X shows the line there.
+const TYPIST: &str = r#"
+zmodload zsh/zpty
+zpty -b person zsh -f -i
+say() { zpty -w -n person "$1" }
+heed() {
+  local piece; heard=
+  repeat 1500; do
+    if zpty -rt person piece; then heard+=$piece; [[ $heard == *$~1* ]] && return; else sleep 0.02; fi
+  done
+  print -r -- "it never said $1 but ${(q)heard}" >&2
+  exit 1
+}
+say $'PS1= PS2= RPS1=; setopt menu_complete; unsetopt prompt_sp prompt_cr beep; fpath=($PWD $fpath)\n'
+say $'autoload -Uz compinit; compinit -u -d ./dump; zle -N show; bindkey "^X" show\n'
+say $'show() { print -r -- "[$BUFFER]"; zle send-break }; print rea""dy\n'
+heed ready
+for keys in $typed; do
+  say ${(g::)keys}$'\x18'
+  heed '\[weir*\]'
+  print -r -- "${${heard##*\[}%%\]*}"
+done
+zpty -d person
+"#;
+
+#[test]
+fn zsh_completes_at_its_prompt() {
+    let cases = [
+        (r"weir ob\t", "weir observe "),
+        (r"weir agent --otlp-p\t", "weir agent --otlp-protocol="),
+        (r"weir agent --otlp-protocol \t", "weir agent --otlp-protocol grpc"),
+        // Once more, for the next that there is.
+        (r"weir agent --otlp-protocol \t\t", "weir agent --otlp-protocol http"),
+        (r"weir completions z\t", "weir completions zsh "),
+        (r"weir nothing-begins-so\t", "weir nothing-begins-so"),
+    ];
+    let typed: Vec<_> = cases.iter().map(|(keys, _)| format!("'{keys}'")).collect();
+    let program = format!("typed=({}){TYPIST}", typed.join(" "));
+    let shown = run("zsh", &["-f"], &program);
+    assert_eq!(shown, cases.map(|(_, line)| line));
 }
 
 #[test]
