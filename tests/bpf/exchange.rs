@@ -16,6 +16,8 @@ pub struct Exchange {
     counted: Vec<(CounterKind, u32, u32, u16, u64)>,
     /// The server's; 80 unless it matters.
     pub port: u16,
+    /// Requests have no answer, so that who ends the connection first is told in their error.
+    pub left_open: bool,
     /// Observations by kind of histogram.
     pub observed: Vec<(HistogramKind, u64)>,
 }
@@ -38,13 +40,18 @@ impl Exchange {
         protocol: L7Protocol,
     ) -> Self {
         let turns = turns.into();
-        Self { name, turns, port: 80, counted: Vec::new(), observed: Vec::new() }.count(
+        let (counted, observed) = (Vec::new(), Vec::new());
+        Self { name, turns, counted, port: 80, left_open: false, observed }.count(
             CounterKind::COUNTER_L7_CONNECTIONS,
             protocol.0,
             0,
             0,
             1,
         )
+    }
+
+    pub fn left_open(self) -> Self {
+        Self { left_open: true, ..self }
     }
 
     pub fn count(mut self, kind: CounterKind, a: u32, b: u32, c: u16, n: u64) -> Self {

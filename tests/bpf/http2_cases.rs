@@ -32,8 +32,6 @@ pub const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-pub const LEFT_OPEN: &str = "streams that the end leaves open";
-
 pub fn exchanges() -> Vec<Exchange> {
     let mut all = vec![settings_only(), frames(), split_block(), ended_by_resets(), unanswered()];
     all.extend([upgraded(), upgraded_at_once(), upgraded_and_left(), not_upgraded()]);
@@ -192,7 +190,8 @@ fn ended_by_resets() -> Exchange {
 
 fn unanswered() -> Exchange {
     let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
-    http2(LEFT_OPEN, client(&[get(1), get(3)]), server(&[]))
+    http2("streams that the end leaves open", client(&[get(1), get(3)]), server(&[]))
+        .left_open()
         .request(GET, V2, 0)
         .request(GET, V2, 0)
         .error(HttpError::HTTP_ERROR_CANCELLED)

@@ -1,7 +1,7 @@
 //! The pinned programs and maps of a test: a bpffs and a network namespace of its own.
 
 use std::{
-    collections::BTreeMap, mem::offset_of, os::fd::AsFd, os::fd::OwnedFd, path::Path,
+    collections::BTreeMap, iter::repeat, mem::offset_of, os::fd::AsFd, os::fd::OwnedFd, path::Path,
     path::PathBuf, process::Command, sync::RwLock,
 };
 
@@ -15,10 +15,10 @@ use nix::{
 use weir::telemetry::{
     self, Attached, Choice, Identity, pin,
     reader::{Maps, Snapshot},
-    sys::{Skb, test_pass},
+    sys::{Skb, read_all, test_pass},
     wire::{
         Conn, CounterKey, CounterKind, Direction, Held, HistogramKey, HistogramKind, NetCounter,
-        Stat,
+        Stat, from_bytes,
     },
 };
 
@@ -70,6 +70,43 @@ impl Counts {
 
     pub fn of(&self, kind: CounterKind) -> u64 {
         self.0.iter().filter(|(key, _)| u32::from(key.0) == kind.0).map(|(_, n)| n).sum()
+    }
+}
+
+/// What the map `counters` has, in the kernel's order and form: tests that compare it thousands of times
+/// look at what differs alone.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pod: u32,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+}
+
+impl Tally {
+    /// The pod's counters, less what they were `before`.
+    pub fn since(&self, before: &Self) -> Counts {
+        // A new key may move others; without one each is where it was.
+        let moved = self.keys != before.keys;
+        let found: BTreeMap<_, _> = before.entries().filter(|_| moved).collect();
+        let mut counts = Counts::default();
+        for ((key, n), was) in self.entries().zip(before.values().map(Some).chain(repeat(None))) {
+            let was = if moved { found.get(key).copied() } else { was }.unwrap_or_default();
+            if n == was {
+                continue;
+            }
+            let CounterKey { pod, kind, role, a, b, c, .. } = from_bytes(key).unwrap();
+            assert_eq!(pod, self.pod);
+            counts.0.insert((kind, role, a, b, c), n - was);
+        }
+        counts
+    }
+
+    fn values(&self) -> impl Iterator<Item = u64> {
+        self.values.chunks_exact(8).map(|n| u64::from_ne_bytes(n.try_into().unwrap()))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.keys.chunks_exact(size_of::<CounterKey>()).zip(self.values())
     }
 }
 
@@ -193,13 +230,15 @@ impl Kernel {
 
     /// All counters of this pod.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for (key, n) in self.snapshot().counters {
-            let CounterKey { pod, kind, role, a, b, c, .. } = key;
-            assert_eq!(pod, self.attached.pod);
-            counts.0.insert((kind, role, a, b, c), n);
-        }
-        counts
+        self.tally().since(&Tally::default())
+    }
+
+    /// The map `counters` as it is, which is no more work for us than what the kernel has of it.
+    pub fn tally(&self) -> Tally {
+        let path = pin::dir(&self.bpf_dir()).join("counters");
+        let map = MapHandle::from_pinned_path(path).unwrap();
+        let (keys, values) = read_all(&map, size_of::<CounterKey>()).unwrap();
+        Tally { pod: self.attached.pod, keys, values }
     }
 
     /// Bytes and packets to and from a pod, of both families.

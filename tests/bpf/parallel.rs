@@ -245,7 +245,7 @@ fn the_first_answer_waits_for_the_rest_of_its_request_as_well() {
     let exchanges = [http1_cases::exchanges(), http2_cases::exchanges()].into_iter().flatten();
     let mut before = kernel.counts();
     for (exchange, port) in exchanges.zip(40_000..) {
-        if exchange.turns.len() != 2 || exchange.name == http2_cases::LEFT_OPEN {
+        if exchange.turns.len() != 2 || exchange.left_open {
             continue;
         }
         let mut stream =

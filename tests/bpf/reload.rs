@@ -41,7 +41,7 @@ fn without_tcp(mut counts: Counts) -> Counts {
 fn exchanges_go_on_in_the_new_programs_in_mid_message() {
     // A swap takes some tenths of a second: some of HTTP, and one of each of the others.
     let http = [http1_cases::exchanges(), http2_cases::exchanges()].into_iter().flatten();
-    let http = http.filter(|exchange| exchange.name != http2_cases::LEFT_OPEN).step_by(4);
+    let http = http.filter(|exchange| !exchange.left_open).step_by(4);
     let others = [
         dns_tcp_cases::exchanges(),
         redis_cases::exchanges(),

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use weir::telemetry::wire::{HistogramKind, Role, Stat};
+use weir::telemetry::wire::{Family, HistogramKind, Role, Stat};
 
 use crate::{
     dns_tcp_cases,
     exchange::Exchange,
     frame::{ACK, FIN, v4, v6},
     http1_cases, http2_cases, kafka_cases,
-    kernel::{Counts, Kernel},
+    kernel::{Counts, Kernel, Tally},
     mysql_cases, postgresql_cases, redis_cases,
     stream::{Side, Stream},
     tls_cases,
@@ -28,51 +28,84 @@ pub fn exchanges() -> Vec<Exchange> {
     all
 }
 
+/// The pod's role, and of which family its addresses are.
+type Place = (Role, Family);
+
+const PLACES: [Place; 4] = [
+    (Role::ROLE_SERVER, Family::FAMILY_IPV4),
+    (Role::ROLE_CLIENT, Family::FAMILY_IPV6),
+    (Role::ROLE_SERVER, Family::FAMILY_IPV6),
+    (Role::ROLE_CLIENT, Family::FAMILY_IPV4),
+];
+
+/// Both roles and both families; for every second number the other way round.
+fn both_roles(number: usize) -> &'static [Place] {
+    if number.is_multiple_of(2) { &PLACES[..2] } else { &PLACES[2..] }
+}
+
+/// One of the four after the other.
+fn in_turn(number: usize) -> &'static [Place] {
+    std::slice::from_ref(&PLACES[number % 4])
+}
+
 /// Runs exchanges on ever new connections and compares what each added.
 struct Runner {
     kernel: Kernel,
     runs: u32,
     /// What all runs before added up to.
-    counted: Counts,
+    counted: Tally,
     observed: BTreeMap<u32, u64>,
 }
 
 impl Runner {
     fn new() -> Self {
-        let (kernel, counted) = (Kernel::new(), Counts::default());
+        let (kernel, counted) = (Kernel::new(), Tally::default());
         Self { kernel, runs: 0, counted, observed: BTreeMap::new() }
     }
 
-    /// `play` sends the bytes of both sides; all else is done here.
-    fn run(&mut self, exchange: &Exchange, how: &str, play: impl FnOnce(&mut Stream<'_>)) {
-        let role = if self.runs.is_multiple_of(2) { Role::ROLE_SERVER } else { Role::ROLE_CLIENT };
+    /// `play` sends the bytes of both sides, once at each place, none of them in the same role; all
+    /// else is done here.
+    fn run(
+        &mut self,
+        exchange: &Exchange,
+        places: &[Place],
+        how: &str,
+        play: impl Fn(&mut Stream<'_>),
+    ) {
+        let mut expected = Counts::default();
+        for &(role, family) in places {
+            let mut stream = self.open(exchange, role, family);
+            play(&mut stream);
+            stream.fin(Side::Client);
+            stream.fin(Side::Server);
+            expected.0.extend(exchange.expected(role).0);
+            for &(kind, n) in &exchange.observed {
+                *self.observed.entry(kind.0).or_default() += n;
+            }
+        }
+        let mut counted = self.kernel.tally();
+        if counted.since(&self.counted).above_tcp() != expected {
+            // What an HTTP/2 connection left open waits for the sweep.
+            self.kernel.maps.sweep(Duration::from_secs(60)).unwrap();
+            counted = self.kernel.tally();
+        }
+        let added = counted.since(&self.counted).above_tcp();
+        assert_eq!(added, expected, "{} {how}, pod is {places:?}", exchange.name);
+        self.counted = counted;
+    }
+
+    fn open(&mut self, exchange: &Exchange, role: Role, family: Family) -> Stream<'_> {
         let port = u16::try_from(1024 + self.runs % 60_000).unwrap();
         self.runs += 1;
         let (near, far) =
             if role == Role::ROLE_SERVER { (exchange.port, port) } else { (port, exchange.port) };
-        let (pod, peer) =
-            if self.runs % 4 < 2 { (v4(2, near), v4(9, far)) } else { (v6(2, near), v6(9, far)) };
+        let (pod, peer) = if family == Family::FAMILY_IPV4 {
+            (v4(2, near), v4(9, far))
+        } else {
+            (v6(2, near), v6(9, far))
+        };
         let (client, server) = if role == Role::ROLE_SERVER { (peer, pod) } else { (pod, peer) };
-        let mut stream = Stream::open(&self.kernel, role, client, server);
-        play(&mut stream);
-        stream.fin(Side::Client);
-        stream.fin(Side::Server);
-        let mut added = self.added();
-        if added != exchange.expected(role) {
-            // What an HTTP/2 connection left open waits for the sweep.
-            self.kernel.maps.sweep(Duration::from_secs(60)).unwrap();
-            added = self.added();
-        }
-        assert_eq!(added, exchange.expected(role), "{} {how}, pod is {role:?}", exchange.name);
-        added.0.into_iter().for_each(|(key, n)| *self.counted.0.entry(key).or_default() += n);
-        for &(kind, n) in &exchange.observed {
-            *self.observed.entry(kind.0).or_default() += n;
-        }
-    }
-
-    /// What was counted since the last run, TCP's own aside.
-    fn added(&self) -> Counts {
-        self.kernel.counts().since(&self.counted).above_tcp()
+        Stream::open(&self.kernel, role, client, server)
     }
 
     /// Every exchange is in the histogram as well, and no gap was met.
@@ -89,30 +122,60 @@ impl Runner {
     }
 }
 
+/// What test runs take in one frame, with its headers.
+const SEGMENT: usize = 3_500;
+
+/// The next bytes, in order, in as few segments as may be.
+fn send(stream: &mut Stream<'_>, side: Side, bytes: &[u8]) {
+    bytes.chunks(SEGMENT).for_each(|segment| stream.send(side, segment));
+}
+
+/// Bytes that begin at a place of the side's stream, which does not move.
+fn send_at(stream: &Stream<'_>, side: Side, from: usize, bytes: &[u8]) {
+    for (nth, segment) in bytes.chunks(SEGMENT).enumerate() {
+        let at = u32::try_from(from + nth * SEGMENT).unwrap();
+        stream.segment(side, stream.next(side).wrapping_add(at), ACK, segment);
+    }
+}
+
 #[test]
 fn whole() {
     let mut runner = Runner::new();
     for exchange in exchanges() {
-        for _ in 0..4 {
-            runner.run(&exchange, "whole", |stream| {
-                exchange.turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
+        for number in 0..2 {
+            runner.run(&exchange, both_roles(number), "whole", |stream| {
+                exchange.turns.iter().for_each(|(side, bytes)| send(stream, *side, bytes));
             });
         }
     }
     runner.finish();
 }
 
-#[test]
-fn cut_in_two_at_every_offset() {
+/// Every offset; of what is longer than a segment those near its ends, and some between.
+fn offsets(len: usize) -> impl Iterator<Item = usize> {
+    let near = move |cut: &usize| len <= SEGMENT || cut.min(&(len - cut)) < &50 || cut % 997 == 0;
+    (1..len).filter(near)
+}
+
+/// Runs every exchange with every turn cut in two at every offset; `both` sends the two.
+fn cut_in_two(
+    how: &str,
+    places: fn(usize) -> &'static [Place],
+    both: impl Fn(&mut Stream<'_>, Side, &[u8], &[u8]),
+) {
     let mut runner = Runner::new();
     for exchange in exchanges() {
         for (turn, (_, bytes)) in exchange.turns.iter().enumerate() {
-            for cut in 1..bytes.len() {
-                runner.run(&exchange, &format!("with turn {turn} cut at {cut}"), |stream| {
+            for cut in offsets(bytes.len()) {
+                let how = format!("with turn {turn} {how} at {cut}");
+                runner.run(&exchange, places(cut), &how, |stream| {
                     for (at, (side, bytes)) in exchange.turns.iter().enumerate() {
-                        let (first, second) = bytes.split_at(if at == turn { cut } else { 0 });
-                        stream.send(*side, first);
-                        stream.send(*side, second);
+                        if at == turn {
+                            let (first, second) = bytes.split_at(cut);
+                            both(stream, *side, first, second);
+                        } else {
+                            send(stream, *side, bytes);
+                        }
                     }
                 });
             }
@@ -122,14 +185,42 @@ fn cut_in_two_at_every_offset() {
 }
 
 #[test]
+fn cut_in_two_at_every_offset() {
+    cut_in_two("cut", both_roles, |stream, side, first, second| {
+        send(stream, side, first);
+        send(stream, side, second);
+    });
+}
+
+#[test]
+fn cut_in_two_at_every_offset_with_the_second_first() {
+    cut_in_two("swapped", in_turn, |stream, side, first, second| {
+        send_at(stream, side, first.len(), second);
+        send_at(stream, side, 0, first);
+        stream.advance(side, first.len() + second.len());
+    });
+}
+
+#[test]
+fn cut_in_two_at_every_offset_with_the_first_twice() {
+    cut_in_two("cut and repeated", in_turn, |stream, side, first, second| {
+        send_at(stream, side, 0, first);
+        send(stream, side, first);
+        send(stream, side, second);
+    });
+}
+
+#[test]
 fn a_byte_a_segment() {
     let mut runner = Runner::new();
     for exchange in exchanges() {
-        runner.run(&exchange, "bytewise", |stream| {
-            for (side, bytes) in &exchange.turns {
-                bytes.chunks(1).for_each(|byte| stream.send(*side, byte));
-            }
-        });
+        for number in 0..2 {
+            runner.run(&exchange, both_roles(number), "bytewise", |stream| {
+                for (side, bytes) in &exchange.turns {
+                    bytes.chunks(1).for_each(|byte| stream.send(*side, byte));
+                }
+            });
+        }
     }
     runner.finish();
 }
@@ -190,10 +281,12 @@ fn cut_joined_repeated_and_overlapped_at_random() {
     let mut runner = Runner::new();
     for round in 0..60 {
         for exchange in exchanges() {
-            runner.run(&exchange, &format!("seed {seed} round {round}"), |stream| {
-                for (side, bytes) in &exchange.turns {
-                    let pieces = pieces(bytes.len(), &mut random);
-                    send_pieces(stream, *side, bytes, &pieces);
+            let pieces: Vec<_> =
+                exchange.turns.iter().map(|(_, bytes)| pieces(bytes.len(), &mut random)).collect();
+            let how = format!("seed {seed} round {round}");
+            runner.run(&exchange, both_roles(round), &how, |stream| {
+                for ((side, bytes), pieces) in exchange.turns.iter().zip(&pieces) {
+                    send_pieces(stream, *side, bytes, pieces);
                 }
             });
         }
@@ -220,7 +313,8 @@ fn out_of_order_at_random() {
         for exchange in exchanges() {
             let pieces: Vec<_> =
                 exchange.turns.iter().map(|(_, bytes)| disordered(bytes.len())).collect();
-            runner.run(&exchange, &format!("seed {seed} round {round}: {pieces:?}"), |stream| {
+            let how = format!("seed {seed} round {round}: {pieces:?}");
+            runner.run(&exchange, both_roles(round), &how, |stream| {
                 for ((side, bytes), pieces) in exchange.turns.iter().zip(&pieces) {
                     send_pieces(stream, *side, bytes, pieces);
                 }
@@ -234,17 +328,20 @@ fn out_of_order_at_random() {
 fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
     let mut runner = Runner::new();
     // Who ended first is told in the error of what was left open.
-    for exchange in exchanges().iter().filter(|exchange| exchange.name != http2_cases::LEFT_OPEN) {
-        runner.run(exchange, "with the FIN first", |stream| {
-            let ((side, bytes), before) = exchange.turns.split_last().unwrap();
-            assert_eq!(*side, Side::Server);
-            before.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
-            let (first, last) = bytes.split_at(bytes.len() - 1);
-            let end = stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
-            stream.send(Side::Server, first);
-            stream.segment(Side::Server, end, ACK | FIN, &[]);
-            stream.send(Side::Server, last);
-        });
+    for exchange in exchanges().iter().filter(|exchange| !exchange.left_open) {
+        for number in 0..2 {
+            runner.run(exchange, both_roles(number), "with the FIN first", |stream| {
+                let ((side, bytes), before) = exchange.turns.split_last().unwrap();
+                assert_eq!(*side, Side::Server);
+                before.iter().for_each(|(side, bytes)| send(stream, *side, bytes));
+                let (first, last) = bytes.split_at(bytes.len() - 1);
+                let end =
+                    stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
+                send(stream, Side::Server, first);
+                stream.segment(Side::Server, end, ACK | FIN, &[]);
+                stream.send(Side::Server, last);
+            });
+        }
     }
     runner.finish();
 }
