@@ -12,7 +12,7 @@ use crate::{
     http1_cases, http2_cases, kafka_cases,
     kernel::{Counts, Kernel, Tally},
     mysql_cases, postgresql_cases, redis_cases,
-    stream::{Side, Stream},
+    stream::{SEGMENT, Side, Stream},
     tls_cases,
 };
 
@@ -25,6 +25,13 @@ pub fn exchanges() -> Vec<Exchange> {
     all.extend(postgresql_cases::exchanges());
     all.extend(mysql_cases::exchanges());
     all.extend(kafka_cases::exchanges());
+    all
+}
+
+/// With those of which a segment that comes before its turn is still taken for the tunnel's.
+fn in_order() -> Vec<Exchange> {
+    let mut all = exchanges();
+    all.extend(http1_cases::refused_tunnels());
     all
 }
 
@@ -122,29 +129,13 @@ impl Runner {
     }
 }
 
-/// What test runs take in one frame, with its headers.
-const SEGMENT: usize = 3_500;
-
-/// The next bytes, in order, in as few segments as may be.
-fn send(stream: &mut Stream<'_>, side: Side, bytes: &[u8]) {
-    bytes.chunks(SEGMENT).for_each(|segment| stream.send(side, segment));
-}
-
-/// Bytes that begin at a place of the side's stream, which does not move.
-fn send_at(stream: &Stream<'_>, side: Side, from: usize, bytes: &[u8]) {
-    for (nth, segment) in bytes.chunks(SEGMENT).enumerate() {
-        let at = u32::try_from(from + nth * SEGMENT).unwrap();
-        stream.segment(side, stream.next(side).wrapping_add(at), ACK, segment);
-    }
-}
-
 #[test]
 fn whole() {
     let mut runner = Runner::new();
-    for exchange in exchanges() {
+    for exchange in in_order() {
         for number in 0..2 {
             runner.run(&exchange, both_roles(number), "whole", |stream| {
-                exchange.turns.iter().for_each(|(side, bytes)| send(stream, *side, bytes));
+                exchange.turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
             });
         }
     }
@@ -153,28 +144,30 @@ fn whole() {
 
 /// Every offset; of what is longer than a segment those near its ends, and some between.
 fn offsets(len: usize) -> impl Iterator<Item = usize> {
-    let near = move |cut: &usize| len <= SEGMENT || cut.min(&(len - cut)) < &50 || cut % 997 == 0;
+    let near =
+        move |cut: &usize| len <= SEGMENT || cut.min(&(len - cut)) < &50 || cut.is_multiple_of(997);
     (1..len).filter(near)
 }
 
 /// Runs every exchange with every turn cut in two at every offset; `both` sends the two.
 fn cut_in_two(
     how: &str,
+    exchanges: &[Exchange],
     places: fn(usize) -> &'static [Place],
     both: impl Fn(&mut Stream<'_>, Side, &[u8], &[u8]),
 ) {
     let mut runner = Runner::new();
-    for exchange in exchanges() {
+    for exchange in exchanges {
         for (turn, (_, bytes)) in exchange.turns.iter().enumerate() {
             for cut in offsets(bytes.len()) {
                 let how = format!("with turn {turn} {how} at {cut}");
-                runner.run(&exchange, places(cut), &how, |stream| {
+                runner.run(exchange, places(cut), &how, |stream| {
                     for (at, (side, bytes)) in exchange.turns.iter().enumerate() {
                         if at == turn {
                             let (first, second) = bytes.split_at(cut);
                             both(stream, *side, first, second);
                         } else {
-                            send(stream, *side, bytes);
+                            stream.send(*side, bytes);
                         }
                     }
                 });
@@ -186,34 +179,34 @@ fn cut_in_two(
 
 #[test]
 fn cut_in_two_at_every_offset() {
-    cut_in_two("cut", both_roles, |stream, side, first, second| {
-        send(stream, side, first);
-        send(stream, side, second);
+    cut_in_two("cut", &in_order(), both_roles, |stream, side, first, second| {
+        stream.send(side, first);
+        stream.send(side, second);
     });
 }
 
 #[test]
 fn cut_in_two_at_every_offset_with_the_second_first() {
-    cut_in_two("swapped", in_turn, |stream, side, first, second| {
-        send_at(stream, side, first.len(), second);
-        send_at(stream, side, 0, first);
+    cut_in_two("swapped", &exchanges(), in_turn, |stream, side, first, second| {
+        stream.send_ahead(side, first.len(), second);
+        stream.send_ahead(side, 0, first);
         stream.advance(side, first.len() + second.len());
     });
 }
 
 #[test]
 fn cut_in_two_at_every_offset_with_the_first_twice() {
-    cut_in_two("cut and repeated", in_turn, |stream, side, first, second| {
-        send_at(stream, side, 0, first);
-        send(stream, side, first);
-        send(stream, side, second);
+    cut_in_two("cut and repeated", &in_order(), in_turn, |stream, side, first, second| {
+        stream.send_ahead(side, 0, first);
+        stream.send(side, first);
+        stream.send(side, second);
     });
 }
 
 #[test]
 fn a_byte_a_segment() {
     let mut runner = Runner::new();
-    for exchange in exchanges() {
+    for exchange in in_order() {
         for number in 0..2 {
             runner.run(&exchange, both_roles(number), "bytewise", |stream| {
                 for (side, bytes) in &exchange.turns {
@@ -280,7 +273,7 @@ fn cut_joined_repeated_and_overlapped_at_random() {
     let mut random = Random(seed);
     let mut runner = Runner::new();
     for round in 0..60 {
-        for exchange in exchanges() {
+        for exchange in in_order() {
             let pieces: Vec<_> =
                 exchange.turns.iter().map(|(_, bytes)| pieces(bytes.len(), &mut random)).collect();
             let how = format!("seed {seed} round {round}");
@@ -328,16 +321,16 @@ fn out_of_order_at_random() {
 fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
     let mut runner = Runner::new();
     // Who ended first is told in the error of what was left open.
-    for exchange in exchanges().iter().filter(|exchange| !exchange.left_open) {
+    for exchange in in_order().iter().filter(|exchange| !exchange.left_open) {
         for number in 0..2 {
             runner.run(exchange, both_roles(number), "with the FIN first", |stream| {
                 let ((side, bytes), before) = exchange.turns.split_last().unwrap();
                 assert_eq!(*side, Side::Server);
-                before.iter().for_each(|(side, bytes)| send(stream, *side, bytes));
+                before.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
                 let (first, last) = bytes.split_at(bytes.len() - 1);
                 let end =
                     stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
-                send(stream, Side::Server, first);
+                stream.send(Side::Server, first);
                 stream.segment(Side::Server, end, ACK | FIN, &[]);
                 stream.send(Side::Server, last);
             });

@@ -11,6 +11,9 @@ use crate::{
 const CLIENT_ISN: u32 = 0xffff_ff80;
 const SERVER_ISN: u32 = 0xffff_fff0;
 
+/// What a test run takes in one frame, with room for the headers.
+pub const SEGMENT: usize = 3_500;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Client,
@@ -111,11 +114,20 @@ impl<'k> Stream<'k> {
         self.kernel.pass(self.ifindex, from_pod, &frame);
     }
 
-    /// The next bytes, in order.
+    /// The next bytes, in order, in as few segments as may be.
     pub fn send(&mut self, side: Side, payload: &[u8]) {
-        self.segment(side, self.next(side), ACK, payload);
-        let len = u32::try_from(payload.len()).unwrap();
-        self.next[side as usize] = self.next(side).wrapping_add(len);
+        self.send_ahead(side, 0, payload);
+        self.advance(side, payload.len());
+    }
+
+    /// Bytes from a place on that is so far ahead in the stream, which is not moved.
+    pub fn send_ahead(&self, side: Side, by: usize, payload: &[u8]) {
+        let at = |from: usize| self.next(side).wrapping_add(u32::try_from(by + from).unwrap());
+        let (first, rest) = payload.split_at(payload.len().min(SEGMENT));
+        self.segment(side, at(0), ACK, first);
+        for (nth, segment) in (1..).zip(rest.chunks(SEGMENT)) {
+            self.segment(side, at(nth * SEGMENT), ACK, segment);
+        }
     }
 
     /// Goes on behind bytes that were sent by [`segment`](Self::segment).
