@@ -101,7 +101,7 @@ fn a_reading_that_takes_too_long_is_an_answer_after_ten_seconds_and_holds_up_not
         let ready = get("/readyz");
         assert!(ready.status == 503 && ready.body.contains("last swept"), "{}", ready.body);
         assert_eq!(get("/").status, 200);
-        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
         slow.join().unwrap()
     });
     let (metrics, pods, took) = slow;
