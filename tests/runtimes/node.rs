@@ -124,14 +124,17 @@ impl Drop for Node {
     /// empty, the deepest first.
     fn drop(&mut self) {
         end_processes();
+        let own = self.cgroup.trim_start_matches('/');
+        // Those of containers have mounts of their own.
+        below(own).iter().for_each(|group| end_group(group));
         // conmon, podman's helper, has one of that name.
-        for parent in [self.cgroup.trim_start_matches('/'), "libpod_parent"] {
-            let groups = cgroup::all();
-            let below = |group: &&PathBuf| group.iter().any(|part| part == parent);
-            for group in groups.iter().rev().filter(below) {
-                let _ = fs::remove_dir(group);
-            }
-        }
+        below("libpod_parent").iter().rev().for_each(|group| drop(fs::remove_dir(group)));
+        // Whoever was killed a moment ago is in its group until the kernel is through with it.
+        wait_for(|| {
+            let groups = below(own);
+            groups.iter().rev().for_each(|group| drop(fs::remove_dir(group)));
+            groups.is_empty().then_some(())
+        });
     }
 }
 
@@ -145,6 +148,20 @@ fn end_processes() {
         if let Some(id) = id.filter(|_| own.is_some() && namespace(&process) == own) {
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
         }
+    }
+}
+
+/// The control groups below those of a name, and these themselves.
+fn below(parent: &str) -> Vec<PathBuf> {
+    let below = |group: &PathBuf| group.iter().any(|part| part == parent);
+    cgroup::all().into_iter().filter(below).collect()
+}
+
+fn end_group(group: &Path) {
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    // 0 is one that this namespace can't see, and to kill(2) all of the caller's own group.
+    for id in processes.lines().filter_map(|line| line.parse().ok()).filter(|id| *id > 0) {
+        let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
     }
 }
 
