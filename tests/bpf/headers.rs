@@ -59,6 +59,12 @@ fn all(frame: Vec<u8>) -> Vec<u8> {
     hop_by_hop(routing(atomic_fragment(destination_options(frame))))
 }
 
+/// With a tag that no device took off (IEEE 802.1Q): priority 5, network 7.
+fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0x00, 0xa0, 0x07]);
+    frame
+}
+
 /// A connection and a look-up, every frame of them changed so; what that counts.
 fn counted(kernel: &Kernel, client: End, server: End, change: Change) -> (Counts, u64) {
     let gaps =
@@ -94,7 +100,7 @@ fn counted(kernel: &Kernel, client: End, server: End, change: Change) -> (Counts
 }
 
 #[test]
-fn options_and_extension_headers_change_no_count() {
+fn tags_options_and_extension_headers_change_no_count() {
     let kernel = Kernel::new();
     let plain: Change = |frame| frame;
     let (client, server) = (v4(9, 40_000), v4(2, 80));
@@ -102,10 +108,19 @@ fn options_and_extension_headers_change_no_count() {
     assert_eq!(expected.0.of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
     assert_eq!(expected.0.of(CounterKind::COUNTER_DNS_RESPONSES), 1);
     assert_eq!(expected.1, 0);
-    assert_eq!(counted(&kernel, client, server, options), expected);
+    let changes: [(&str, Change); 3] = [
+        ("options", options),
+        ("tag", tagged),
+        ("tag and options", |frame| tagged(options(frame))),
+    ];
+    for (name, change) in changes {
+        assert_eq!(counted(&kernel, client, server, change), expected, "{name}");
+    }
     let (client, server) = (v6(9, 40_000), v6(2, 80));
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 8] = [
         ("none", plain),
+        ("tag", tagged),
+        ("tag and all", |frame| tagged(all(frame))),
         ("hop-by-hop", hop_by_hop),
         ("destination", destination_options),
         ("routing", routing),

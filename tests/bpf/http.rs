@@ -1,12 +1,16 @@
 //! HTTP/1: one exchange of each kind, and what happens when a connection ends early.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use weir::telemetry::wire::{
     CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol, Role, Stat,
 };
 
 use crate::{
     frame::{ACK, End, FIN, v4},
+    http2_end_cases,
     kernel::{Counts, Kernel},
+    share::assert_balanced,
     stream::{Side, Stream},
 };
 
@@ -272,4 +276,37 @@ fn a_hole_that_is_never_filled_is_told() {
     assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_SEQUENCE.0 as usize], 1);
     assert_eq!(requests(&kernel), [(GET, V1_1, 0, 1)]);
     assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_MALFORMED), 1);
+}
+
+/// What the server did not look at has no status, and the connection's end is its error; what it answered
+/// has the status alone.
+#[test]
+fn streams_above_the_last_that_goaway_names_end_with_the_connection() {
+    type Ending = fn(&mut Stream<'_>);
+    let kernel = Kernel::new();
+    let exchange = http2_end_cases::going_away();
+    let ends: [(Ending, HttpError); 4] = [
+        (|stream| stream.fin(Side::Server), HttpError::HTTP_ERROR_NO_RESPONSE),
+        (|stream| stream.reset(Side::Server), HttpError::HTTP_ERROR_RESET),
+        (|stream| stream.fin(Side::Client), HttpError::HTTP_ERROR_CANCELLED),
+        (|stream| stream.reset(Side::Client), HttpError::HTTP_ERROR_CANCELLED),
+    ];
+    let mut expected = BTreeMap::new();
+    for (n, (end, error)) in ends.into_iter().enumerate() {
+        let mut stream = open(&kernel, 40_000 + u16::try_from(n).unwrap());
+        exchange.turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
+        end(&mut stream);
+        stream.fin(Side::Client);
+        stream.fin(Side::Server);
+        kernel.maps.sweep(Duration::from_secs(60)).unwrap();
+        *expected.entry(error.0).or_insert(0) += 2;
+        for (error, n) in &expected {
+            assert_eq!(errors(&kernel, HttpError(*error)), *n, "{expected:?}");
+        }
+        let times = n as u64 + 1;
+        let all = [(GET, 3, 0, times), (GET, 3, 200, times), (GET, 3, 500, times)];
+        assert_eq!(requests(&kernel), [&all[..], &[(POST, 3, 0, times)]].concat());
+        assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 4 * times);
+    }
+    assert_balanced(&kernel);
 }

@@ -14,7 +14,7 @@ use weir::telemetry::wire::{
     CounterKind, HistogramKind, HttpError, HttpMethod, HttpVersion, L7Protocol,
 };
 
-use crate::{exchange::Exchange, http2_identity_cases, stream::Side};
+use crate::{exchange::Exchange, http2_end_cases, http2_identity_cases, stream::Side};
 
 pub const V2: HttpVersion = HttpVersion::HTTP_VERSION_2;
 pub const GET: HttpMethod = HttpMethod::HTTP_METHOD_GET;
@@ -23,7 +23,7 @@ pub const POST: HttpMethod = HttpMethod::HTTP_METHOD_POST;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 pub const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
@@ -33,7 +33,8 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
 pub fn exchanges() -> Vec<Exchange> {
-    let mut all = vec![settings_only(), frames(), split_block(), ended_by_resets(), unanswered()];
+    let mut all = vec![settings_only(), frames(), split_block()];
+    all.extend(http2_end_cases::exchanges());
     all.extend([upgraded(), upgraded_at_once(), upgraded_and_left(), not_upgraded()]);
     all.extend([recorded(1), recorded(10)]);
     all.extend(http2_identity_cases::exchanges());
@@ -166,36 +167,6 @@ fn split_block() -> Exchange {
     )
     .request(POST, V2, 404)
     .grpc(16)
-}
-
-fn ended_by_resets() -> Exchange {
-    let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
-    let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
-    http2(
-        "streams that are reset",
-        client(&[get(1), get(3), reset(3), get(5)]),
-        server(&[
-            frame(HEADERS, END_HEADERS, 1, &[0x8e]),
-            reset(1),
-            reset(3),
-            frame(HEADERS, END_HEADERS | END_STREAM, 5, &[0x89]),
-        ]),
-    )
-    .request(GET, V2, 500)
-    .error(HttpError::HTTP_ERROR_RESET)
-    .request(GET, V2, 0)
-    .error(HttpError::HTTP_ERROR_CANCELLED)
-    .request(GET, V2, 204)
-}
-
-fn unanswered() -> Exchange {
-    let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
-    http2("streams that the end leaves open", client(&[get(1), get(3)]), server(&[]))
-        .left_open()
-        .request(GET, V2, 0)
-        .request(GET, V2, 0)
-        .error(HttpError::HTTP_ERROR_CANCELLED)
-        .error(HttpError::HTTP_ERROR_CANCELLED)
 }
 
 const ASKS: &str = "Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\

@@ -241,6 +241,14 @@ impl Kernel {
         Tally { pod: self.attached.pod, keys, values }
     }
 
+    /// All counters of the pod at an interface.
+    pub fn counts_at(&self, ifindex: u32) -> Counts {
+        let Snapshot { pods, counters, .. } = self.snapshot();
+        let (&id, _) = pods.iter().find(|(_, pod)| pod.ifindex == ifindex).unwrap();
+        let of_pod = counters.into_iter().filter(|(key, _)| key.pod == id);
+        Counts(of_pod.map(|(key, n)| ((key.kind, key.role, key.a, key.b, key.c), n)).collect())
+    }
+
     /// Bytes and packets to and from a pod, of both families.
     pub fn passed(&self, pod: u32) -> [(u64, u64); 2] {
         let network = self.snapshot().pods[&pod].network;

@@ -20,6 +20,7 @@ mod hostile;
 mod http;
 mod http1_cases;
 mod http2_cases;
+mod http2_end_cases;
 mod http2_identity_cases;
 mod kafka_cases;
 mod kernel;
