@@ -46,11 +46,14 @@ demo: build ## plumb two throw-away pods, send real traffic, show what was count
 # podman, which need control groups of their own; cargo counts them as filtered out.
 WITHOUT_RUNTIMES ?=
 
+# A test waits for others' timers as long as it computes.
+at_a_time = $(shell echo $$((2 * $$(nproc))))
+
 .PHONY: test
 test: ## every test, on real namespaces and the real kernel (root); WITHOUT_RUNTIMES=1 leaves out containerd and podman
 	@.ci/deps build test
 	@[ $$(id -u) = 0 ] || { echo 'make test needs root: it makes namespaces and loads BPF' >&2; exit 1; }
-	cargo test --locked --workspace $(if $(WITHOUT_RUNTIMES),-- --skip containerd:: --skip podman::)
+	cargo test --locked --workspace -- --test-threads=$(at_a_time) $(if $(WITHOUT_RUNTIMES),--skip containerd:: --skip podman::)
 
 .PHONY: conformance
 conformance: ## check any CNI plugin: make conformance PLUGIN=/opt/cni/bin/ptp CONF=ptp.json (root)
@@ -71,11 +74,13 @@ torture: ## pods under faults of all kinds for ten minutes (WEIR_TORTURE_SECONDS
 kernels: build ## boot the oldest supported kernel, and others, under qemu; say what works on each
 	@.ci/deps kernels
 	tests/kernels/matrix target/release/weir
+	cargo build --locked --example verifier
+	tests/kernels/verified $(target_dir)/$(triple)/debug/examples/verifier
 
 .PHONY: oldest-kernel
 oldest-kernel: ## of kernels, only the oldest, with the executable that make test tests
 	@.ci/deps build kernels
-	cargo build --locked
+	cargo test -q --locked --workspace --no-run
 	tests/kernels/matrix $(target_dir)/$(triple)/debug/weir 6.1
 
 .PHONY: lint

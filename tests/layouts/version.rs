@@ -4,7 +4,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Condvar, Mutex, OnceLock, PoisonError},
+    thread,
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -43,21 +44,46 @@ fn build() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("weir-other-layout")
 }
 
+/// One of as many nodes at a time as there are processors: loading takes one whole, and a reload waits
+/// ten seconds for another's at most.
+struct Turn;
+
+static TAKEN: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    fn take() -> Self {
+        let most = thread::available_parallelism().map_or(1, usize::from);
+        let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = TAKEN.1.wait_while(taken, |taken| *taken >= most);
+        *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        TAKEN.1.notify_one();
+    }
+}
+
 /// A node with a bpffs.
 pub struct Upgraded {
     pub host: Host,
     bpffs: PathBuf,
     attach: &'static str,
+    _turn: Turn,
 }
 
 impl Upgraded {
     /// Counts by the hook `attach`.
     pub fn new(label: &str, attach: &'static str) -> Self {
+        let turn = Turn::take();
         let host = Host::new(label);
         let bpffs = host.state_dir().with_file_name("bpffs");
         fs::create_dir(&bpffs).unwrap();
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        Self { host, bpffs, attach }
+        Self { host, bpffs, attach, _turn: turn }
     }
 
     pub fn bpf_dir(&self) -> PathBuf {
