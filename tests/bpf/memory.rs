@@ -15,9 +15,9 @@ use weir::telemetry::{
 };
 
 use crate::{
-    compilers,
     frame::{self, v4},
     kernel::Kernel,
+    verified,
 };
 
 const MOST: u64 = 40 << 20;
@@ -119,7 +119,7 @@ fn all_maps_together_stay_below_40_mib_with_64_cpus() {
     }
     // And those that are the programs' own.
     let object = kernel.beside("memory.o");
-    compilers::compile(env!("WEIR_CLANG"), &object);
+    verified::compile(env!("WEIR_CLANG"), &object);
     let loaded = ObjectBuilder::default().open_file(&object).unwrap().load().unwrap();
     fs::remove_file(&object).unwrap();
     let shapes: Vec<_> = loaded
@@ -144,7 +144,7 @@ fn programs_that_share_lines_count_as_those_that_do_not() {
     const TIMES: u64 = 100;
     let kernel = Kernel::new();
     let object = kernel.beside("lines.o");
-    compilers::compile(env!("WEIR_CLANG"), &object);
+    verified::compile(env!("WEIR_CLANG"), &object);
     let mut open = ObjectBuilder::default().open_file(&object).unwrap();
     fs::remove_file(&object).unwrap();
     // All constants are true, then: which of them doesn't matter to bytes and packets.
