@@ -53,12 +53,17 @@ fn run(rows: &mut Rows) -> Result<()> {
     if !time.is_zero() {
         reload::tell(rows)?;
         let pairs = Pairs::start(&floor)?;
+        let mut gaps = requests::Gaps::default();
         requests::tell(&pairs, time, rows)?;
+        gaps.after("wrk")?;
         streams::tell(&pairs, time, rows)?;
+        gaps.after("iperf3")?;
         pairs.check(&floor)?;
         millicores::tell(&pairs.counted, time, rows)?;
+        gaps.after("requests at a steady rate")?;
         requests::tell_reloaded(&pairs.counted, time, rows)?;
-        requests::tell_gaps(rows)?;
+        gaps.after("swaps of the programs")?;
+        gaps.tell(rows)?;
     }
     Ok(())
 }

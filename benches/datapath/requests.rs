@@ -115,13 +115,32 @@ pub fn tell(pairs: &Pairs, time: Duration, rows: &mut Rows) -> Result<()> {
     Ok(())
 }
 
-/// What of all that was sent to and from the counted pods could not be followed.
-pub fn tell_gaps(rows: &mut Rows) -> Result<()> {
-    let stats = Maps::open(Path::new(BPF_DIR))?.snapshot()?.stats;
-    let last = usize::try_from(Stat::STAT_GAP_FRAGMENT.0)?;
-    let gaps: u64 = stats.iter().take(last + 1).sum();
-    rows.add(Row::one("gaps, of all that was sent", "gaps", gaps as f64).exactly(0.0))?;
-    Ok(())
+/// What of all that was sent to and from the counted pods could not be followed, and until when it was.
+#[derive(Debug, Default)]
+pub struct Gaps(Vec<u64>);
+
+impl Gaps {
+    /// Says what came since the last time.
+    pub fn after(&mut self, what: &str) -> Result<()> {
+        let stats = Maps::open(Path::new(BPF_DIR))?.snapshot()?.stats;
+        let last = usize::try_from(Stat::STAT_GAP_FRAGMENT.0)?;
+        let now: Vec<u64> = stats.into_iter().take(last + 1).collect();
+        for (cause, gaps) in now.iter().enumerate() {
+            let new = gaps - self.0.get(cause).unwrap_or(&0);
+            if new > 0 {
+                eprintln!("datapath: {what}: {new} gaps of cause {cause} (enum stat)");
+            }
+        }
+        self.0 = now;
+        Ok(())
+    }
+
+    /// The row of all.
+    pub fn tell(self, rows: &mut Rows) -> Result<()> {
+        let gaps: u64 = self.0.iter().sum();
+        rows.add(Row::one("gaps, of all that was sent", "gaps", gaps as f64).exactly(0.0))?;
+        Ok(())
+    }
 }
 
 /// The programs are swapped again and again, until enough requests were served meanwhile.
