@@ -110,9 +110,9 @@ struct half {
 	__u8 method;  /* of the current request */
 	__u8 then;    /* the state behind what is skipped */
 	__u8 upgrade; /* enum upgrade */
-	__u8 zero;
-	__u32 held; /* places that this direction has in the map held; atomic, owner or not */
-	__u32 kept; /* segments that ever went there; likewise, and it only grows */
+	__u8 lines;   /* it began with an empty line, so that only lines can follow */
+	__u32 held;   /* places that this direction has in the map held; atomic, owner or not */
+	__u32 kept;   /* segments that ever went there; likewise, and it only grows */
 	__u8 line[LINE_PREFIX]; /* what an unfinished line or token began with */
 };
 
@@ -273,6 +273,7 @@ struct http2 {
 	__u16 zero;
 	__u32 pod; /* attachment id */
 	__u32 more_zero;
+	__u64 ended_ns; /* when, monotonic */
 	struct http2_half half[DIRECTION_MAX];
 };
 

@@ -287,8 +287,9 @@ __noinline __u64 line_tail(struct cursor *c, __u32 from, __u32 to, __u64 tail)
 		if (!(((bytes - ONES * '!') | bytes) & HIGHS))
 			return __builtin_bswap64(bytes);
 	}
-	at = to - from > 12 ? to - 12 : from;
-	for (i = 0; i < 12; i++) {
+	/* All of it, so that a line is no other for the pieces that it came in. */
+	at = from;
+	for (i = 0; i < WINDOW; i++) {
 		__u8 byte = c->window[at & WINDOW_MASK];
 
 		if (at >= to)

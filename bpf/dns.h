@@ -251,12 +251,19 @@ static __noinline void dns(struct __sk_buff *skb, const struct packet *p, __u32 
 
 	if (!c)
 		return;
+	/* A held segment may have been the last that was read. */
+	c->source = 0;
 	c->at = at + DNS_HEADER;
 	c->end = p->end < c->at + DNS_QUESTION_MAX ? p->end : c->at + DNS_QUESTION_MAX;
 	c->filled = 0;
 	if (p->end < c->at || load(skb, at, &header, sizeof(header)))
 		goto malformed;
 	flags = bpf_ntohs(header.flags);
+	/* Between two servers the message alone says who asks. */
+	if (p->key.pod_port == p->key.peer_port) {
+		response = !!(flags & DNS_RESPONSE);
+		side.role = response == tx ? ROLE_SERVER : ROLE_CLIENT;
+	}
 	if (flags & DNS_OPCODE)
 		return; /* Updates and notifications are no look-ups. */
 	if (!!(flags & DNS_RESPONSE) != response)

@@ -182,6 +182,42 @@ static __always_inline int hold(struct step *s, __u32 dir, __u32 seq, __u32 at, 
 	return 0;
 }
 
+/* Looks for a held segment whose turn has come. */
+static long turn_step(__u32 i, struct cursor **cur)
+{
+	struct cursor *c = *cur;
+	struct held *slot = held_at(i);
+
+	if (!slot)
+		return 1;
+	if (slot->state != HELD_FULL || slot->conn != c->search.conn ||
+	    slot->dir != c->search.dir || (__s32)(c->search.seq - slot->seq) < 0)
+		return 0;
+	c->search.found = i + 1;
+	return 1;
+}
+
+/* The number, from 1, of the held segment whose turn it is; 0: none. */
+static __always_inline __u32 find_turn(struct cursor *c, const struct conn *conn,
+				       const struct half *h, __u32 dir)
+{
+	c->search.conn = conn->id;
+	c->search.dir = dir;
+	c->search.seq = h->next;
+	c->search.found = 0;
+	bpf_loop(HOLD_SLOTS, turn_step, &c, 0);
+	return c->search.found;
+}
+
+/* Whether a direction holds what never got its turn. What another CPU has handed over just now has
+ * it. */
+static __always_inline int has_hole(struct cursor *c, const struct conn *conn, __u32 dir)
+{
+	const struct half *h = &conn->half[dir];
+
+	return h->held && !find_turn(c, conn, h, dir);
+}
+
 static long drop_step(__u32 i, __u64 *conn)
 {
 	struct held *slot = held_at(i);

@@ -228,6 +228,7 @@ static __always_inline int line_end(struct step *s, __u32 len)
 	case HALF_START:
 		/* RFC 9112, 2.2: an empty line before a message is ignored. */
 		if (empty) {
+			h->lines = 1;
 			h->head_len = 0;
 			return 0;
 		}
@@ -371,13 +372,12 @@ static __always_inline int line_step(struct step *s)
 	h->head_len += len;
 	if (h->head_len > HEAD_MAX)
 		return give_up(s, STAT_GAP_MALFORMED);
-	if (newline < 0) {
-		if (s->conn->protocol == L7_UNDECIDED && h->line_len > UNDECIDED_MAX) {
-			decide(s->conn, L7_UNKNOWN);
-			return 1;
-		}
-		return 0;
+	if (s->conn->protocol == L7_UNDECIDED && h->line_len > UNDECIDED_MAX) {
+		decide(s->conn, L7_UNKNOWN);
+		return 1;
 	}
+	if (newline < 0)
+		return 0;
 	len = h->line_len;
 	h->line_len = 0;
 	newline = line_end(s, len);

@@ -255,6 +255,7 @@ static __always_inline void http2_end(struct conn *conn, __u8 error)
 
 	if (!of)
 		return;
+	of->ended_ns = bpf_ktime_get_ns();
 	of->ended = 1 + error;
 	if (!of->open)
 		http2_forget(conn->id, conn->pod);

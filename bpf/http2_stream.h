@@ -159,10 +159,14 @@ static __always_inline void stream_end(struct step *s, __u8 error)
 {
 	struct http2_stream_key key = {.conn = s->conn->id, .stream = s->http2->stream};
 	struct http2_stream *found = bpf_map_lookup_elem(&http2_streams, &key);
+	struct http2 *of = http2_of(s->conn);
 
 	if (found)
-		stream_remove(&key, found, http2_of(s->conn), error, s->cur->now);
-	else if (!error && s->http2->stream & 1) /* Nobody asks for what is pushed. */
+		stream_remove(&key, found, of, error, s->cur->now);
+	else if (!error && s->http2->stream & 1 && of &&
+		 s->http2->stream > of->half[requests_direction(s->conn) & 1].newest)
+		/* Nobody asks for what is pushed; and what was asked for is counted already, as
+		 * reset, or found no place. */
 		role_count(s->conn, COUNTER_HTTP_UNMATCHED, 0, 1);
 }
 

@@ -326,39 +326,20 @@ static __always_inline struct conn *tcp(struct __sk_buff *skb, struct cursor *c,
 	return NULL;
 }
 
-/* Looks for a held segment whose turn has come. */
-static long turn_step(__u32 i, struct cursor **cur)
-{
-	struct cursor *c = *cur;
-	struct held *slot = held_at(i);
-
-	if (!slot)
-		return 1;
-	if (slot->state != HELD_FULL || slot->conn != c->search.conn ||
-	    slot->dir != c->search.dir || (__s32)(c->search.seq - slot->seq) < 0)
-		return 0;
-	c->search.found = i + 1;
-	return 1;
-}
-
 /* Sets the cursor on the held segment whose turn it is. Call owning the direction. */
 static __always_inline int turn(struct cursor *c, struct conn *conn, struct half *h, __u32 dir)
 {
 	struct held *slot;
 	__u32 seen;
 
-	c->search.conn = conn->id;
-	c->search.dir = dir;
-	c->search.seq = h->next;
-	c->search.found = 0;
-	bpf_loop(HOLD_SLOTS, turn_step, &c, 0);
-	if (!c->search.found)
+	if (!find_turn(c, conn, h, dir))
 		return 0;
 	slot = held_at(c->search.found - 1);
 	/* Else another CPU adds to it just now, and looks for its turn when that is done. */
 	if (!slot ||
 	    __sync_val_compare_and_swap(&slot->state, HELD_FULL, HELD_CLAIMED) != HELD_FULL)
 		return 0;
+	c->now = bpf_ktime_get_ns();
 	c->body = 0;
 	c->gap = 0;
 	set_bytes(c, 0, 0, 0);

@@ -85,6 +85,8 @@ static __always_inline int first_bytes(struct step *s)
 		return 0;
 	if (s->responses)
 		return greeting(s);
+	if (s->half->lines)
+		return 1;
 	first = s->half->line_len ? s->half->line[0] : s->cur->window[0];
 	if (first == TLS_HANDSHAKE) {
 		tls_client(s);

@@ -138,7 +138,7 @@ static long sweep_stream(void *map, struct http2_stream_key *key, struct http2_s
 		return 0;
 	if (pod_state(stream->pod) != POD_FORGOTTEN) {
 		stream_remove(key, stream, of, of ? of->ended - 1 : HTTP_ERROR_NO_RESPONSE,
-			      sweeping.now);
+			      of ? of->ended_ns : sweeping.now);
 		return 0;
 	}
 	pod = stream->pod;

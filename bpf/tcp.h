@@ -74,18 +74,32 @@ static __always_inline void conn_release(struct conn *conn)
 	half_release(&conn->half[DIRECTION_RX]);
 }
 
+/* Whether a byte of either side was read. */
+static __always_inline int has_spoken(const struct conn *conn)
+{
+	const struct half *asks = &conn->half[requests_direction(conn) & 1];
+	const struct half *answers = &conn->half[!requests_direction(conn)];
+
+	return conn->state == TCP_ESTABLISHED && (asks->next - asks->fin != conn->isn + 1 ||
+						  answers->next - answers->fin != conn->answer);
+}
+
 /* Counts what waits as unanswered, a response that was under way with the status it had. */
 static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64 now)
 {
 	struct half *responses =
 		conn->role == ROLE_CLIENT ? &conn->half[DIRECTION_RX] : &conn->half[DIRECTION_TX];
+	struct cursor *c = cursor();
 
-	if (conn->opaque == OPAQUE_NOT && conn->state == TCP_ESTABLISHED &&
-	    (conn->half[DIRECTION_RX].held || conn->half[DIRECTION_TX].held)) {
+	if (c && conn->opaque == OPAQUE_NOT && conn->state == TCP_ESTABLISHED &&
+	    (has_hole(c, conn, DIRECTION_RX) || has_hole(c, conn, DIRECTION_TX))) {
 		/* The hole before what is held was never filled. */
 		conn->opaque = OPAQUE_GAP;
 		stat_add(STAT_GAP_SEQUENCE, 1);
 	}
+	/* One side alone has said something, or neither enough. */
+	if (conn->opaque == OPAQUE_NOT && !conn->decided && has_spoken(conn))
+		decide(conn, L7_UNKNOWN);
 	if (conn->opaque == OPAQUE_GAP)
 		error = HTTP_ERROR_MALFORMED;
 	if (conn->http2) {
@@ -93,7 +107,9 @@ static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64
 		/* What the client may still say asks for nothing. */
 		conn->opaque = conn->opaque ?: OPAQUE_PROTOCOL;
 	}
-	if (conn->protocol == L7_HTTP1 && responses->status && conn->opaque == OPAQUE_NOT) {
+	/* An interim response is none. */
+	if (conn->protocol == L7_HTTP1 && (responses->status >= 200 || responses->status == 101) &&
+	    conn->opaque == OPAQUE_NOT) {
 		if (responses->state == HALF_BODY && responses->remain >= UNTIL_CLOSE / 2 &&
 		    responses->fin)
 			exchange_end(conn, responses, now, HTTP_ERROR_NONE);
@@ -293,9 +309,11 @@ static __always_inline int tcp_open(const struct packet *p, __u32 pod, __u32 dir
 				conn->early = early;
 			return 1;
 		}
+		/* The pod's own word is enough behind an end. */
 		if (conn->state != TCP_SYN_SENT &&
 		    (conn->dying == DYING_NOT || conn->dying == DYING_UNCERTAIN) &&
-		    !conn->half[DIRECTION_RX].fin && !conn->half[DIRECTION_TX].fin) {
+		    (dir == DIRECTION_RX ||
+		     (!conn->half[DIRECTION_RX].fin && !conn->half[DIRECTION_TX].fin))) {
 			conn->again_ns = now;
 			conn->again_isn = isn;
 			conn->again = 1 + dir;

@@ -9,6 +9,9 @@
 #include "step.h"
 
 #define TLS_ALERT 21
+/* Record header, level and description. */
+#define TLS_ALERT_LEN 7
+#define TLS_WARNING 1
 #define TLS_HANDSHAKE 22
 #define TLS_SERVER_HELLO 2
 /* Record header, handshake header, version, random, and the length of the session id. */
@@ -99,8 +102,9 @@ static long tls_step(__u32 i, struct step *s)
 		return give_up(s, STAT_GAP_MALFORMED);
 	switch (h->state) {
 	case HALF_START:
-		/* What refuses a handshake is shorter than a ServerHello. */
-		want = 3;
+		/* What refuses a handshake is shorter than a ServerHello; a warning refuses none.
+		 */
+		want = h->line_len >= 3 && h->line[0] == TLS_ALERT ? TLS_ALERT_LEN : 3;
 		break;
 	case HALF_HELLO:
 		want = TLS_HELLO;
@@ -122,6 +126,15 @@ static long tls_step(__u32 i, struct step *s)
 		if (tls_record(h->line) && h->line[0] == TLS_HANDSHAKE) {
 			h->state = HALF_HELLO;
 			return 0;
+		}
+		if (tls_record(h->line) && h->line[0] == TLS_ALERT) {
+			if (want == 3)
+				return 0;
+			/* RFC 8446, 6: of warnings only close_notify, which is 0, ends it. */
+			if (be16(h->line + 3) == 2 && h->line[5] == TLS_WARNING && h->line[6]) {
+				h->line_len = 0;
+				return 0;
+			}
 		}
 		decide(s->conn, tls_record(h->line) ? L7_TLS : L7_UNKNOWN);
 		s->conn->opaque = OPAQUE_PROTOCOL; /* Refused: no handshake. */

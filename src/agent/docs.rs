@@ -80,6 +80,11 @@ bytes; what acknowledges anything else is passed over. The bytes of a SYN (TCP F
 handshakes of a node at a time, of others they are a gap if the server took them. A handshake of which the pod's side shows
 that it is through though a part of it never passed here is a gap, too, and its connection is not counted.
 
+A connection that ends before both sides have shown what they speak, where only one has said something or neither enough, is
+`unknown` in `weir_l7_connections_total`. In HTTP/2, what refers to a header field older than the newest 128 of a table
+(which takes a peer with a table of more than the protocol's 4,096 bytes) is not known: the status is `unknown`, the method
+`_OTHER`, and a call is not seen to be one of gRPC.
+
 ## What a request to a database is
 
 A connection is taken for a database's when both its sides spoke as that database does, whatever its port; what was asked

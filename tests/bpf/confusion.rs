@@ -234,9 +234,9 @@ fn may_be_dns(exchange: &Exchange) -> bool {
     matches!(&exchange.turns[0], (Side::Client, bytes) if bytes[0] < 16)
 }
 
-/// Nothing was told of it, or that it is unknown.
+/// Nothing was told of it but that it is unknown.
 fn is_nothing(counts: &Counts, role: Role) -> bool {
-    *counts == opened_and_closed(role) || *counts == taken_for(UNKNOWN, role)
+    *counts == taken_for(UNKNOWN, role)
 }
 
 /// What the client of an exchange asked for, as if nobody had said anything to it: each request without a

@@ -62,6 +62,25 @@ fn queries_and_responses_by_type_and_code_in_both_roles() {
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_DNS_LOOKUP), 10);
 }
 
+/// A resolver may ask from the port that it answers at.
+#[test]
+fn between_two_servers_the_message_says_who_asks() {
+    let kernel = Kernel::new();
+    let (here, there) = (v4(2, 53), v4(9, 53));
+    let mut expected = Counts::default();
+    for (id, role) in [(1, Role::ROLE_CLIENT), (2, Role::ROLE_SERVER)] {
+        let (asks, serves) = if role == Role::ROLE_CLIENT { (here, there) } else { (there, here) };
+        let query = frame::udp(asks, serves, &message(id, 0x0100, &["a"], A));
+        let response = frame::udp(serves, asks, &message(id, 0x8180, &["a"], A));
+        kernel.pass(0, role == Role::ROLE_CLIENT, &query);
+        kernel.pass(0, role == Role::ROLE_SERVER, &response);
+        let role = u8::try_from(role.0).unwrap();
+        expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, A, 1);
+        expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, 0, 0, A, 1);
+    }
+    assert_eq!(kernel.counts(), expected);
+}
+
 #[test]
 fn a_query_sent_again_is_two_queries_and_one_look_up() {
     let kernel = Kernel::new();

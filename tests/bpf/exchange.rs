@@ -8,6 +8,7 @@ use weir::telemetry::wire::{
 use crate::{kernel::Counts, stream::Side};
 
 /// The bytes of a connection, and what they add to the counters in either role of the pod.
+#[derive(Clone)]
 pub struct Exchange {
     pub name: &'static str,
     /// Who says what, in this order; each turn in any number of segments.
@@ -102,6 +103,11 @@ impl Exchange {
     pub fn is(&self, protocol: L7Protocol) -> bool {
         let taken = |kind| kind == CounterKind::COUNTER_L7_CONNECTIONS;
         self.counted.iter().any(|count| taken(count.0) && count.1 == protocol.0)
+    }
+
+    /// The same of other segments.
+    pub fn played(&self, turns: impl IntoIterator<Item = (Side, Vec<u8>)>) -> Self {
+        Self { turns: turns.into_iter().collect(), ..self.clone() }
     }
 
     pub fn expected(&self, role: Role) -> Counts {

@@ -130,9 +130,15 @@ fn a_first_line_that_does_not_show_what_it_is_makes_the_protocol_unknown() {
         let line = [first, &"p".repeat(len - first.len() - last.len()), last, "\r\n"].concat();
         Exchange::new("a long first line", line, SAYS, protocol)
     };
-    let right = line(MOST, L7Protocol::L7_HTTP1).request(GET, V1_1, 204);
-    let beyond = line(3 * MOST, L7Protocol::L7_UNKNOWN);
-    assert_right(&mut listener, &[right, beyond]);
+    // Less its newline.
+    let right = [MOST, MOST + 1].map(|len| line(len, L7Protocol::L7_HTTP1));
+    let beyond = [MOST + 2, MOST + 300, 3 * MOST].map(|len| line(len, L7Protocol::L7_UNKNOWN));
+    for exchange in right.map(|line| line.request(GET, V1_1, 204)).into_iter().chain(beyond) {
+        let (first, rest) = exchange.turns[0].1.split_at(MOST - 1);
+        let said = [(Client, first), (Client, rest), (Server, SAYS)];
+        let cut = exchange.played(said.map(|(side, bytes)| (side, bytes.to_vec())));
+        assert_right(&mut listener, &[exchange, cut]);
+    }
     assert_right(&mut listener, &http1_cases::exchanges());
 }
 
@@ -215,6 +221,30 @@ fn what_comes_to_a_busy_direction_and_finds_no_place_is_told_of() {
     let right = http1("", "", "", &[(GET, V1_1, 204)], (0, 0)).expected(Role::ROLE_SERVER);
     assert_eq!(kernel.counts().since(&before).above_tcp(), right);
     assert_eq!(kernel.gaps(), told);
+    assert_balanced(&kernel);
+}
+
+/// Both sides close at once, each on a CPU of its own: the end that waits for the other CPU lacks nothing.
+#[test]
+fn an_end_that_waits_for_another_cpu_at_the_end_is_no_gap() {
+    let kernel = Kernel::new();
+    for (n, port) in (40_000..40_002).enumerate() {
+        let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, v4(9, port), v4(2, 80));
+        stream.send(Client, ASKS);
+        stream.send(Server, SAYS);
+        kernel.own(Direction::DIRECTION_RX, true);
+        stream.fin(Client);
+        kernel.own(Direction::DIRECTION_RX, false);
+        if n == 0 {
+            stream.fin(Server);
+        } else {
+            stream.reset(Server);
+        }
+        assert_eq!(kernel.gaps(), [].into(), "{n}");
+    }
+    let counts = kernel.counts();
+    assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), 2, "{counts:?}");
+    assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?}");
     assert_balanced(&kernel);
 }
 

@@ -3,8 +3,10 @@
 use weir::telemetry::wire::{CounterKind, Role, Stat};
 
 use crate::{
-    frame::{ACK, v4},
+    dns,
+    frame::{ACK, udp, v4},
     kernel::Kernel,
+    parallel::stay_on,
     stream::{Side, Stream},
 };
 
@@ -106,4 +108,27 @@ fn what_waits_for_its_turn_survives_a_sweep() {
     stream.advance(Side::Client, REQUEST.len());
     stream.send(Side::Server, RESPONSE);
     assert_eq!([requests(&kernel), gaps(&kernel)], [1, 0]);
+}
+
+/// What is read of a place is no other message's, of whatever pod, which the same CPU handles next.
+#[test]
+fn behind_bytes_that_waited_a_look_up_is_read_from_its_own_packet() {
+    stay_on(0);
+    let kernel = Kernel::new();
+    let stream = Stream::open(&kernel, SERVER, v4(9, 20_000), v4(2, 80));
+    let request = [REQUEST.trim_ascii_end(), b"\r\nX: ", &[b'x'; 200], b"\r\n\r\n"].concat();
+    let (first, second) = request.split_at(10);
+    let start = stream.next(Side::Client);
+    stream.segment(Side::Client, start.wrapping_add(10), ACK, second);
+    stream.segment(Side::Client, start, ACK, first);
+    let (asks, serves) = (v4(2, 5000), v4(9, 53));
+    kernel.leave_pod(&udp(asks, serves, &dns::message(7, 0x0100, &["a"], 1)));
+    kernel.enter_pod(&udp(serves, asks, &dns::message(7, 0x8180, &["a"], 1)));
+    let counts = kernel.counts();
+    assert_eq!(counts.of(CounterKind::COUNTER_DNS_QUERIES), 1);
+    assert_eq!(counts.of(CounterKind::COUNTER_DNS_RESPONSES), 1);
+    for kind in [CounterKind::COUNTER_DNS_MALFORMED, CounterKind::COUNTER_DNS_UNMATCHED] {
+        assert_eq!(counts.of(kind), 0, "{counts:?}");
+    }
+    assert_eq!(gaps(&kernel), 0);
 }

@@ -84,7 +84,14 @@ fn early_ends_are_named_and_never_given_a_status() {
     stream.fin(Side::Server);
     assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_CANCELLED), 2);
     assert_eq!(requests(&kernel), [(GET, V1_1, 0, 4)]);
-    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 4);
+    // In the middle of an interim response's head, which is not the answer.
+    let mut stream = open(&kernel, 40005);
+    stream.send(Side::Client, request);
+    stream.send(Side::Server, b"HTTP/1.1 103 Early Hints\r\nLink: x");
+    stream.reset(Side::Server);
+    assert_eq!(errors(&kernel, HttpError::HTTP_ERROR_RESET), 2);
+    assert_eq!(requests(&kernel), [(GET, V1_1, 0, 5)]);
+    assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_HTTP_REQUEST), 5);
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub fn exchanges() -> Vec<Exchange> {
     let mut all = vec![settings_only(), frames(), split_block()];
     all.extend(http2_end_cases::exchanges());
     all.extend([upgraded(), upgraded_at_once(), upgraded_and_left(), not_upgraded()]);
+    all.push(answered_in_vain());
     all.extend([recorded(1), recorded(10)]);
     all.extend(http2_identity_cases::exchanges());
     all
@@ -85,6 +86,15 @@ pub fn get(stream: u32) -> Vec<u8> {
 /// Its whole answer.
 pub fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
+}
+
+/// Answers to a stream that the client has reset, and to one that nobody opened.
+fn answered_in_vain() -> Exchange {
+    let requests = client(&[get(1), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])]);
+    http2("answers in vain", requests, server(&[ok(1), ok(7)]))
+        .request(GET, V2, 0)
+        .error(HttpError::HTTP_ERROR_CANCELLED)
+        .count(CounterKind::COUNTER_HTTP_UNMATCHED, 0, 0, 0, 1)
 }
 
 fn settings_only() -> Exchange {

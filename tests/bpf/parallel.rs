@@ -30,7 +30,7 @@ const ROUNDS: u16 = 10;
 /// No segment overtakes more than so many others; a place takes hundreds as short as these.
 const AHEAD: usize = 64;
 
-fn stay_on(cpu: usize) {
+pub fn stay_on(cpu: usize) {
     let mut cpus = CpuSet::new();
     cpus.set(cpu).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();

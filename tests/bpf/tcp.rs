@@ -264,6 +264,22 @@ fn a_reused_pair_of_ports_is_a_new_connection_once_the_server_says_so() {
     assert_eq!(kernel.observations(HistogramKind::HISTOGRAM_TCP_CONNECT), 2);
 }
 
+/// Nor of a connection that one side has closed: the answer may be under way still.
+#[test]
+fn a_stray_syn_ends_no_connection_that_the_client_has_closed() {
+    let kernel = Kernel::new();
+    let (client, server) = (v4(9, 40000), v4(2, 80));
+    let mut old = Stream::open(&kernel, SERVER, client, server);
+    old.send(Side::Client, b"GET / HTTP/1.1\r\n\r\n");
+    old.fin(Side::Client);
+    Stream::syn_from(&kernel, SERVER, client, server, 7_000_000);
+    old.send(Side::Server, b"HTTP/1.1 204 No Content\r\n\r\n");
+    old.fin(Side::Server);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_REQUESTS), 1);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_HTTP_ERRORS), 0);
+    assert_eq!(kernel.counts().of(CounterKind::COUNTER_TCP_CLOSED), 1);
+}
+
 #[test]
 fn a_syn_repeated_after_its_answer_got_lost_is_no_second_connection() {
     let kernel = Kernel::new();

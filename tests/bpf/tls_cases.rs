@@ -23,6 +23,12 @@ pub fn exchanges() -> Vec<Exchange> {
         tls("1.1 without extensions", server(0x302, &[1; 32], &[]), V::TLS_VERSION_1_1),
         tls("1.0", hello(0x301, &[]), V::TLS_VERSION_1_0),
         tls("one to come", hello(0x303, &versions(0x305)), V::TLS_VERSION_OTHER),
+        tls(
+            "a warning before it",
+            [record(21, &[1, 112]), hello(0x303, &behind)].concat(),
+            V::TLS_VERSION_1_3,
+        ),
+        Exchange::new("closed before it", client(), record(21, &[1, 0]), L7Protocol::L7_TLS),
         Exchange::new("refused by an alert", client(), record(21, &[2, 40]), L7Protocol::L7_TLS),
     ]
 }
