@@ -33,6 +33,15 @@ pub fn assert_counted(pair: &Pair, family: &str, labels: &[&str], own: impl Fn()
     pair.assert_no_gap();
 }
 
+/// In neither role anything was counted of a family, which there is.
+pub fn assert_none(pair: &Pair, family: &str) {
+    let page = pair.metrics();
+    assert!(page.contains(&format!("# TYPE {family} ")), "there is no family {family}");
+    for role in ["server", "client"] {
+        assert_eq!(counts(&page, family, role, &[]), Counts::new(), "{family}");
+    }
+}
+
 /// A family's counts of a role, without the zeros.
 pub fn counts(page: &str, family: &str, role: &str, labels: &[&str]) -> Counts {
     let mut found = Counts::new();

@@ -13,10 +13,10 @@ use tonic::{
 };
 
 use crate::{
-    counts::{Counts, assert_counted, total},
+    counts::{Counts, assert_counted, assert_none, total},
     grpc_service::{Ask, Ending, Raw, Service},
-    nginx::url,
-    pair::Pair,
+    nginx::{UNMATCHED, url},
+    pair::{BURSTS, Pair},
 };
 
 const PORT: u16 = 50_051;
@@ -110,7 +110,8 @@ fn calls_are_counted_by_the_status_that_both_ends_saw() {
     let pair = Pair::new("grpc");
     let service = Service::start(pair.listen(PORT));
     let mut seen = Counts::new();
-    for address in &pair.addresses {
+    for (address, segments) in pair.addresses.iter().zip(BURSTS) {
+        pair.set_burst(segments);
         for (connections, at_once) in [(1, 1), (3, 40)] {
             let made = pair.at_client(|| {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -132,4 +133,5 @@ fn calls_are_counted_by_the_status_that_both_ends_saw() {
     assert_counted(&pair, "weir_http_requests_total", &["status"], || by_status.clone());
     let cancelled = Counts::from([("cancelled".to_owned(), 8 * 2)]);
     assert_counted(&pair, "weir_http_errors_total", &["error"], || cancelled.clone());
+    assert_none(&pair, UNMATCHED);
 }

@@ -6,16 +6,18 @@ use std::{
 };
 
 use crate::{
-    counts::{Counts, assert_counted, counts, total},
-    nginx::{LABELS, Nginx, REQUESTS, assert_bodies, assert_durations, url},
-    pair::Pair,
+    counts::{Counts, assert_counted, assert_none, counts, total},
+    nginx::{LABELS, Nginx, REQUESTS, UNMATCHED, assert_bodies, assert_durations, url},
+    pair::{BURSTS, Pair},
 };
 
 #[test]
 fn wrk_is_counted_to_the_last_request() {
     let pair = Pair::new("wrk");
     let nginx = Nginx::start(&pair);
-    for (address, more) in pair.addresses.iter().zip([&[][..], &["-H", "Connection: close"]]) {
+    let modes = [&[][..], &["-H", "Connection: close"]];
+    for ((address, more), segments) in pair.addresses.iter().zip(modes).zip(BURSTS) {
+        pair.set_burst(segments);
         let url = format!("{}/hello", url(address, 80));
         pair.ask(&[&["timeout", "20", "wrk", "-t1", "-c32", "-d1s"], more, &[&url]].concat());
     }
@@ -37,6 +39,7 @@ fn wrk_is_counted_to_the_last_request() {
         assert!(total(&by_status) <= 64, "{role}: {by_status:?}");
     }
     assert_durations(&pair, &nginx);
+    assert_none(&pair, UNMATCHED);
 }
 
 #[test]
@@ -61,10 +64,14 @@ fn pipelined_requests_are_told_apart() {
         [REQUEST.repeat(n - 1), last.to_vec()].concat()
     };
     // As much as a segment takes, odd pieces, and a byte a segment.
-    for (n, piece) in [(2_000, usize::MAX), (500, 61), (10, 1)] {
-        assert_eq!(converse(&requests(n), piece), n);
+    for segments in BURSTS {
+        pair.set_burst(segments);
+        for (n, piece) in [(2_000, usize::MAX), (500, 61), (10, 1)] {
+            assert_eq!(converse(&requests(n), piece), n);
+        }
     }
     assert_counted(&pair, REQUESTS, &LABELS, || nginx.requests());
-    assert_eq!(total(&nginx.requests()), 2_510);
+    assert_eq!(total(&nginx.requests()), 2 * 2_510);
     assert_bodies(&pair, nginx.bodies());
+    assert_none(&pair, UNMATCHED);
 }

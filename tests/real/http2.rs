@@ -4,8 +4,8 @@
 use std::{fs, path::PathBuf};
 
 use crate::{
-    counts::{Counts, assert_counted, counts, total},
-    nginx::{LABELS, Nginx, REQUESTS, assert_bodies, assert_durations, url},
+    counts::{Counts, assert_counted, assert_none, counts, total},
+    nginx::{LABELS, Nginx, REQUESTS, UNMATCHED, assert_bodies, assert_durations, url},
     pair::{BURSTS, Pair, Process, wait_until},
 };
 
@@ -110,6 +110,7 @@ fn h2load_and_nghttpd_agree_with_what_is_counted() {
     assert_counted(&pair, REQUESTS, &["method"], || nghttpd.said(":method: "));
     assert_eq!(counts(&pair.metrics(), REQUESTS, "client", &["protocol"]).len(), 1);
     load.assert_counted(&pair);
+    assert_none(&pair, UNMATCHED);
 }
 
 #[test]
@@ -139,4 +140,5 @@ fn h2load_and_nginx_agree_with_what_is_counted() {
     assert!(total(&nginx.requests()) > 8_000);
     assert_durations(&pair, &nginx);
     load.assert_counted(&pair);
+    assert_none(&pair, UNMATCHED);
 }

@@ -100,6 +100,9 @@ fn configuration(dir: &str) -> String {
 pub const REQUESTS: &str = "weir_http_requests_total";
 pub const LABELS: [&str; 3] = ["method", "protocol", "status"];
 
+/// What nobody asked for, as far as Weir saw; there is none.
+pub const UNMATCHED: &str = "weir_http_unmatched_responses_total";
+
 /// Each request has a duration.
 pub fn assert_durations(pair: &Pair, nginx: &Nginx) {
     let own = || {

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::chown, process::Command};
 
-use crate::pair::{Pair, Process, Requests, run, wait_until};
+use crate::pair::{BURSTS, Pair, Process, Requests, run, wait_until};
 
 /// Where Debian puts the newest version's programs.
 fn program(name: &str) -> String {
@@ -82,9 +82,9 @@ fn every_statement_is_counted_as_postgresql_counts_it() {
         pair.ask(&[&["timeout", "60", &pgbench, "-h", address][..], words, &user].concat());
     };
     bench(&pair.addresses[0], &["-i", "-q", "-s", "1"]);
-    for (mode, address) in
-        ["simple", "extended", "prepared"].iter().zip(pair.addresses.iter().cycle())
-    {
+    let ends = pair.addresses.iter().zip(BURSTS).cycle();
+    for (mode, (address, segments)) in ["simple", "extended", "prepared"].iter().zip(ends) {
+        pair.set_burst(segments);
         bench(address, &["-n", "-S", "-M", mode, "-c", "2", "-t", "500"]);
         // Of a prepared BEGIN pg_stat_statements of PostgreSQL 15 counts the first execution only.
         if *mode != "prepared" {
@@ -97,6 +97,7 @@ fn every_statement_is_counted_as_postgresql_counts_it() {
     fs::write(&script, pipeline).unwrap();
     let script = script.to_str().unwrap();
     bench(&pair.addresses[0], &["-n", "-M", "extended", "-t", "50", "-f", script]);
+    pair.set_burst(BURSTS[1]);
     bench(&pair.addresses[1], &["-n", "-M", "prepared", "-t", "50", "-f", script]);
     let say = |words: &[&str]| {
         pair.try_to_ask(&[&[&psql, "-Xq", "-h", &pair.addresses[0]][..], words, &user].concat())

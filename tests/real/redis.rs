@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::pair::{Pair, Process, Requests, run, wait_until};
+use crate::pair::{BURSTS, Pair, Process, Requests, run, wait_until};
 
 /// What the server is asked by its socket, beside the network.
 fn aside(socket: &Path, words: &[&str]) -> String {
@@ -65,10 +65,12 @@ fn every_command_is_counted_as_redis_counts_it() {
     let _server = start(&pair);
     let tests = "ping_inline,ping_mbulk,set,get,incr,lpush,rpush,lpop,rpop,sadd,hset,spop,zadd,zpopmin,lrange_100,mset";
     let short: &[&str] = &["-n", "3000", "-c", "10"];
-    for (address, more) in pair.addresses.iter().zip([
+    let modes = [
         [short, &["-P", "1", "-d", "3"]].concat(),
         [short, &["-P", "100", "-d", "2000", "-3"]].concat(),
-    ]) {
+    ];
+    for ((address, more), segments) in pair.addresses.iter().zip(modes).zip(BURSTS) {
+        pair.set_burst(segments);
         let words = ["timeout", "60", "redis-benchmark", "-q", "-h", address, "-t", tests];
         pair.ask(&[&words[..], &more].concat());
     }
