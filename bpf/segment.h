@@ -29,7 +29,12 @@ static __always_inline void set_bytes(struct cursor *c, __u32 source, __u32 at, 
 /* Whether a gap is inside a body, or where nobody reads, so that its bytes are not missed. */
 static __always_inline int gap_is_blind(const struct step *s, __u32 gap)
 {
-	return s->conn->opaque || (s->half->state >= HALF_BODY && s->half->remain >= gap);
+	if (s->conn->opaque)
+		return 1;
+	/* Where the tunnel was refused, a request comes next. */
+	if (s->half->state == HALF_TUNNEL && !exchange_waits(s->conn))
+		return 0;
+	return s->half->state >= HALF_BODY && s->half->remain >= gap;
 }
 
 /*
@@ -62,7 +67,7 @@ __noinline int pod_has(struct conn *conn, __u32 acknowledged)
 
 	if (!conn || !s.cur)
 		return 0;
-	h = &conn->half[DIRECTION_RX];
+	h = s.half = &conn->half[DIRECTION_RX];
 	/* Who owns it now may come to it; if not, the next acknowledgement tells. */
 	if (half_try(h))
 		return 0;
@@ -73,7 +78,7 @@ __noinline int pod_has(struct conn *conn, __u32 acknowledged)
 		h->next = acknowledged;
 		if (conn->opaque) {
 			/* Nobody reads. */
-		} else if (h->state >= HALF_BODY && h->remain > gap) {
+		} else if (gap_is_blind(&s, gap) && h->remain > gap) {
 			h->remain -= gap;
 			if (h->state != HALF_TUNNEL && h->state != HALF_SKIP)
 				body_count(conn, DIRECTION_RX, gap);

@@ -81,7 +81,8 @@ handshakes of a node at a time, of others they are a gap if the server took them
 that it is through though a part of it never passed here is a gap, too, and its connection is not counted.
 
 A connection that ends before both sides have shown what they speak, where only one has said something or neither enough, is
-`unknown` in `weir_l7_connections_total`. In HTTP/2, what refers to a header field older than the newest 128 of a table
+`unknown` in `weir_l7_connections_total`. One that says nothing for 8,000 s, no keep-alive either, is taken to be gone; what it
+says later is bytes and packets only. In HTTP/2, what refers to a header field older than the newest 128 of a table
 (which takes a peer with a table of more than the protocol's 4,096 bytes) is not known: the status is `unknown`, the method
 `_OTHER`, and a call is not seen to be one of gRPC.
 

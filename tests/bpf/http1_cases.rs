@@ -14,11 +14,8 @@ const V1_1: HttpVersion = HttpVersion::HTTP_VERSION_1_1;
 pub fn exchanges() -> Vec<Exchange> {
     let mut all = of_two_turns();
     all.extend([until_close(), early_errors(), early_error_that_ends_it(), heads_at_their_bound()]);
+    all.extend([refused_tunnel(), refused_tunnels_at_once()]);
     all
-}
-
-pub fn refused_tunnels() -> Vec<Exchange> {
-    vec![refused_tunnel(), refused_tunnels_at_once()]
 }
 
 /// An exchange in which the sides say these in turn, the client first.

@@ -28,13 +28,6 @@ pub fn exchanges() -> Vec<Exchange> {
     all
 }
 
-/// With those of which a segment that comes before its turn is still taken for the tunnel's.
-fn in_order() -> Vec<Exchange> {
-    let mut all = exchanges();
-    all.extend(http1_cases::refused_tunnels());
-    all
-}
-
 /// The pod's role, and of which family its addresses are.
 type Place = (Role, Family);
 
@@ -132,7 +125,7 @@ impl Runner {
 #[test]
 fn whole() {
     let mut runner = Runner::new();
-    for exchange in in_order() {
+    for exchange in exchanges() {
         for number in 0..2 {
             runner.run(&exchange, both_roles(number), "whole", |stream| {
                 exchange.turns.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
@@ -179,7 +172,7 @@ fn cut_in_two(
 
 #[test]
 fn cut_in_two_at_every_offset() {
-    cut_in_two("cut", &in_order(), both_roles, |stream, side, first, second| {
+    cut_in_two("cut", &exchanges(), both_roles, |stream, side, first, second| {
         stream.send(side, first);
         stream.send(side, second);
     });
@@ -196,7 +189,7 @@ fn cut_in_two_at_every_offset_with_the_second_first() {
 
 #[test]
 fn cut_in_two_at_every_offset_with_the_first_twice() {
-    cut_in_two("cut and repeated", &in_order(), in_turn, |stream, side, first, second| {
+    cut_in_two("cut and repeated", &exchanges(), in_turn, |stream, side, first, second| {
         stream.send_ahead(side, 0, first);
         stream.send(side, first);
         stream.send(side, second);
@@ -206,7 +199,7 @@ fn cut_in_two_at_every_offset_with_the_first_twice() {
 #[test]
 fn a_byte_a_segment() {
     let mut runner = Runner::new();
-    for exchange in in_order() {
+    for exchange in exchanges() {
         for number in 0..2 {
             runner.run(&exchange, both_roles(number), "bytewise", |stream| {
                 for (side, bytes) in &exchange.turns {
@@ -273,7 +266,7 @@ fn cut_joined_repeated_and_overlapped_at_random() {
     let mut random = Random(seed);
     let mut runner = Runner::new();
     for round in 0..60 {
-        for exchange in in_order() {
+        for exchange in exchanges() {
             let pieces: Vec<_> =
                 exchange.turns.iter().map(|(_, bytes)| pieces(bytes.len(), &mut random)).collect();
             let how = format!("seed {seed} round {round}");
@@ -321,7 +314,7 @@ fn out_of_order_at_random() {
 fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
     let mut runner = Runner::new();
     // Who ended first is told in the error of what was left open.
-    for exchange in in_order().iter().filter(|exchange| !exchange.left_open) {
+    for exchange in exchanges().iter().filter(|exchange| !exchange.left_open) {
         for number in 0..2 {
             runner.run(exchange, both_roles(number), "with the FIN first", |stream| {
                 let ((side, bytes), before) = exchange.turns.split_last().unwrap();
