@@ -224,7 +224,7 @@ fn hostile_frames(exchanges: &[Exchange], round: u16, random: &mut Random) -> Ve
     frames
 }
 
-/// What another pod does meanwhile: a request whose second half comes first.
+/// What another pod does meanwhile: a request whose second half comes first, around a look-up.
 fn control(port: u16) -> Vec<Passing> {
     let (client, server) = (v4(3, port), v4(9, 80));
     let mut it = Conversation::open(client, server, true);
@@ -232,6 +232,9 @@ fn control(port: u16) -> Vec<Passing> {
     it.say(Side::Client, ACK, b"QUERY / HT");
     it.say(Side::Client, ACK, b"TP/1.1\r\n\r\n");
     it.frames.swap(before, before + 1);
+    let [query, response] = look_up(v4(3, port), v4(9, 53), 7, true);
+    it.frames.insert(before + 1, query);
+    it.frames.push(response);
     it.say(Side::Server, ACK, b"HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n");
     it.end()
 }
@@ -246,6 +249,8 @@ fn controlled(times: u64) -> Counts {
     add(CounterKind::COUNTER_L7_CONNECTIONS, L7Protocol::L7_HTTP1.0, 0, 0);
     let (query, http1) = (HttpMethod::HTTP_METHOD_QUERY.0, HttpVersion::HTTP_VERSION_1_1.0);
     add(CounterKind::COUNTER_HTTP_REQUESTS, query, http1, 299);
+    add(CounterKind::COUNTER_DNS_QUERIES, 0, 0, 1);
+    add(CounterKind::COUNTER_DNS_RESPONSES, 0, 0, 1);
     counts
 }
 
