@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include "conn.h"
 #include "wire.h"
+#include "wire_merge.h"
 
 /* Host-side ifindex to the pod behind it and its L3 counters: one look-up per packet. */
 struct {
@@ -142,5 +143,13 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } stats SEC(".maps");
+
+/* What weir_merge has added last, until it is taken out of the maps that it came from. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct merge_run);
+} merged SEC(".maps");
 
 #endif

@@ -7,7 +7,6 @@
 #define WEIR_MERGE_H
 
 #include "count.h"
-#include "wire_merge.h"
 
 struct merge {
 	struct __sk_buff *skb;
@@ -29,7 +28,7 @@ static long merge_step(__u32 i, struct merge *m)
 {
 	struct merge_entry *e = &m->entry;
 
-	if (bpf_skb_load_bytes(m->skb, ETH_HLEN + i * sizeof(*e), e, sizeof(*e)))
+	if (bpf_skb_load_bytes(m->skb, ETH_HLEN + LAYOUT_LEN + i * sizeof(*e), e, sizeof(*e)))
 		return 1;
 	switch (e->kind) {
 	case MERGE_COUNTER:
@@ -37,6 +36,12 @@ static long merge_step(__u32 i, struct merge *m)
 		break;
 	case MERGE_HISTOGRAM:
 		histogram_put(e->pod, e->fields, e->c, e->n, e->sum);
+		break;
+	case MERGE_CELLS:
+		histogram_put(e->pod, e->fields, e->c, e->n, 0);
+		/* Behind the last cell there is none, and nothing to add. */
+		if (e->sum)
+			histogram_put(e->pod, e->fields, e->c + 1, e->sum, 0);
 		break;
 	case MERGE_TRAFFIC:
 		merge_traffic(e);
@@ -48,12 +53,21 @@ static long merge_step(__u32 i, struct merge *m)
 	return 0;
 }
 
-/* The skb is entries behind an Ethernet header, as BPF_PROG_TEST_RUN wants one. */
-static __always_inline void merge(struct __sk_buff *skb)
+/*
+ * The skb is a struct merge_run behind an Ethernet header, as BPF_PROG_TEST_RUN wants one. It is
+ * kept in the same run that adds it up: whoever calls may be killed before and after that, but not
+ * within, and the next knows what is to be taken out of the older maps and not to be added again.
+ */
+static __always_inline int merge(struct __sk_buff *skb)
 {
+	__u32 zero = 0;
+	struct merge_run *run = bpf_map_lookup_elem(&merged, &zero);
 	struct merge m = {.skb = skb};
 
+	if (!run || bpf_skb_load_bytes(skb, ETH_HLEN, run, sizeof(*run)))
+		return 1;
 	bpf_loop(MERGE_ENTRIES, merge_step, &m, 0);
+	return 0;
 }
 
 #endif

@@ -160,12 +160,11 @@ int weir_sweep(struct __sk_buff *skb)
 	return 0;
 }
 
-/* Likewise. */
+/* Likewise; 0: all of it was added. */
 SEC("tc")
 int weir_merge(struct __sk_buff *skb)
 {
-	merge(skb);
-	return 0;
+	return merge(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -12,13 +12,10 @@ use std::{
 };
 
 /// The headers that define what is in maps and records, all of whose words count.
-const WHOLE: [&str; 3] = ["wire.h", "conn.h", "maps.h"];
-
-/// What no map holds.
-const NONE: &str = "wire_merge.h";
+const WHOLE: [&str; 4] = ["wire.h", "wire_merge.h", "conn.h", "maps.h"];
 
 /// The name's number, of the headers in `bpf` and of a definition that the compiler is given. Of other headers than
-/// the three the enumerations count, for a parser's place in a message is in the maps, too.
+/// the four the enumerations count, for a parser's place in a message is in the maps, too.
 ///
 /// # Errors
 /// Those of reading the directory.
@@ -27,7 +24,7 @@ pub fn name(bpf: &Path, definition: &str) -> io::Result<u64> {
     for entry in fs::read_dir(bpf)? {
         let path = entry?.path();
         let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if file.ends_with(".h") && file != NONE && !WHOLE.contains(&file) {
+        if file.ends_with(".h") && !WHOLE.contains(&file) {
             rest.push(path);
         }
     }
@@ -104,7 +101,7 @@ fn enumerations<'a>(words: &[&'a str]) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -145,9 +142,40 @@ mod tests {
         assert!(enumerations(&words(&kafka)).contains(&"kafka_stage"));
     }
 
-    /// Every number of the enumerations in wire.h, as the compiler gave it; how many there are is none.
+    /// The maps that are declared in headers of these names, or in the others.
+    fn declared(whole: bool) -> BTreeSet<String> {
+        let mut maps = BTreeSet::new();
+        for entry in fs::read_dir(BPF).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if WHOLE.contains(&name) == whole && (name.ends_with(".h") || name.ends_with(".c")) {
+                let text = fs::read_to_string(&path).unwrap();
+                let words = words(&text);
+                let sections = words.windows(4).filter(|four| four[1..3] == ["SEC", "("]);
+                let sections = sections.filter(|four| four[3] == "\".maps\"");
+                maps.extend(sections.map(|four| four[0].to_owned()));
+            }
+        }
+        maps
+    }
+
+    #[test]
+    fn a_pinned_map_more_or_less_is_another_layout() {
+        let pinned = crate::telemetry::whole::MAPS.map(str::to_owned);
+        assert_eq!(declared(true), pinned.into());
+        // Of scratch each load has its own.
+        assert_eq!(declared(false), ["cursors".to_owned()].into());
+        let maps = fs::read_to_string(Path::new(BPF).join("maps.h")).unwrap();
+        let (before, last) = maps.rsplit_once("struct {").unwrap();
+        let behind = last.split_once("SEC(\".maps\");").unwrap().1;
+        assert_ne!(of(&maps, ""), of(&format!("{before}{behind}"), ""));
+    }
+
+    /// Every number of the enumerations in wire.h and wire_merge.h, as the compiler gave it; how many there are is
+    /// none.
     fn numbers() -> BTreeMap<String, u32> {
-        let wire = fs::read_to_string(Path::new(BPF).join("wire.h")).unwrap();
+        let wire = ["wire.h", "wire_merge.h"];
+        let wire = wire.map(|file| fs::read_to_string(Path::new(BPF).join(file)).unwrap()).concat();
         let words = enumerations(&words(&wire));
         let mut ours: Vec<&str> =
             words.windows(2).filter(|two| two[0] == "enum").map(|two| two[1]).collect();

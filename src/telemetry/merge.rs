@@ -1,23 +1,13 @@
-//! The totals of one layout's maps, carried into another's.
-//!
-//! Keys are carried as they are: the numbers of an enumeration in `wire.h` are never given to another
-//! meaning, new ones come at its end.
+//! Who is counted and limited by one layout's maps, entered into another's, if those fit.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd,
-    path::Path,
-};
+use std::{collections::BTreeSet, path::Path};
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
 use super::{
-    reader::{self, Network, TALLIED},
-    sys, traffic,
-    wire::{
-        CounterKey, CounterKind, Direction, Family, Histogram, HistogramKey, LimitKey, MergeEntry,
-        MergeKind, PodTraffic, RawAttachment, RawLimit, TcpResult, bytes_of, from_bytes,
-    },
+    reader::{self, Network},
+    traffic,
+    wire::{LimitKey, PodTraffic, RawAttachment, RawLimit, bytes_of, from_bytes},
 };
 use crate::error::{Context, Error, Kind, Result};
 
@@ -35,10 +25,8 @@ pub(super) fn needed() -> impl Iterator<Item = &'static &'static str> {
     CARRIED.iter().map(|(name, _)| name).chain(&["limits"])
 }
 
-/// As many entries as one run of the program takes.
-const ENTRIES: usize = 100;
-
-fn map(dir: &Path, name: &str) -> Result<MapHandle> {
+/// A map of a layout, which must be there.
+pub(super) fn map(dir: &Path, name: &str) -> Result<MapHandle> {
     let path = dir.join(name);
     MapHandle::from_pinned_path(&path)
         .context(Kind::Telemetry, || format!("can't open {}", path.display()))
@@ -173,7 +161,7 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
             entered.pods.insert(pod);
         }
     }
-    for (ifindex, pod, _) in traffic(old)? {
+    for (ifindex, pod, _) in traffic(&map(old, "pods")?)? {
         let value = PodTraffic { pod, ..Default::default() };
         once(pods.update(bytes_of(&ifindex), bytes_of(&value), MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("pods"))?;
@@ -190,192 +178,10 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
 }
 
 /// Each interface with its pod and what has passed it.
-fn traffic(dir: &Path) -> Result<Vec<(u32, u32, Network)>> {
-    let pods = map(dir, "pods")?;
+pub(super) fn traffic(pods: &MapHandle) -> Result<Vec<(u32, u32, Network)>> {
     let mut all = Vec::new();
     for ifindex in pods.keys().filter_map(|key| from_bytes::<u32>(&key)) {
-        all.extend(traffic::read(&pods, ifindex)?.map(|(pod, network)| (ifindex, pod, network)));
+        all.extend(traffic::read(pods, ifindex)?.map(|(pod, network)| (ifindex, pod, network)));
     }
     Ok(all)
-}
-
-/// A total of the old maps, as what weir_merge is given, and the way to take it out of them.
-struct Total {
-    /// Whose it is; `None` for the node's own.
-    pod: Option<u32>,
-    entries: Vec<MergeEntry>,
-    map: &'static str,
-    key: Vec<u8>,
-}
-
-/// Adds all totals of `old`, where nobody counts any more, to those of `new`.
-///
-/// # Errors
-/// [`Kind::Telemetry`].
-pub fn add_totals(old: &Path, new: &Path) -> Result<()> {
-    let entries: Vec<_> = all(old, new)?.into_iter().flat_map(|total| total.entries).collect();
-    add(new, &entries)
-}
-
-/// As [`add_totals`], and takes them out of `old` as it goes: should the process end meanwhile, who does
-/// it again adds no more than the last hundred entries twice. Where pods stay, theirs and the node's own stay
-/// with them.
-///
-/// # Errors
-/// [`Kind::Telemetry`].
-pub fn take_totals(old: &Path, new: &Path, stay: &Stay) -> Result<()> {
-    let goes = |total: &Total| match total.pod {
-        Some(pod) => !stay.pods.contains(&pod),
-        None => stay.is_empty(),
-    };
-    let mut totals = all(old, new)?.into_iter().filter(goes).peekable();
-    while totals.peek().is_some() {
-        let (mut entries, mut taken) = (Vec::new(), Vec::new());
-        while let Some(total) = totals
-            .next_if(|total| entries.is_empty() || entries.len() + total.entries.len() <= ENTRIES)
-        {
-            entries.extend_from_slice(&total.entries);
-            taken.push(total);
-        }
-        add(new, &entries)?;
-        taken.iter().try_for_each(|total| remove(old, total))?;
-    }
-    Ok(())
-}
-
-fn remove(old: &Path, total: &Total) -> Result<()> {
-    let map = map(old, total.map)?;
-    if total.map == "stats" {
-        let failed = || "can't take a total out of the old map stats".into();
-        let cpus = libbpf_rs::num_possible_cpus()
-            .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
-        let none = vec![bytes_of(&0_u64).to_vec(); cpus];
-        return map
-            .update_percpu(&total.key, &none, MapFlags::ANY)
-            .context(Kind::Telemetry, failed);
-    }
-    // The agent of that layout forgets who ended a minute ago, meanwhile too.
-    reader::remove(&map, &total.key)
-}
-
-fn all(old: &Path, new: &Path) -> Result<Vec<Total>> {
-    let mut totals = Vec::new();
-    let counters = reader::dump::<CounterKey, u64>(&map(old, "counters")?)?;
-    let mut open = open(&counters);
-    for (key, n) in counters {
-        let fields = u32::from_le_bytes([key.kind, key.role, key.a, key.b]);
-        let mut entries =
-            vec![entry(MergeKind::MERGE_COUNTER, key.pod, fields, key.c.into(), (n, 0))];
-        if let Some(n) = is_established(&key).then(|| open.remove(&(key.pod, key.role))).flatten() {
-            let fields = u32::from_le_bytes([closed(), key.role, 0, 0]);
-            entries.push(entry(MergeKind::MERGE_COUNTER, key.pod, fields, 0, (n, 0)));
-        }
-        totals.push(Total {
-            pod: Some(key.pod),
-            entries,
-            map: "counters",
-            key: bytes_of(&key).to_vec(),
-        });
-    }
-    for (key, histogram) in reader::dump::<HistogramKey, Histogram>(&map(old, "histograms")?)? {
-        let entries = histogram_entries(key, &histogram);
-        totals.push(Total {
-            pod: Some(key.pod),
-            entries,
-            map: "histograms",
-            key: bytes_of(&key).to_vec(),
-        });
-    }
-    for (ifindex, pod, network) in traffic(old)? {
-        let entries = traffic_entries(ifindex, pod, &network);
-        totals.push(Total {
-            pod: Some(pod),
-            entries,
-            map: "pods",
-            key: bytes_of(&ifindex).to_vec(),
-        });
-    }
-    let stats = map(old, "stats")?;
-    for stat in 0..stats.max_entries().min(map(new, "stats")?.max_entries()) {
-        // Of a tally what was made is gone with the old maps.
-        let made = TALLIED.iter().find(|(_, _, removed)| removed.0 == stat);
-        let of = made.map_or(stat, |(_, made, _)| made.0);
-        let found = stats
-            .lookup_percpu(bytes_of(&of), MapFlags::ANY)
-            .context(Kind::Telemetry, || "can't read the map stats".into())?;
-        let n = found.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum();
-        let entries = vec![entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0))];
-        totals.push(Total { pod: None, entries, map: "stats", key: bytes_of(&stat).to_vec() });
-    }
-    Ok(totals)
-}
-
-/// Connections that are open, by pod and role. Their entries are not carried over, so nobody will see
-/// them close: they have closed with the old maps, or would be active for as long as the pod lives.
-fn open(counters: &[(CounterKey, u64)]) -> BTreeMap<(u32, u8), u64> {
-    let mut open: BTreeMap<_, u64> = BTreeMap::new();
-    for (key, n) in counters.iter().filter(|(key, _)| is_established(key)) {
-        *open.entry((key.pod, key.role)).or_default() += n;
-    }
-    for (key, n) in counters.iter().filter(|(key, _)| key.kind == closed()) {
-        if let Some(open) = open.get_mut(&(key.pod, key.role)) {
-            *open = open.saturating_sub(*n);
-        }
-    }
-    open
-}
-
-fn is_established(key: &CounterKey) -> bool {
-    u32::from(key.kind) == CounterKind::COUNTER_TCP_CONNECTIONS.0
-        && u32::from(key.a) == TcpResult::TCP_RESULT_ESTABLISHED.0
-}
-
-fn closed() -> u8 {
-    CounterKind::COUNTER_TCP_CLOSED.0.to_le_bytes()[0]
-}
-
-fn entry(kind: MergeKind, pod: u32, fields: u32, c: u32, (n, sum): (u64, u64)) -> MergeEntry {
-    MergeEntry { kind: kind.0, pod, fields, c, n, sum }
-}
-
-/// The sum goes with the first cell that has any.
-fn histogram_entries(key: HistogramKey, histogram: &Histogram) -> Vec<MergeEntry> {
-    let fields = u32::from_le_bytes([key.kind, key.role, key.a, 0]);
-    let mut entries = Vec::new();
-    let mut sum = histogram.sum_ns;
-    for (cell, &n) in (0..).zip(&histogram.cells) {
-        if n > 0 {
-            entries.push(entry(MergeKind::MERGE_HISTOGRAM, key.pod, fields, cell, (n, sum)));
-            sum = 0;
-        }
-    }
-    entries
-}
-
-fn traffic_entries(ifindex: u32, pod: u32, network: &Network) -> Vec<MergeEntry> {
-    let mut entries = Vec::new();
-    for direction in [Direction::DIRECTION_RX, Direction::DIRECTION_TX] {
-        for family in [Family::FAMILY_IPV4, Family::FAMILY_IPV6] {
-            let net = network[direction.0 as usize][family.0 as usize];
-            let fields = direction.0 | family.0 << 8;
-            let amounts = (net.bytes, net.packets);
-            if net.packets > 0 {
-                entries.push(entry(MergeKind::MERGE_TRAFFIC, ifindex, fields, pod, amounts));
-            }
-        }
-    }
-    entries
-}
-
-fn add(new: &Path, entries: &[MergeEntry]) -> Result<()> {
-    let path = new.join("weir_merge");
-    let program = Program::fd_from_pinned_path(&path)
-        .context(Kind::Telemetry, || format!("can't open {}", path.display()))?;
-    for some in entries.chunks(ENTRIES) {
-        let mut frame = vec![0; 14];
-        some.iter().for_each(|entry| frame.extend_from_slice(bytes_of(entry)));
-        sys::test_run(program.as_fd(), &frame, sys::Skb::default(), 1)
-            .context(Kind::Telemetry, || "can't run the program weir_merge".into())?;
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 mod block;
+mod carry;
 mod clsact;
 mod compare;
 pub mod histogram;

@@ -23,6 +23,10 @@ pub const SCHEMA: &str = env!("WEIR_SCHEMA");
 /// The directory of the tcx links' pins, of any layout.
 const LINKS: &str = "links";
 
+/// The beginning of the names of layouts to which a reload moves pods: where it was killed, they go on being counted
+/// there until the next brings them on.
+const MOVING: &str = "moving_";
+
 /// Of so many pins that were removed the names are said.
 const NAMED: usize = 4;
 
@@ -32,6 +36,13 @@ const USUAL: &str = "/sys/fs/bpf";
 /// The directory of this schema's pins.
 pub fn dir(bpf_dir: &Path) -> PathBuf {
     bpf_dir.join(SCHEMA)
+}
+
+/// Where the pins of this schema are while pods are moved to them: in no place where a pod is hooked to them, or their
+/// totals are read. Each that was killed has left its own.
+pub(super) fn moving(bpf_dir: &Path) -> PathBuf {
+    let mut numbered = (1_u32..).map(|number| bpf_dir.join(format!("{MOVING}{SCHEMA}_{number}")));
+    numbered.find(|dir| !dir.exists()).unwrap_or_default()
 }
 
 /// The directory of the tcx links' pins.
@@ -63,14 +74,22 @@ pub fn layouts(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         let path = entry.path();
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.len() == SCHEMA.len() && name.iter().all(u8::is_ascii_hexdigit) {
+        if is_layout(&name(&path)) {
             found.push(path);
         }
     }
     // Whoever locks several does it in this order.
     found.sort();
     Ok(found)
+}
+
+/// Whether a directory of that name is a layout's, of whichever version, or one to which pods are moved.
+fn is_layout(name: &str) -> bool {
+    let is_schema =
+        |name: &str| name.len() == SCHEMA.len() && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let moving = name.strip_prefix(MOVING).and_then(|name| name.split_once('_'));
+    is_schema(name)
+        || moving.is_some_and(|(name, number)| is_schema(name) && number.parse::<u32>().is_ok())
 }
 
 /// The name of a layout's directory, which is the layout's.

@@ -93,7 +93,8 @@ pub(super) const TALLIED: [(&str, Stat, Stat); 5] = [
 ];
 
 /// The pinned maps whose fill nobody asks for: arrays, the ring, and what grows with the pods alone.
-const REST: [&str; 6] = ["half_open", "limits", "listeners", "records", "shares", "taken"];
+const REST: [&str; 7] =
+    ["half_open", "limits", "listeners", "merged", "records", "shares", "taken"];
 
 /// The pinned maps, opened for reading (and for sweeping what is dead).
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! With the layout of the maps unchanged, the new programs go on with the same maps, mid-message. From
 //! another layout the totals are carried over: the new programs begin at 0 beside the old, all pods
 //! are swapped, and when no old run is under way any more the old totals, which are final then, are
-//! added in the kernel. Until that is done the new maps are in no place where anybody looks for them.
+//! added in the kernel. Until that is done the new maps are in no place where they are read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +18,10 @@ use libbpf_rs::Program;
 
 pub use super::hooked::Refusal;
 use super::{
+    carry,
     hooked::{self, Hook, Programs, limited, programs},
     load, lock,
-    merge::{self, Stay},
+    merge::{self, Entered, Stay},
     pin::{self, layouts, name},
     registry::living,
     sys,
@@ -46,6 +47,8 @@ pub struct Reloaded {
     pub left: Vec<String>,
     /// Pins that somebody had removed.
     pub refilled: Refilled,
+    /// Those pods: who was on the way when a reload was killed is found in two layouts.
+    moved: BTreeSet<u32>,
 }
 
 /// The verifier's log of programs that [`reload`] could not load, from its end, 8 MiB at most; empty where
@@ -64,61 +67,79 @@ pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     libbpf_rs::set_print(None);
     pin::probe(bpf_dir)?;
     let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(None) };
-    let current = pin::dir(bpf_dir);
     let mut done = Reloaded::default();
     let old = others(bpf_dir, &mut done.refilled)?;
     // One without its pins is none, and its pods are lost.
-    let bare = whole::is_bare(&current);
+    let bare = whole::is_bare(&pin::dir(bpf_dir));
     if old.is_empty() && bare {
         return Ok(None);
     }
-    if !bare {
+    if bare {
+        move_to_new(bpf_dir, &old, &mut done)?;
+    } else {
         renew(bpf_dir, &mut done)?;
-        // Whoever reads these maps waits as well: for them a pod has all its totals, or is not there yet.
-        let mut all = old.clone();
-        all.push(current.clone());
-        all.sort();
-        let _held = all.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>()?;
-        for dir in old {
-            let mut stay = Stay::default();
-            if !carried(&current, &dir).is_dir() {
-                stay = move_pods(bpf_dir, &dir, &current, &mut done)?;
-                merge::take_totals(&dir, &current, &stay)?;
-            }
-            leave(bpf_dir, &current, &dir, &stay, &mut done)?;
-        }
-        return Ok(Some(done));
-    }
-    let begun = Instant::now();
-    let new = load::aside(bpf_dir, None)?;
-    done.load = begun.elapsed();
-    // Held until nobody finds the old ones any more: who ends a pod meanwhile would mark it there alone.
-    let held = old.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>();
-    let moved = held.and_then(|mut held| {
-        // All of them, before the first pod is moved.
-        old.iter().try_for_each(|dir| merge::fits(dir, &new))?;
-        let stays = old.iter().map(|dir| move_whole(bpf_dir, dir, &new, &mut done));
-        let stays = stays.collect::<Result<Vec<_>>>()?;
-        if stays.iter().any(|stay| !stay.is_empty()) {
-            // Their totals come when the maps are to be found, to nobody before they are all there.
-            held.push(lock::alone(&new)?);
-        }
-        Ok((held, stays))
-    });
-    let (_held, stays) = match moved {
-        Ok(moved) => moved,
-        Err(err) => return load::clear(&new).and(Err(err)),
-    };
-    load::remove(bpf_dir, &current)?;
-    fs::rename(&new, &current)
-        .context(Kind::Telemetry, || format!("can't rename {}", new.display()))?;
-    for (dir, stay) in old.iter().zip(&stays) {
-        if !stay.is_empty() {
-            merge::take_totals(dir, &current, stay)?;
-        }
-        leave(bpf_dir, &current, dir, stay, &mut done)?;
+        join(bpf_dir, &old, &mut done)?;
     }
     Ok(Some(done))
+}
+
+/// Brings the pods of other layouts to the maps of this version's, which count others already.
+fn join(bpf_dir: &Path, old: &[PathBuf], done: &mut Reloaded) -> Result<()> {
+    let current = pin::dir(bpf_dir);
+    // Whoever reads these maps waits as well: for them a pod has all its totals, or is not there yet.
+    let mut all = old.to_vec();
+    all.push(current.clone());
+    all.sort();
+    let _held = all.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>()?;
+    all.iter().try_for_each(|dir| carry::finish(dir))?;
+    for dir in old {
+        merge::fits(dir, &current)?;
+        let entered = merge::register(dir, &current)?;
+        let stay = bring_over(bpf_dir, dir, &current, &entered, done)?;
+        leave(bpf_dir, dir, &stay, done)?;
+    }
+    Ok(())
+}
+
+/// Moves the pods of other layouts, with their totals, to new maps of this version's, which nobody finds before all
+/// are there.
+///
+/// Who is killed meanwhile leaves those maps as one more layout, from which the next reload takes what they have counted.
+fn move_to_new(bpf_dir: &Path, old: &[PathBuf], done: &mut Reloaded) -> Result<()> {
+    let begun = Instant::now();
+    let loaded = load::aside(bpf_dir, None)?;
+    done.load = begun.elapsed();
+    let (current, moving) = (pin::dir(bpf_dir), pin::moving(bpf_dir));
+    let prepared = prepare(old, &loaded).and_then(|prepared| {
+        let failed = || format!("can't rename {}", loaded.display());
+        fs::rename(&loaded, &moving).context(Kind::Telemetry, failed).map(|()| prepared)
+    });
+    let (_held, entered) = match prepared {
+        Ok(prepared) => prepared,
+        Err(err) => return load::clear(&loaded).and(Err(err)),
+    };
+    let moved = old.iter().zip(&entered).map(|(dir, entered)| {
+        // The totals of the ones before are there by now.
+        merge::fits(dir, &moving)?;
+        bring_over(bpf_dir, dir, &moving, entered, done)
+    });
+    let moved = moved.collect::<Result<Vec<_>>>();
+    // Also where something failed: there are pods that are counted by them.
+    load::remove(bpf_dir, &current)?;
+    fs::rename(&moving, &current)
+        .context(Kind::Telemetry, || format!("can't rename {}", moving.display()))?;
+    old.iter().zip(&moved?).try_for_each(|(dir, stay)| leave(bpf_dir, dir, stay, done))
+}
+
+/// All that can fail before the first pod is moved. The locks are held until nobody finds the old maps any more: who
+/// ends a pod meanwhile would mark it there alone.
+fn prepare(old: &[PathBuf], new: &Path) -> Result<(Vec<fs::File>, Vec<Entered>)> {
+    let mut held = old.iter().map(|dir| lock::alone(dir)).collect::<Result<Vec<_>>>()?;
+    held.push(lock::alone(new)?);
+    old.iter().try_for_each(|dir| carry::finish(dir))?;
+    old.iter().try_for_each(|dir| merge::fits(dir, new))?;
+    let entered = old.iter().map(|dir| merge::register(dir, new)).collect::<Result<_>>()?;
+    Ok((held, entered))
 }
 
 /// The directories of other layouts, whole. An empty one, which counts nobody, goes.
@@ -213,42 +234,41 @@ fn keep(current: &Path, before: &[OwnedFd], running: &BTreeSet<u32>) -> Result<(
     Ok(())
 }
 
-/// Moves the pods of another layout, and their totals, to maps that nobody finds yet; not the totals where some
-/// have to stay. The directory that says so appears with the maps: should this process end before the old ones
-/// are removed, the next reload doesn't add their totals again.
-fn move_whole(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<Stay> {
-    let stay = move_pods(bpf_dir, old, new, done)?;
-    if stay.is_empty() {
-        merge::add_totals(old, new)?;
-        let sign = carried(new, old);
-        fs::create_dir(&sign)
-            .context(Kind::Telemetry, || format!("can't make {}", sign.display()))?;
-    }
+/// Moves pods of another layout with their totals. It forgets them before: whoever reads there sees a pod with all its
+/// totals, or not any more.
+fn bring_over(
+    bpf_dir: &Path,
+    old: &Path,
+    new: &Path,
+    entered: &Entered,
+    done: &mut Reloaded,
+) -> Result<Stay> {
+    let stay = move_pods(bpf_dir, old, new, entered, done)?;
+    merge::forget_but(old, &stay)?;
+    carry::take(old, new, &stay)?;
+    done.from.push(name(old));
     Ok(stay)
 }
 
-/// What says, within a layout's directory, that the totals of another are in its maps.
-fn carried(new: &Path, old: &Path) -> PathBuf {
-    new.join(format!("carried-{}", name(old)))
-}
-
-/// Removes a layout whose totals are carried over, and the sign that they are; or, where pods stay, what it
-/// knows of the others.
-fn leave(bpf_dir: &Path, new: &Path, old: &Path, stay: &Stay, done: &mut Reloaded) -> Result<()> {
-    if !stay.is_empty() {
-        done.left.push(name(old));
-        return merge::forget_but(old, stay);
+/// Removes a layout, unless pods stay there.
+fn leave(bpf_dir: &Path, old: &Path, stay: &Stay, done: &mut Reloaded) -> Result<()> {
+    if stay.is_empty() {
+        return load::remove(bpf_dir, old);
     }
-    load::remove(bpf_dir, old)?;
-    load::clear(&carried(new, old))
+    done.left.push(name(old));
+    Ok(())
 }
 
-/// Moves the pods of another layout to the maps in `new`, but for those whose interface refuses. The totals of
-/// the others are final then.
-fn move_pods(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Result<Stay> {
-    merge::fits(old, new)?;
+/// Moves the pods of another layout to the maps in `new`, where they are entered, but for those whose interface
+/// refuses. The totals of the others are final then.
+fn move_pods(
+    bpf_dir: &Path,
+    old: &Path,
+    new: &Path,
+    entered: &Entered,
+    done: &mut Reloaded,
+) -> Result<Stay> {
     let ours = programs(new)?;
-    let entered = merge::register(old, new)?;
     let (pods, limited) = (living(old)?, limited(old)?);
     let swapped = Swapped::all(bpf_dir, &ours, &pods, &limited, done);
     let mut stay = Stay::default();
@@ -267,7 +287,6 @@ fn move_pods(bpf_dir: &Path, old: &Path, new: &Path, done: &mut Reloaded) -> Res
         // A kernel with nohz_full has no such barrier; no run takes so long.
         std::thread::sleep(Duration::from_millis(200));
     }
-    done.from.push(name(old));
     Ok(stay)
 }
 
@@ -301,7 +320,8 @@ impl Swapped {
         }
         let there = hooks.iter().zip(&answers).filter(|(_, answer)| **answer == Ok(true));
         let whole = there.filter(|(hook, _)| !refused.contains_key(&hook.ifindex));
-        done.pods += whole.filter_map(|(hook, _)| hook.pod).collect::<BTreeSet<_>>().len();
+        done.moved.extend(whole.filter_map(|(hook, _)| hook.pod));
+        done.pods = done.moved.len();
         done.refused.extend(refused.iter().map(|(at, why)| Refusal::new(*at, why, pods)));
         Self { hooks, answers, refused }
     }

@@ -17,7 +17,7 @@ use super::{lock, merge, pin, reload, sys};
 use crate::error::{Context, Error, Kind, Result};
 
 /// The maps of this version's layout, by the names of their pins.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     "attachments",
     "conns",
     "counters",
@@ -30,6 +30,7 @@ pub const MAPS: [&str; 17] = [
     "inflight_spill",
     "limits",
     "listeners",
+    "merged",
     "pods",
     "records",
     "shares",

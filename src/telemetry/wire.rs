@@ -27,7 +27,7 @@ pub use skeleton::types::{
     histogram_kind as HistogramKind, http_error as HttpError, http_method as HttpMethod,
     http_status as HttpStatus, http_version as HttpVersion, l7_protocol as L7Protocol,
     limit as RawLimit, limit_key as LimitKey, merge_entry as MergeEntry, merge_kind as MergeKind,
-    net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
+    merge_run as MergeRun, net_counter as NetCounter, pod_traffic as PodTraffic, record as Record,
     record_kind as RecordKind, role as Role, share as Share, share_table as ShareTable,
     stat as Stat, tcp_result as TcpResult, tls_version as TlsVersion, transport as Transport,
 };
@@ -61,6 +61,7 @@ wire! {
     RawLimit = 24,
     Record = 64,
     MergeEntry = 32,
+    MergeRun = 3232,
 }
 
 /// The bytes of `value`, as a map key or value.

@@ -199,13 +199,15 @@ fn totals_survive_two_who_go_the_same_way_at_once() {
     totals_survive("layouts-two", "clsact", Pair::go_twice);
 }
 
-/// Scrapes while there is somebody busy and this version's maps are there; says how many had totals.
+/// Scrapes as an agent does, while there is somebody busy and this version's maps are there; says how many had totals.
 /// None may have less than one before.
 fn watch(pair: &Pair, over: &AtomicBool) -> u64 {
     let (mut last, mut last_bytes, mut scrapes) = ([0, 0], 0, 0);
     while !over.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(20));
+        let Ok(still) = weir::telemetry::hold_still(&pair.node.bpf_dir()) else { continue };
         let opened = Maps::open(&pair.node.bpf_dir()).and_then(|maps| maps.snapshot());
+        drop(still);
         let Ok(snapshot) = opened else { continue };
         let now = requests(&snapshot);
         let network = snapshot.pods.values().flat_map(|pod| pod.network.iter().flatten());
