@@ -1,6 +1,9 @@
 //! A reading of the maps, and the pages that are made of it: whoever asks within the same second gets the same.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::body::Bytes;
 
@@ -21,7 +24,7 @@ use crate::telemetry::reader::Snapshot;
 pub struct Cached {
     pub taken: Instant,
     pub now: Duration,
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
     pub members: Vec<Member>,
     pub own: Own,
     pub made: Vec<(Wanted, Bytes)>,
@@ -30,7 +33,7 @@ pub struct Cached {
 impl Cached {
     /// A page, and what had to be folded for it, which is the same for every form.
     pub fn page(&self, Page { form, flavor, gzip }: Page, exemplars: &Exemplars) -> (Bytes, Own) {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let (snapshot, members, now) = (&*self.snapshot, self.members.as_slice(), self.now);
         let exemplars = if form == Form::Classic { Vec::new() } else { exemplars.all() };
         let own = Own { flavor, exemplars, ..self.own.clone() };
         let mut reading = Reading { snapshot, members, now, own };
@@ -39,7 +42,7 @@ impl Cached {
 
     /// All metrics, in the form of OTLP.
     pub fn otlp(&self) -> Bytes {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let (snapshot, members, now) = (&*self.snapshot, self.members.as_slice(), self.now);
         let own = Own { flavor: Flavor::Otel, ..self.own.clone() };
         let mut reading = Reading { snapshot, members, now, own };
         otlp::metrics::write(&collect(&mut reading, GRACE), now).into()
@@ -47,7 +50,7 @@ impl Cached {
 
     /// An [`Overview`](super::overview::Overview), as JSON.
     pub fn pods(&self, history: &mut History) -> Bytes {
-        let (snapshot, members, now) = (&self.snapshot, self.members.as_slice(), self.now);
+        let (snapshot, members, now) = (&*self.snapshot, self.members.as_slice(), self.now);
         let reading = Reading { snapshot, members, now, own: self.own.clone() };
         // Plain data is always written.
         serde_json::to_vec(&history.overview(&reading, self.taken, GRACE))

@@ -8,7 +8,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -33,7 +36,11 @@ use super::{
 };
 use crate::{
     error::{Context, Error, Kind, Result},
-    telemetry::{self, Census, reader::Maps, whole},
+    telemetry::{
+        self, Census, Still,
+        reader::{Maps, Snapshot},
+        whole,
+    },
 };
 
 /// A pod's series keep their last value for this long after DEL, so that a last scrape sees it.
@@ -117,6 +124,7 @@ impl Totals {
             journal: Journal::new(state_dir),
             bpf_dir,
             maps: None,
+            last: None,
             maps_said: Said::default(),
             due: Vec::new(),
             due_said: BTreeSet::new(),
@@ -202,6 +210,8 @@ struct Worker {
     journal: Journal,
     bpf_dir: PathBuf,
     maps: Option<Maps>,
+    /// The totals that were read last.
+    last: Option<Arc<Snapshot>>,
     maps_said: Said,
     /// What is due, as far as could be told last.
     due: Vec<Due>,
@@ -369,19 +379,32 @@ impl Worker {
         made
     }
 
+    /// The totals, where nobody carries them from one layout's maps to another's meanwhile. Else half of them may be in
+    /// either, and what was read before stands.
+    fn totals(&mut self, still: &Result<Still>) -> Option<Arc<Snapshot>> {
+        let maps = self.maps.as_ref()?;
+        match still {
+            Err(err) if err.kind() == Kind::TryAgain => return self.last.take(),
+            // A reload has carried them away: these maps are open here alone.
+            Ok(still) if still.census.here.is_none() => return None,
+            _ => {}
+        }
+        match maps.snapshot() {
+            Ok(snapshot) => Some(Arc::new(snapshot)),
+            Err(err) => {
+                self.note(&Standing::Failed(err));
+                None
+            }
+        }
+    }
+
     fn read(&mut self) -> Cached {
         let taken = Instant::now();
         self.read_records();
         let still = telemetry::hold_still(&self.bpf_dir);
-        let snapshot = match self.maps.as_ref().map(Maps::snapshot) {
-            Some(Ok(snapshot)) => Some(snapshot),
-            Some(Err(err)) => {
-                self.note(&Standing::Failed(err));
-                None
-            }
-            None => None,
-        };
+        self.last = self.totals(&still);
         self.take_census(still.map(|still| still.census));
+        let snapshot = self.last.clone();
         let of_pods = snapshot.as_ref().map(|snapshot| &snapshot.pods);
         // One that came after the reading has a higher id than all that are in it.
         let gone = |id: u32| {

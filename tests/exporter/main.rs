@@ -17,6 +17,7 @@ mod due;
 mod fill;
 mod flavors;
 mod flows;
+mod held;
 mod http;
 mod keyboard;
 mod lasting;
