@@ -13,6 +13,9 @@ const MAX_ID: usize = 200;
 /// `IFNAMSIZ` without the terminating zero.
 const MAX_IFNAME: usize = 15;
 
+/// The longest interface alias, in bytes (`IFALIASZ` is 256 with the closing zero).
+const MAX_ALIAS: usize = 255;
+
 /// A checked (container id, interface name) pair.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attachment {
@@ -58,6 +61,15 @@ impl Attachment {
         &self.ifname
     }
 
+    /// The alias by which its interface on the node is known as ours, whatever it is called:
+    /// `weir:<network>/<container id>/<ifname>`, cut to what the kernel keeps.
+    pub fn alias(&self, network: &str) -> String {
+        let mut alias = format!("weir:{network}/{}/{}", self.container_id, self.ifname);
+        let end = (0..=MAX_ALIAS.min(alias.len())).rev().find(|&end| alias.is_char_boundary(end));
+        alias.truncate(end.unwrap_or(0));
+        alias
+    }
+
     /// `<container id>@<interface name>`: one path component, and no two pairs share one, because
     /// an id has no `@`.
     pub fn file_name(&self) -> String {
@@ -99,6 +111,15 @@ mod tests {
             assert_eq!(err.kind(), Kind::Environment, "{ifname:?}");
             assert!(err.msg().contains("CNI_IFNAME"), "{err}");
         }
+    }
+
+    #[test]
+    fn an_alias_is_cut_to_what_the_kernel_keeps() {
+        let own = Attachment::new("c1", "eth0").unwrap();
+        assert_eq!(own.alias("net"), "weir:net/c1/eth0");
+        let long = own.alias(&"é".repeat(200));
+        assert_eq!(long.len(), 255);
+        assert!(long.ends_with('é'));
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub struct Member {
     pub host_ifindex: Option<u32>,
     /// Name of the host side, if there is a record, and no call works on it.
     pub host_ifname: Option<String>,
+    /// Its alias, likewise, where it is ours.
+    pub host_alias: Option<String>,
     /// The pod's addresses, whoever gave them.
     pub addresses: Vec<IpAddr>,
     /// The hook that counts, or is said to.
@@ -183,21 +185,28 @@ impl Member {
         hooked.then_some((self.host_ifindex?, attached))
     }
 
-    /// Whether the interface on the node that a record names is gone; `name_of` is
-    /// [`telemetry::name_of`](crate::telemetry::name_of).
-    fn is_cut_off(&self, name_of: impl Fn(u32) -> Option<String>) -> bool {
+    /// Whether the interface on the node that a record names is gone.
+    fn is_cut_off(&self, name_of: impl Asks, alias_of: impl Asks) -> bool {
         let lives = self.state.living() && self.state != State::Unknown;
         match (self.host_ifindex, &self.host_ifname) {
-            // The number may be another interface's by now.
-            (Some(index), Some(name)) => lives && name_of(index).as_ref() != Some(name),
+            // The number may be another interface's by now, and the name one that somebody gave it.
+            (Some(index), Some(name)) if lives && name_of(index).as_ref() != Some(name) => {
+                self.host_alias.is_none() || alias_of(index) != self.host_alias
+            }
             _ => false,
         }
     }
 }
 
-/// Marks those whose interface on the node is gone: whatever else is wrong with them comes from that.
-pub fn mark_disconnected(members: &mut [Member], name_of: impl Fn(u32) -> Option<String>) {
-    for member in members.iter_mut().filter(|member| member.is_cut_off(&name_of)) {
+/// A question about an interface, by its index.
+pub trait Asks: Fn(u32) -> Option<String> {}
+
+impl<T: Fn(u32) -> Option<String>> Asks for T {}
+
+/// Marks those whose interface on the node is gone: whatever else is wrong with them comes from that. The kernel is
+/// asked by [`name_of`](crate::telemetry::name_of) and [`alias_of`](crate::telemetry::alias_of).
+pub fn mark_disconnected(members: &mut [Member], name_of: impl Asks, alias_of: impl Asks) {
+    for member in members.iter_mut().filter(|member| member.is_cut_off(&name_of, &alias_of)) {
         member.state = State::Disconnected;
     }
 }
@@ -219,6 +228,7 @@ fn recorded(record: &Record, state: State) -> Member {
         attachment: record.telemetry.as_ref().map(|attached| attached.pod),
         host_ifindex: record.host_ifindex,
         host_ifname: settled.then(|| record.host_ifname.clone()),
+        host_alias: record.alias().filter(|_| settled),
         addresses: record.addresses().chain(record.others_addresses.iter().copied()).collect(),
         hook: record.telemetry.as_ref().map(|attached| attached.mode),
         created: Duration::from_secs(record.created),
@@ -237,6 +247,7 @@ fn unrecorded(id: u32, pod: &Pod) -> Member {
         attachment: Some(id),
         host_ifindex: Some(pod.ifindex),
         host_ifname: None,
+        host_alias: None,
         addresses: Vec::new(),
         hook: Some(pod.mode),
         created: pod.created,
@@ -255,6 +266,7 @@ fn unreadable(attachment: &Attachment, why: String) -> Member {
         attachment: None,
         host_ifindex: None,
         host_ifname: None,
+        host_alias: None,
         addresses: Vec::new(),
         hook: None,
         created: Duration::ZERO,
@@ -268,9 +280,24 @@ mod tests {
     use crate::{
         agent::fixture,
         error::{Error, Kind},
-        record::NetnsRef,
+        record::{NetnsRef, Plumbing},
+        spec::capability::Bandwidth,
         telemetry::Elsewhere,
     };
+
+    fn plumbing() -> Plumbing {
+        Plumbing {
+            mtu: 1500,
+            mac: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            masquerade: Vec::new(),
+            delegate: None,
+            ports: Vec::new(),
+            bandwidth: Bandwidth::default(),
+            guarded: false,
+        }
+    }
 
     fn record(container: &str, telemetry: Option<u32>) -> (Attachment, Entry) {
         let attachment = Attachment::new(container, "eth0").unwrap();
@@ -326,20 +353,27 @@ mod tests {
 
     #[test]
     fn whose_interface_is_gone_or_anothers_is_disconnected_unless_a_call_works_on_it() {
-        let mut journal = ["here", "gone", "given-on", "leaving", "begun", "bare"]
+        let mut journal = ["here", "gone", "given-on", "leaving", "begun", "bare", "renamed"]
             .map(|name| record(name, (name != "bare").then_some(1)));
         for ((_, entry), index) in journal.iter_mut().zip(1..) {
             let Entry::Record(record) = entry else { panic!() };
             (record.host_ifindex, record.host_ifname) = (Some(index), format!("weir{index}"));
+            record.plumbing = Some(plumbing());
         }
         let here = [(1, None)].into();
         let census = Census { bpf_dir: "/x".into(), here: Some(here), ..Census::default() };
         let mut members = join(&journal, Some(&census), &BTreeMap::new());
-        mark_disconnected(&mut members, |index| match index {
+        let name_of = |index| match index {
             1 => Some("weir1".to_owned()),
-            3 => Some("eth7".to_owned()),
+            3 | 7 => Some("eth7".to_owned()),
             _ => None,
-        });
+        };
+        let alias_of = |index| match index {
+            3 => Some("weir:podnet/another/eth0".to_owned()),
+            7 => Some("weir:podnet/renamed/eth0".to_owned()),
+            _ => None,
+        };
+        mark_disconnected(&mut members, name_of, alias_of);
         let cut = members.iter().filter(|member| member.state == State::Disconnected);
         let cut: Vec<_> = cut.map(|member| &*member.container_id).collect();
         assert_eq!(cut, ["bare", "given-on", "gone"]);

@@ -432,7 +432,7 @@ impl Worker {
         let shown = |census: &&Census| of_pods.is_some() || census.here.is_none();
         let census = self.census.as_ref().filter(shown);
         let mut members = roster::join(self.journal.known(), census, of_pods.unwrap_or(&nobody));
-        roster::mark_disconnected(&mut members, telemetry::name_of);
+        roster::mark_disconnected(&mut members, telemetry::name_of, telemetry::alias_of);
         self.audit.run(&mut members, |ifindex, attached| {
             telemetry::verify_at_once(&self.bpf_dir, ifindex, attached)
         });

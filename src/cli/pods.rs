@@ -28,7 +28,7 @@ use crate::{
     error::{Context, Kind, Result},
     record::{self, Entry},
     telemetry::{
-        Census, Mode, census, name_of, pin,
+        Census, Mode, alias_of, census, name_of, pin,
         reader::{Maps, Pod},
         verify, whole,
     },
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let (census, pods) = look(bpf_dir);
     let mut members = join(&journal, census.as_ref(), &pods);
-    mark_disconnected(&mut members, name_of);
+    mark_disconnected(&mut members, name_of, alias_of);
     let torn = whole::torn(bpf_dir).unwrap_or_default();
     let mut due = due(&members);
     if !torn.is_empty() {
@@ -118,7 +118,7 @@ pub(super) fn uncounted(state_dir: &Path, bpf_dir: &Path) -> Result<Vec<Member>>
             return Ok(Vec::new());
         }
         let mut members = join(&journal, Some(&census(bpf_dir)?), &BTreeMap::new());
-        mark_disconnected(&mut members, name_of);
+        mark_disconnected(&mut members, name_of, alias_of);
         mark_detached(&mut members, bpf_dir);
         let is =
             |state: &State| matches!(state, State::Lost | State::Detached | State::Disconnected);
@@ -287,6 +287,7 @@ mod tests {
             attachment: Some(1),
             host_ifindex: Some(7),
             host_ifname: None,
+            host_alias: None,
             addresses: vec!["10.88.0.2".parse().unwrap(), "fd00:88::2".parse().unwrap()],
             hook: Some(Mode::Tcx),
             created: Duration::from_secs(1_000),

@@ -43,7 +43,8 @@ fn netns_id(record: &Record) -> NetnsId {
 }
 
 fn link_gone(record: &Record) -> Result<bool> {
-    Ok(link::by_name(&mut link::socket()?, &record.host_ifname)?.is_none())
+    let named = link::by_name(&mut link::socket()?, &record.host_ifname)?;
+    Ok(named.is_none() && !teardown::has_link(record)?)
 }
 
 /// The dead attachments of the call's network.

@@ -219,12 +219,17 @@ fn unlimit(record: &Record) -> Result<()> {
 
 /// Whether the host side's link is still the one that we hooked to.
 pub fn still_there(record: &Record) -> bool {
-    let look = || -> Result<bool> {
-        let Some(index) = record.host_ifindex else { return Ok(false) };
-        let found = link::by_index(&mut link::socket()?, index)?;
-        Ok(found.is_some_and(|link| link.name == record.host_ifname))
-    };
-    look().unwrap_or(false)
+    has_link(record).unwrap_or(false)
+}
+
+/// As [`still_there`].
+///
+/// # Errors
+/// Those of asking the kernel.
+pub fn has_link(record: &Record) -> Result<bool> {
+    let Some(index) = record.host_ifindex else { return Ok(false) };
+    let found = link::by_index(&mut link::socket()?, index)?;
+    Ok(found.is_some_and(|link| record.is_host_side(&link.name, &link.alias)))
 }
 
 /// Tells the IPAM plugin that gave the addresses. It gets the configuration of this call where that

@@ -9,8 +9,6 @@ use serde::Serialize;
 use super::mac::Mac;
 use crate::attachment::Attachment;
 
-/// The longest interface alias, in bytes (`IFALIASZ` is 256 with the closing zero).
-const ALIAS_MAX: usize = 255;
 /// 11 hexadecimal digits; with "weir" before them 15 bytes, the longest interface name.
 const NAME_BITS: u32 = 44;
 
@@ -31,7 +29,7 @@ impl Mark {
         Self {
             host_ifname: host_ifname(attachment),
             host_mac: host_mac(attachment),
-            alias: alias(network, attachment),
+            alias: attachment.alias(network),
         }
     }
 
@@ -50,16 +48,6 @@ pub fn host_ifname(attachment: &Attachment) -> String {
     // FNV's own advice for a width that is no power of two: fold the surplus bits in by xor.
     let folded = (hash >> NAME_BITS) ^ (hash & ((1 << NAME_BITS) - 1));
     format!("weir{folded:011x}")
-}
-
-/// The host side's alias, by which an interface is known as ours: `weir:<network>/<container
-/// id>/<ifname>`, cut to what the kernel keeps.
-pub fn alias(network: &str, attachment: &Attachment) -> String {
-    let (container_id, ifname) = (attachment.container_id(), attachment.ifname());
-    let mut alias = format!("weir:{network}/{container_id}/{ifname}");
-    let end = (0..=ALIAS_MAX.min(alias.len())).rev().find(|&end| alias.is_char_boundary(end));
-    alias.truncate(end.unwrap_or(0));
-    alias
 }
 
 /// The host side's MAC: locally administered, the same for the same attachment.
@@ -134,13 +122,5 @@ mod tests {
         assert!(!mark.is_on("", Some(pod_mac(&pair("c1", "eth0")))));
         assert!(!mark.is_on("weir:net/c2/eth0", Some(mark.host_mac)));
         assert!(!mark.is_on("", None));
-    }
-
-    #[test]
-    fn alias_is_cut_to_what_the_kernel_keeps() {
-        assert_eq!(alias("net", &pair("c1", "eth0")), "weir:net/c1/eth0");
-        let long = alias(&"é".repeat(200), &pair("c1", "eth0"));
-        assert_eq!(long.len(), 255);
-        assert!(long.ends_with('é'));
     }
 }

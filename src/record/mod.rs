@@ -172,6 +172,18 @@ impl Record {
         Attachment::new(&self.container_id, &self.ifname)
     }
 
+    /// Whether what has the host side's index is the host side: others may have the number by now, and somebody may
+    /// have given it another name.
+    pub fn is_host_side(&self, name: &str, alias: &str) -> bool {
+        name == self.host_ifname || self.alias().is_some_and(|own| own == alias)
+    }
+
+    /// The host side's alias; `None` where it is another plugin's.
+    pub fn alias(&self) -> Option<String> {
+        let own = self.plumbing.as_ref().and_then(|_| self.attachment().ok());
+        own.map(|own| own.alias(&self.network))
+    }
+
     /// The addresses that weir gave the pod, or had given.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.plumbing.iter().flat_map(|plumbing| plumbing.addresses.iter().map(Address::ip))

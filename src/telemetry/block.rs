@@ -69,7 +69,7 @@ fn number(ifindex: i32, direction: Direction) -> io::Result<Option<u32>> {
 }
 
 /// The answer to a request for one thing; `None`: there is no such thing.
-fn ask(message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
+pub(super) fn ask(message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
     let mut header = NetlinkHeader::default();
     // Linux before 6.6 sends a qdisc only to who wants to hear of changes.
     header.flags = NLM_F_REQUEST | NLM_F_ECHO;

@@ -3,10 +3,14 @@
 use std::{os::fd::AsFd, path::Path, time::Duration};
 
 use libbpf_rs::{ErrorKind, Link, Program, query::LinkTypeInfo};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+};
 use nix::net::if_::if_indextoname;
 
 use super::{
-    Attached, Mode, clsact,
+    Attached, Mode, block, clsact,
     hook::{PROGRAMS, hold, signed},
     pin, registry, traffic,
     wire::Direction,
@@ -96,6 +100,19 @@ pub(super) fn interface(ifindex: u32) -> String {
         Some(name) => format!("interface {name} ({ifindex})"),
         None => format!("interface {ifindex}"),
     }
+}
+
+/// The alias of an interface of the caller's network namespace; `None`: it has none, or is gone.
+pub fn alias_of(ifindex: u32) -> Option<String> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let found = block::ask(RouteNetlinkMessage::GetLink(message)).ok()??;
+    let RouteNetlinkMessage::NewLink(link) = found else { return None };
+    link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(alias),
+        _ => None,
+    })
 }
 
 /// The name of an interface of the caller's network namespace; `None`: it is gone.

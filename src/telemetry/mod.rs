@@ -37,7 +37,7 @@ mod traffic;
 pub mod whole;
 pub mod wire;
 
-pub use compare::name_of;
+pub use compare::{alias_of, name_of};
 pub use registry::{Census, Elsewhere, Still};
 
 /// Which hook the configuration asks for (`telemetry.attach`).

@@ -1,8 +1,14 @@
 //! Somebody deletes the interface of a pod that lives: all who look say so, and none that a command mends it.
 
+use std::{fs::File, process::Command};
+
 use serde_json::{Value, json};
 
-use crate::{counted::Counted, plugin::Container};
+use crate::{
+    counted::Counted,
+    node::talk,
+    plugin::{Container, ips},
+};
 
 #[test]
 fn a_pod_whose_interface_was_deleted_is_said_to_be_made_anew() {
@@ -61,5 +67,64 @@ fn a_pod_whose_interface_was_deleted_is_said_to_be_made_anew() {
         counted.check(&a, attach, &reply).succeed();
         let (_, done, _) = weir("reconcile");
         assert_eq!(done["left"], json!([]));
+    }
+}
+
+/// Somebody gives it another name: it is known by its number and its alias.
+#[test]
+fn a_pod_whose_interface_was_renamed_is_as_it_was() {
+    for attach in ["clsact", "tcx"] {
+        let counted = Counted::new("renamed");
+        let host = &counted.host;
+        let a = host.container("a");
+        let reply = counted.call("ADD", Some(&a), attach).succeed();
+        let name = reply["interfaces"][0]["name"].as_str().unwrap();
+        let ip = ips(&reply)[0].parse().unwrap();
+        let weir = |words: &str| -> Value {
+            let (state, bpf) = (host.state_dir(), counted.bpffs.join("weir"));
+            let places = format!("--state-dir {} --bpf-dir {}", state.display(), bpf.display());
+            let weir = env!("CARGO_BIN_EXE_weir");
+            let output = host.node.command(&format!("{weir} {words} -o json {places}"));
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        host.node.succeed(&format!("ip link set {name} name other0"));
+        let is_as_it_was = || {
+            assert_eq!(weir("pods")[0]["telemetry"], "counted", "{attach}");
+            counted.check(&a, attach, &reply).succeed();
+            let before = counted.network();
+            talk(&host.node, &a.space, ip);
+            let after = counted.network();
+            assert!(
+                before.iter().zip(after).all(|(b, a)| b[1] + 3 <= a[1]),
+                "{before:?} {after:?}"
+            );
+            let done = weir("reconcile");
+            assert_eq!(
+                (&done["dropped"], &done["mended"], &done["left"]),
+                (&json!([]), &json!([]), &json!([])),
+                "{done}"
+            );
+        };
+        is_as_it_was();
+        let noted = counted.call("STATUS", None, attach).answer().stderr;
+        assert!(!noted.contains("is gone"), "{noted}");
+        // Its hooks come back there as anywhere.
+        if attach == "clsact" {
+            host.node.succeed("tc qdisc del dev other0 clsact");
+            assert_eq!(weir("pods")[0]["telemetry"], "detached");
+            assert_eq!(weir("reconcile")["mended"].as_array().unwrap().len(), 1);
+            is_as_it_was();
+        }
+        // A process may hold a namespace whose path is gone.
+        let held = File::open(a.space.path()).unwrap();
+        let path = a.space.path();
+        let netns = path.file_name().unwrap().to_str().unwrap();
+        assert!(Command::new("ip").args(["netns", "del", netns]).status().unwrap().success());
+        let done = weir("reconcile");
+        assert_eq!(done["dropped"], json!([]), "{done}");
+        assert_eq!(host.node.links(), ["lo", "other0"]);
+        counted.call("DEL", Some(&a), attach).succeed();
+        assert_eq!(host.node.links(), ["lo"]);
+        drop(held);
     }
 }
