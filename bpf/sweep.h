@@ -8,6 +8,13 @@
 
 #include "segment.h"
 
+/* Seconds after which the sweep gives up. */
+#define DNS_TIMEOUT_S 5
+#define SYN_TIMEOUT_S 135  /* Linux retries a SYN for 127 s by default */
+#define CLOSE_TIMEOUT_S 60 /* a connection whose end was seen but not finished */
+/* Beyond the 7,200 s and nine probes of 75 s after which Linux gives up on a silent peer. */
+#define IDLE_TIMEOUT_S 8000
+
 /*
  * Elements looked at in one run, which has softirqs off: the rest are only stepped over, and come
  * in the next runs. The order of a hash map is stable enough for that.

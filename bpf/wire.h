@@ -329,6 +329,10 @@ struct attachment {
 	char ifname[IFNAME_LEN];
 	/* What had passed its interface whenever that became another attachment's. */
 	struct net_counter net[DIRECTION_MAX][FAMILY_MAX];
+	/* Unix time since when these count from 0, as their map was lost; 0: created_ns. */
+	__u64 counters_ns;
+	__u64 histograms_ns;
+	__u64 network_ns;
 	WEIR_SPARE
 };
 
@@ -439,12 +443,5 @@ struct record_data {
 #define MAX_INFLIGHT_SPILL 8192
 #define MAX_HTTP2 5120
 #define MAX_HTTP2_STREAMS 16384
-
-/* Seconds after which the sweep gives up. */
-#define DNS_TIMEOUT_S 5
-#define SYN_TIMEOUT_S 135  /* Linux retries a SYN for 127 s by default */
-#define CLOSE_TIMEOUT_S 60 /* a connection whose end was seen but not finished */
-/* Beyond the 7,200 s and nine probes of 75 s after which Linux gives up on a silent peer. */
-#define IDLE_TIMEOUT_S 8000
 
 #endif

@@ -1,7 +1,12 @@
 //! What a metric family is: its name, type, unit, labels, and where its samples come from.
 
+use std::time::Duration;
+
 use super::{labels::Value, reading::Reading};
-use crate::telemetry::wire::{CounterKey, CounterKind, HistogramKey, HistogramKind, NetCounter};
+use crate::telemetry::{
+    reader::Began,
+    wire::{CounterKey, CounterKind, HistogramKey, HistogramKind, NetCounter},
+};
 
 /// The type of a family, as OpenMetrics defines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +119,14 @@ impl Family {
         }
     }
 
-    /// Whether a pod's series began with the pod. What the agent counts by itself began with the agent.
-    pub fn began_with_pod(&self) -> bool {
-        !matches!(self.source, Source::ServerNames)
+    /// When a pod's series began, by when its totals did. What the agent counts by itself began with the agent.
+    pub fn began(&self, totals: &Began) -> Option<Duration> {
+        match self.source {
+            Source::ServerNames => None,
+            Source::Histograms(..) => Some(totals.histograms),
+            Source::Network(..) => Some(totals.network),
+            _ => Some(totals.counters),
+        }
     }
 
     /// Every combination of the listed values, for series that start at 0.

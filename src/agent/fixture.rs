@@ -9,7 +9,7 @@ use super::{
 use crate::telemetry::{
     Census, Mode,
     histogram::bounds_ns,
-    reader::{MapUsage, Pod, Snapshot},
+    reader::{Began, MapUsage, Pod, Snapshot},
     wire::{
         CounterKey, CounterKind, Histogram, HistogramKey, HistogramKind, NetCounter, Role, Stat,
     },
@@ -27,6 +27,7 @@ pub fn pod(name: &str) -> Pod {
         container_id: name.into(),
         ifname: "eth0".into(),
         created: Duration::from_millis(1_000_500),
+        began: Began::at(Duration::from_millis(1_000_500)),
         deleted: None,
         ifindex: 7,
         mode: Mode::Clsact,

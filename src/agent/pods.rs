@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{labels::OTHER, roster::Member};
-use crate::telemetry::reader::Pod;
+use crate::telemetry::reader::{Began, Pod};
 
 /// The series of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Row<'a> {
     pub pod: &'a str,
     /// When the first of its attachments was made, since the Unix epoch.
     pub created: Duration,
+    /// When their totals began.
+    pub began: Began,
 }
 
 /// All pods that a page shows.
@@ -60,13 +62,14 @@ impl<'a> Pods<'a> {
                 continue;
             }
             let created = own.iter().map(|(_, pod)| pod.created).min().unwrap_or_default();
+            let began = own.iter().map(|(_, pod)| pod.began).reduce(Began::or_before);
             pods.of.extend(own.iter().map(|(id, _)| (*id, pods.rows.len())));
-            pods.rows.push(Row { namespace, pod, created });
+            pods.rows.push(Row { namespace, pod, created, began: began.unwrap_or_default() });
         }
         pods.counted = pods.rows.len();
-        for Member { namespace, pod, created, .. } in members {
+        for &Member { ref namespace, ref pod, created, .. } in members {
             if pods.named(namespace, pod).is_none() {
-                pods.rows.push(Row { namespace, pod, created: *created });
+                pods.rows.push(Row { namespace, pod, created, began: Began::at(created) });
             }
         }
         pods.named = pods.rows.len();
@@ -101,17 +104,20 @@ impl<'a> Pods<'a> {
 
     /// The row that stands for several pods of `row`'s namespace, or for pods of all namespaces.
     pub fn fold(&mut self, row: usize, keep_namespace: bool) -> usize {
-        let Some(Row { namespace, created, .. }) = self.rows.get(row).cloned() else { return row };
+        let Some(own) = self.rows.get(row).cloned() else { return row };
+        let Row { namespace, created, began, .. } = own;
         let namespace = if keep_namespace { namespace } else { OTHER };
         let same = |row: &Row<'_>| row.namespace == namespace && row.pod == OTHER;
         match self.rows[self.named..].iter().position(same) {
             Some(at) => {
                 let at = self.named + at;
-                self.rows[at].created = self.rows[at].created.min(created);
+                let folded = &mut self.rows[at];
+                folded.created = folded.created.min(created);
+                folded.began = folded.began.or_before(began);
                 at
             }
             None => {
-                self.rows.push(Row { namespace, pod: OTHER, created });
+                self.rows.push(Row { namespace, pod: OTHER, created, began });
                 self.rows.len() - 1
             }
         }
@@ -135,6 +141,7 @@ mod tests {
             container_id: container.into(),
             ifname: "eth0".into(),
             created: Duration::from_secs(created),
+            began: Began::at(Duration::from_secs(created)),
             deleted: deleted.map(Duration::from_secs),
             ifindex: 7,
             mode: Mode::Clsact,
@@ -152,7 +159,10 @@ mod tests {
         let pods = Pods::new(&attachments, &[], Duration::from_secs(200), GRACE);
         assert_eq!((pods.row(1), pods.row(2)), (Some(0), Some(0)));
         let created = Duration::from_secs(90);
-        assert_eq!(pods.rows(), [Row { namespace: "shop", pod: "web", created }]);
+        assert_eq!(
+            pods.rows(),
+            [Row { namespace: "shop", pod: "web", created, began: Began::at(created) }]
+        );
     }
 
     #[test]
@@ -191,7 +201,10 @@ mod tests {
         let (first, second) = (pods.fold(0, true), pods.fold(1, true));
         assert_eq!(first, second);
         let created = Duration::from_secs(90);
-        assert_eq!(pods.rows()[first], Row { namespace: "shop", pod: OTHER, created });
+        assert_eq!(
+            pods.rows()[first],
+            Row { namespace: "shop", pod: OTHER, created, began: Began::at(created) }
+        );
         assert_eq!(pods.counted().len(), 2);
         assert_ne!(pods.fold(0, false), first);
     }

@@ -71,14 +71,7 @@ fn did_mend(report: &Report) -> bool {
 
 /// What became of pins that somebody had removed, on stderr.
 pub(super) fn tell_refilled(refilled: &Refilled) {
-    let Refilled { back, anew } = refilled;
-    if !back.is_empty() {
-        eprintln!("weir: pins that were missing are there again: {}", back.join(", "));
-    }
-    if !anew.is_empty() {
-        let anew = anew.join(", ");
-        eprintln!("weir: maps that no program had any more are made anew, and empty: {anew}");
-    }
+    refilled.remarks().for_each(|remark| eprintln!("weir: {remark}"));
 }
 
 fn tell_mended(mended: &[(Attachment, Mend)]) {

@@ -43,7 +43,12 @@ pub fn ensure(bpf_dir: &Path) -> Result<()> {
         pin::prepare(bpf_dir)?;
         let Some(_lock) = lock::loading(bpf_dir)? else { continue };
         let bare = whole::is_bare(&pin::dir(bpf_dir));
-        return if bare { load(bpf_dir) } else { reload::complete(bpf_dir).map(drop) };
+        if bare {
+            return load(bpf_dir);
+        }
+        let refilled = reload::complete(bpf_dir)?;
+        refilled.remarks().for_each(|remark| eprintln!("weir: {remark}"));
+        return Ok(());
     }
     let msg = format!("{} is removed as often as it is made", bpf_dir.display());
     Err(Error::new(Kind::TryAgain, msg))

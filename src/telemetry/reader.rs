@@ -39,6 +39,8 @@ pub struct Pod {
     pub ifname: String,
     /// When ADD attached, since the Unix epoch.
     pub created: Duration,
+    /// When its totals began: with it, unless their map was lost since.
+    pub began: Began,
     /// When DEL detached, since the Unix epoch.
     pub deleted: Option<Duration>,
     /// Host-side interface.
@@ -47,6 +49,34 @@ pub struct Pod {
     pub mode: Mode,
     /// L3 totals.
     pub network: Network,
+}
+
+/// When a pod's totals began, by the maps that they are in, since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Began {
+    /// Of the counters.
+    pub counters: Duration,
+    /// Of the histograms.
+    pub histograms: Duration,
+    /// Of bytes and packets.
+    pub network: Duration,
+}
+
+impl Began {
+    /// All at one time.
+    pub fn at(time: Duration) -> Self {
+        Self { counters: time, histograms: time, network: time }
+    }
+
+    /// Of each the earlier one.
+    #[must_use]
+    pub fn or_before(self, other: Self) -> Self {
+        Self {
+            counters: self.counters.min(other.counters),
+            histograms: self.histograms.min(other.histograms),
+            network: self.network.min(other.network),
+        }
+    }
 }
 
 /// How full a map is.
@@ -280,6 +310,7 @@ impl Maps {
 
 /// A pod by its entry, with these totals.
 pub(super) fn pod(raw: &RawAttachment, network: Network) -> Pod {
+    let began = |ns| Duration::from_nanos(if ns == 0 { raw.created_ns } else { ns });
     Pod {
         namespace: text(&raw.pod_namespace),
         pod: text(&raw.pod_name),
@@ -287,6 +318,11 @@ pub(super) fn pod(raw: &RawAttachment, network: Network) -> Pod {
         container_id: text(&raw.container_id),
         ifname: text(&raw.ifname),
         created: Duration::from_nanos(raw.created_ns),
+        began: Began {
+            counters: began(raw.counters_ns),
+            histograms: began(raw.histograms_ns),
+            network: began(raw.network_ns),
+        },
         deleted: deleted(raw),
         ifindex: raw.ifindex,
         mode: mode(raw),

@@ -12,7 +12,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::{
     hook::{nanoseconds, now},
-    lock,
+    lock, merge,
     pin::{self, layouts},
     reader::{self, Network, Pod},
     wire::{LimitKey, RawAttachment, RawLimit, bytes_of, from_other},
@@ -74,6 +74,30 @@ pub(super) fn living(dir: &Path) -> Result<Vec<(u32, RawAttachment)>> {
 fn living_in(map: &MapHandle) -> Result<Vec<(u32, RawAttachment)>> {
     let all = reader::dump::<u32, RawAttachment>(map)?;
     Ok(all.into_iter().filter(|(_, raw)| raw.deleted_ns == 0).collect())
+}
+
+/// Notes of all pods of a layout that what they have in these maps begins at 0 now. Call holding its lock alone.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub(super) fn begin_anew(dir: &Path, lost: &[&str]) -> Result<()> {
+    let is_lost = |map: &str| lost.contains(&map);
+    if is_lost("attachments") || !["counters", "histograms", "pods"].into_iter().any(is_lost) {
+        return Ok(());
+    }
+    let map = merge::map(dir, "attachments")?;
+    let at = nanoseconds(now());
+    for (pod, mut raw) in reader::dump::<u32, RawAttachment>(&map)? {
+        let began = [
+            ("counters", &mut raw.counters_ns),
+            ("histograms", &mut raw.histograms_ns),
+            ("pods", &mut raw.network_ns),
+        ];
+        began.into_iter().filter(|(map, _)| is_lost(map)).for_each(|(_, began)| *began = at);
+        map.update(bytes_of(&pod), bytes_of(&raw), MapFlags::EXIST)
+            .context(Kind::Telemetry, || "can't write to the map attachments".into())?;
+    }
+    Ok(())
 }
 
 /// Whether a living pod is counted by the programs of another version, with whose maps its totals are.

@@ -23,7 +23,7 @@ use super::{
     load, lock,
     merge::{self, Entered, Stay},
     pin::{self, layouts, name},
-    registry::living,
+    registry::{self, living},
     sys,
     whole::{self, Refilled},
     wire::{LimitKey, RawAttachment},
@@ -182,7 +182,7 @@ fn renew(bpf_dir: &Path, done: &mut Reloaded) -> Result<()> {
         whole::missing(&current).into_iter().partition(|pin| whole::MAPS.contains(pin));
     let new = load::aside(bpf_dir, Some(&current))?;
     done.load = begun.elapsed();
-    let swapped = swap_in_place(bpf_dir, &current, &new, done);
+    let swapped = swap_in_place(bpf_dir, &current, &new, &maps, done);
     load::clear(&new)?;
     swapped?;
     done.refilled.anew.extend(maps.into_iter().map(str::to_owned));
@@ -191,8 +191,15 @@ fn renew(bpf_dir: &Path, done: &mut Reloaded) -> Result<()> {
 }
 
 /// The same maps: new pins first, so that whoever hooks a pod from now on takes the new programs.
-fn swap_in_place(bpf_dir: &Path, current: &Path, new: &Path, done: &mut Reloaded) -> Result<()> {
+fn swap_in_place(
+    bpf_dir: &Path,
+    current: &Path,
+    new: &Path,
+    lost: &[&str],
+    done: &mut Reloaded,
+) -> Result<()> {
     let _alone = lock::alone(current)?;
+    registry::begin_anew(current, lost)?;
     // One that is missing runs nowhere that could be known of.
     let before = hooked::there(current);
     let programs = programs(new)?;

@@ -57,6 +57,16 @@ pub struct Refilled {
     pub anew: Vec<String>,
 }
 
+impl Refilled {
+    /// What there is to say of it, if anything.
+    pub fn remarks(&self) -> impl Iterator<Item = String> {
+        let back = ("pins that were missing are there again", &self.back);
+        let anew = ("maps that no program had any more are made anew, and empty", &self.anew);
+        let said = [back, anew].into_iter().filter(|(_, pins)| !pins.is_empty());
+        said.map(|(what, pins)| format!("{what}: {}", pins.join(", ")))
+    }
+}
+
 /// Which pins of this version's layout a directory lacks.
 pub(super) fn missing(dir: &Path) -> Vec<&'static str> {
     lacks(dir, MAPS.iter().chain(&PROGRAMS))

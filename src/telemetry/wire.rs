@@ -56,7 +56,7 @@ wire! {
     HistogramKey = 8,
     Histogram = 936,
     PodTraffic = 520 + SPARE,
-    RawAttachment = 744 + SPARE,
+    RawAttachment = 768 + SPARE,
     LimitKey = 8,
     RawLimit = 24,
     Record = 64,

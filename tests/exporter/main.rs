@@ -8,6 +8,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod began;
 mod bounds;
 mod browser;
 mod churn;

@@ -171,6 +171,22 @@ fn what_no_program_has_any_more_begins_anew_and_the_rest_goes_on() {
 }
 
 #[test]
+fn an_add_says_what_had_to_begin_anew() {
+    let torn = Torn::new("torn-said");
+    torn.remove(&whole::PROGRAMS);
+    torn.remove(&["histograms"]);
+    let b = torn.counted.host.container("b");
+    let said = limited(&torn.counted, "ADD", &b).answer();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let anew = "weir: maps that no program had any more are made anew, and empty: histograms";
+    assert!(said.stderr.lines().any(|line| line == anew), "{said:?}");
+    let back = "weir: pins that were missing are there again: weir_from_pod, ";
+    assert!(said.stderr.contains(back), "{said:?}");
+    torn.is_whole();
+    limited(&torn.counted, "DEL", &b).succeed();
+}
+
+#[test]
 fn without_the_privilege_nothing_begins_anew() {
     let torn = Torn::new("torn-unit");
     let counters = id(&torn.dir().join("counters"));

@@ -23,6 +23,7 @@ use crate::{
     },
     telemetry::{
         histogram::{CLASSIC_NS, NATIVE_SCHEMA},
+        reader::Began,
         wire,
     },
 };
@@ -37,7 +38,7 @@ pub fn write(page: &Page<'_>) -> Vec<u8> {
                     pair("namespace", Bytes::copy_from_slice(row.namespace.as_bytes())),
                     pair("pod", Bytes::copy_from_slice(row.pod.as_bytes())),
                 ],
-                created: timestamp(row.created),
+                began: row.began,
             })
             .collect(),
         names: &page.names,
@@ -54,7 +55,7 @@ pub fn write(page: &Page<'_>) -> Vec<u8> {
 
 struct Pod {
     names: [LabelPair; 2],
-    created: Timestamp,
+    began: Began,
 }
 
 struct Writer<'a> {
@@ -160,8 +161,8 @@ impl Writer<'_> {
     }
 
     fn created(&self, family: &Family, key: &Key) -> Option<Timestamp> {
-        let row = key.row.filter(|_| family.began_with_pod())?;
-        Some(self.pods.get(row)?.created)
+        let pod = self.pods.get(key.row?)?;
+        family.began(&pod.began).map(timestamp)
     }
 }
 

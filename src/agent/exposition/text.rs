@@ -15,7 +15,7 @@ use crate::{
         pods::Row,
         series::{Collected, Key, Page, Samples},
     },
-    telemetry::{histogram::CLASSIC_NS, wire::Histogram},
+    telemetry::{histogram::CLASSIC_NS, reader::Began, wire::Histogram},
 };
 
 /// Writes the page as OpenMetrics, or else in the older form.
@@ -25,7 +25,7 @@ pub fn write(page: &Page<'_>, form: Form) -> String {
         form,
         pods: page.pods.rows().iter().map(pod_labels).collect(),
         names: &page.names,
-        created: page.pods.rows().iter().map(|row| row.created.as_nanos()).collect(),
+        began: page.pods.rows().iter().map(|row| row.began).collect(),
         buckets: Buckets::new(),
         bounds: bounds(form),
         labels: String::new(),
@@ -46,8 +46,8 @@ struct Writer<'a> {
     pods: Vec<String>,
     /// As [`Page::names`].
     names: &'a [String],
-    /// Nanoseconds since the Unix epoch, of each row.
-    created: Vec<u128>,
+    /// Of each row.
+    began: Vec<Began>,
     buckets: Buckets,
     /// The label of each classic bucket.
     bounds: Vec<String>,
@@ -163,11 +163,12 @@ impl Writer<'_> {
     /// When the series began; of the kernel's own statistics, and of what the agent counts, it isn't told.
     fn created(&mut self, family: &Family, key: &Key) {
         let gauge = matches!(family.kind, Kind::Gauge | Kind::Info);
-        if self.form != Form::OpenMetrics || gauge || !family.began_with_pod() {
+        if self.form != Form::OpenMetrics || gauge {
             return;
         }
-        if let Some(created) = key.row.and_then(|row| self.created.get(row).copied()) {
-            self.sample(family, "_created", "", Seconds(created));
+        let began = key.row.and_then(|row| self.began.get(row));
+        if let Some(began) = began.and_then(|totals| family.began(totals)) {
+            self.sample(family, "_created", "", Seconds(began.as_nanos()));
         }
     }
 

@@ -54,11 +54,11 @@ impl Writer<'_> {
     /// All of a pod or of the node, and how many data points that is.
     fn row(&self, row: Option<usize>) -> (Option<ResourceMetrics>, usize) {
         let pod = row.and_then(|row| self.page.pods.rows().get(row));
-        let start = pod.map_or(0, |pod| nanoseconds(pod.created));
         let mut count = 0;
         let metrics = self.page.families.iter().filter_map(|collected| {
+            let began = pod.and_then(|pod| collected.family.began(&pod.began));
             // 0 says that it is not known.
-            let start = if collected.family.began_with_pod() { start } else { 0 };
+            let start = began.map_or(0, nanoseconds);
             let (metric, points) = self.metric(collected, row, start)?;
             count += points;
             Some(metric)
