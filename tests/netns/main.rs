@@ -40,6 +40,7 @@ mod net_check;
 mod net_nft;
 mod networkd;
 mod node;
+mod old_records;
 mod outlived;
 mod overlap;
 mod plugin;
