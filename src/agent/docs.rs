@@ -123,7 +123,8 @@ behind 64 s.
 
 Native histograms are in the protocol buffers, beside the classic ones, for which Prometheus asks with
 `--enable-feature=native-histograms` (2.40 and newer; from 3.8 on, `scrape_native_histograms: true`). It then takes the
-native ones alone, unless told `always_scrape_classic_histograms: true`:
+native ones alone, unless told otherwise (from 2.45 on `scrape_classic_histograms: true`, from 3.0 on
+`always_scrape_classic_histograms: true`):
 
 ```
 histogram_quantile(0.99, sum by (pod) (rate(weir_http_request_duration_seconds{role=\"client\"}[5m])))

@@ -422,6 +422,10 @@ fn without_maps_a_listener_waits_for_them() {
     let mut agent = node.agent();
     let listening = thread::spawn(|| drop(Listener::new("")));
     agent.wait_for("no live records, looking again every second");
+    thread::sleep(Duration::from_millis(3500));
+    let said = agent.told();
+    let tries = said.iter().filter(|line| line.contains("no live records")).count();
+    assert_eq!(tries, 1, "{said:#?}");
     let _web = Served::new(&node, "web");
     listening.join().unwrap();
 }

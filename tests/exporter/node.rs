@@ -128,6 +128,12 @@ impl Service {
         }
     }
 
+    /// Its log up to now.
+    pub fn told(&mut self) -> &[String] {
+        self.log.extend(self.lines.try_iter());
+        &self.log
+    }
+
     /// Sends a signal and waits for the end; returns the exit status and the rest of the log.
     pub fn stop(mut self, signal: Signal) -> (Option<i32>, Vec<String>) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();

@@ -73,7 +73,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "weir_events_lost",
         kind: Kind::Counter,
-        help: "What happened and is not counted above because the table for it was full, or its pod had its share of it",
+        help: "What happened and is not counted above because the table for it was full, or its pod had its share of it; of `records` and `heads`, what is counted and was not told live",
         labels: &[Label {
             name: "source",
             values: &[

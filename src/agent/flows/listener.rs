@@ -123,7 +123,10 @@ impl Listener {
             }
             let due = self.ends.due(&self.peers, now);
             self.send(due);
-            self.say(&done);
+            // Between two tries that failed all is as it was.
+            if ring.is_some() || done.is_err() {
+                self.say(&done);
+            }
             if now >= sign {
                 sign = now + SIGN_OF_LIFE;
                 self.hub.for_each(|queue| queue.remark(b":\n\n"));

@@ -204,7 +204,9 @@ impl Flows {
         if clients.listening.len() >= CLIENTS || clients.closed {
             return Err(Error::new(
                 Kind::TryAgain,
-                format!("{CLIENTS} clients are listening already"),
+                format!(
+                    "{CLIENTS} clients are listening already: close a page, a weir observe or a weir top"
+                ),
             ));
         }
         let (queue, events) = Queue::new();

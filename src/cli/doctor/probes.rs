@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use nix::{
     errno::Errno,
     sys::utsname::uname,
-    unistd::{AccessFlags, access},
+    unistd::{AccessFlags, access, geteuid},
 };
 
 use super::{Args, Finding, checks, conflist, lists, pods, ranges, strays, trial};
@@ -100,7 +100,11 @@ fn state(state_dir: &Path) -> Finding {
         Err(err) => Finding::fail(
             "state",
             format!("{} is not writable: {}", place.display(), err.desc()),
-            "make it writable for root, or choose another with stateDir and --state-dir",
+            if geteuid().is_root() {
+                "make it writable for root, or choose another with stateDir and --state-dir"
+            } else {
+                "call doctor as root, as who the plugin runs"
+            },
         ),
     }
 }
