@@ -21,7 +21,8 @@ const CAPTURES: [(&str, &str); 7] = [
     ("AMQP 1.0", include_str!("captures/amqp-1.0.txt")),
 ];
 
-fn turns(text: &str) -> Vec<(Side, Vec<u8>)> {
+/// Who says what, in this order.
+pub fn turns(text: &str) -> Vec<(Side, Vec<u8>)> {
     let mut turns: Vec<(Side, Vec<u8>)> = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         match line {
