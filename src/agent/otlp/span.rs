@@ -80,7 +80,8 @@ fn exchange(flow: &Flow, server: bool) -> (String, Vec<KeyValue>, bool) {
     let mut attributes = vec![text("http.request.method", method), text("url.scheme", "http")];
     if let Some(path) = &flow.path {
         attributes.push(text("url.path", path));
-        if let (Some(host), false) = (&flow.host, server) {
+        // Of CONNECT and of `OPTIONS *` there is no URL.
+        if let (Some(host), false, true) = (&flow.host, server, path.starts_with('/')) {
             attributes.push(text("url.full", format!("http://{host}{path}")));
         }
     }
@@ -122,12 +123,15 @@ fn call(flow: &Flow, server: bool) -> (String, Vec<KeyValue>, bool) {
 
 /// Who spoke to whom: what the client asked for by name, and the addresses.
 fn endpoints(flow: &Flow, server: bool, attributes: &mut Vec<KeyValue>) {
+    let peer = flow.peer.as_ref().and_then(|peer| peer.parse::<SocketAddr>().ok());
     if let Some(host) = &flow.host {
         let (address, port) = split(host);
         attributes.push(text("server.address", address));
-        attributes.extend(port.map(|port| integer("server.port", port)));
+        // The conventions want a client's always, and a `Host` need not have it.
+        let asked = peer.filter(|_| !server).map(|peer| peer.port());
+        attributes.extend(port.or(asked).map(|port| integer("server.port", port)));
     }
-    let Some(Ok(peer)) = flow.peer.as_ref().map(|peer| peer.parse::<SocketAddr>()) else { return };
+    let Some(peer) = peer else { return };
     attributes.push(text("network.peer.address", peer.ip().to_string()));
     attributes.push(integer("network.peer.port", peer.port()));
     if server {
@@ -227,6 +231,35 @@ mod tests {
             ("url.scheme", "http"),
         ];
         assert_eq!(attributes(&span), expected.map(|(key, value)| (key, value.into())).into());
+    }
+
+    #[test]
+    fn a_client_always_says_which_port_it_asked() {
+        for (role, host, port) in [
+            ("client", Some("web.shop"), Some("4711")),
+            ("client", Some("web.shop:8080"), Some("8080")),
+            ("client", None, Some("4711")),
+            ("server", Some("web.shop"), None),
+        ] {
+            let host_of = host.map(str::to_owned);
+            let span = of(Flow { role: role.into(), host: host_of, ..flow() });
+            let told = attributes(&span);
+            assert_eq!(told.get("server.port").map(String::as_str), port, "{role} {host:?}");
+            let ports = span.attributes.iter().filter(|it| it.key == "server.port").count();
+            assert_eq!(ports, usize::from(port.is_some()), "{role} {host:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_without_a_path_has_no_url() {
+        let url = |path: &str| {
+            let flow = Flow { role: "client".into(), path: Some(path.into()), ..flow() };
+            attributes(&of(flow)).get("url.full").cloned()
+        };
+        assert_eq!(url("/a").as_deref(), Some("http://web.shop:8080/a"));
+        for path in ["a.example:443", "*", "…"] {
+            assert_eq!(url(path), None);
+        }
     }
 
     #[test]
