@@ -378,6 +378,7 @@ enum stat {
 	STAT_FULL_RECORDS,	/* live records that the ring had no room for */
 	STAT_UNKNOWN_INTERFACE, /* packets of an interface without a pod */
 	STAT_FULL_HEADS,	/* pieces of heads that it had no room for either */
+	STAT_LEFT_CONNS,	/* connections that stayed behind with maps of another layout */
 	STAT_MAX,
 };
 

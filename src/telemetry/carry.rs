@@ -28,7 +28,7 @@ const ENTRIES: usize = 100;
 const NONE: MergeEntry = MergeEntry { kind: 0, pod: 0, fields: 0, c: 0, n: 0, sum: 0 };
 
 /// What goes together fits into one run.
-const _: () = assert!(Stat::STAT_MAX.0 as usize <= ENTRIES);
+const _: () = assert!((Stat::STAT_MAX.0 as usize) < ENTRIES);
 
 /// Totals of the old maps that go together, or not at all, as what weir_merge is given.
 struct Total {
@@ -152,6 +152,8 @@ impl Source {
             MergeKind::MERGE_TRAFFIC if traffic::owner(&self.pods, pod)? == Some(entry.c) => {
                 reader::remove(&self.pods, bytes_of(&pod))
             }
+            // An older layout has fewer of them.
+            MergeKind::MERGE_STAT if entry.c >= self.stats.max_entries() => Ok(()),
             MergeKind::MERGE_STAT => {
                 let cpus = libbpf_rs::num_possible_cpus()
                     .context(Kind::Telemetry, || "can't count the possible CPUs".into())?;
@@ -175,7 +177,15 @@ impl Source {
             totals.push(Total { pod: Some(pod), entries: traffic_entries(ifindex, pod, &network) });
         }
         let stats = self.stats.max_entries().min(map(new, "stats")?.max_entries());
-        let entries = (0..stats).map(|stat| self.stat_entry(stat)).collect::<Result<_>>()?;
+        let mut entries =
+            (0..stats).map(|stat| self.stat_entry(stat)).collect::<Result<Vec<_>>>()?;
+        // What was open is not followed any further, and somebody has to say so.
+        let made = self.stat(Stat::STAT_CONNS_CREATED)?;
+        let left = made.saturating_sub(self.stat(Stat::STAT_CONNS_REMOVED)?);
+        let stat = Stat::STAT_LEFT_CONNS.0;
+        if stat < map(new, "stats")?.max_entries() {
+            entries.push(entry(MergeKind::MERGE_STAT, 0, 0, stat, (left, 0)));
+        }
         totals.push(Total { pod: None, entries });
         Ok(totals)
     }
@@ -183,13 +193,16 @@ impl Source {
     /// Of a tally what was made is gone with the old maps.
     fn stat_entry(&self, stat: u32) -> Result<MergeEntry> {
         let made = TALLIED.iter().find(|(_, _, removed)| removed.0 == stat);
-        let of = made.map_or(stat, |(_, made, _)| made.0);
+        let n = self.stat(made.map_or(Stat(stat), |(_, made, _)| *made))?;
+        Ok(entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0)))
+    }
+
+    fn stat(&self, stat: Stat) -> Result<u64> {
         let found = self
             .stats
-            .lookup_percpu(bytes_of(&of), MapFlags::ANY)
+            .lookup_percpu(bytes_of(&stat.0), MapFlags::ANY)
             .context(Kind::Telemetry, || "can't read the map stats".into())?;
-        let n = found.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum();
-        Ok(entry(MergeKind::MERGE_STAT, 0, 0, stat, (n, 0)))
+        Ok(found.iter().flatten().filter_map(|bytes| from_bytes::<u64>(bytes)).sum())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Up and down under load: what was asked is what is counted.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use serde_json::json;
 use weir::telemetry::{
     pin,
     reader::{Maps, Snapshot},
-    wire::{CounterKey, CounterKind, TcpResult},
+    wire::{CounterKey, CounterKind, Stat, TcpResult},
 };
 
 use crate::{
@@ -139,6 +139,30 @@ impl Pair {
         let there = MapHandle::from_pinned_path(pinned).unwrap().keys().count();
         assert_eq!(conns.entries, u64::try_from(there).unwrap());
     }
+}
+
+/// An open connection is not followed over another layout, and that is told, once.
+#[test]
+fn a_connection_that_another_layout_leaves_behind_is_told_of() {
+    let pair = Pair::new("layouts-left", "clsact", Version::This);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        serve(&pair.server.space, pair.address, scope, &over);
+        let open = pair.client.space.run(|| TcpStream::connect(pair.address).unwrap());
+        while pair.snapshot().stats[Stat::STAT_CONNS_CREATED.0 as usize] < 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let left = || pair.snapshot().stats[Stat::STAT_LEFT_CONNS.0 as usize];
+        assert_eq!(left(), 0);
+        for version in [Version::Other, Version::This, Version::Other, Version::This] {
+            pair.go(version);
+        }
+        // One at each pod's end.
+        assert_eq!(left(), 2);
+        drop(open);
+    });
+    pair.assert_no_connection_is_left_over();
 }
 
 /// On the ways up and down that `go` goes.

@@ -73,7 +73,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "weir_events_lost",
         kind: Kind::Counter,
-        help: "What happened and is not counted above because the table for it was full, or its pod had its share of it; of `records` and `heads`, what is counted and was not told live",
+        help: "What happened and is not counted above because the table for it was full, or its pod had its share of it; of `records` and `heads`, what is counted and was not told live; of `reload`, connections that a layout of another version left behind, of which only bytes and packets are counted further",
         labels: &[Label {
             name: "source",
             values: &[
@@ -85,6 +85,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 "heads",
                 "http2",
                 "http2_streams",
+                "reload",
             ],
         }],
         source: Source::Node(|reading| {
@@ -97,6 +98,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 ("heads", Stat::STAT_FULL_HEADS),
                 ("http2", Stat::STAT_FULL_HTTP2),
                 ("http2_streams", Stat::STAT_FULL_STREAMS),
+                ("reload", Stat::STAT_LEFT_CONNS),
             ])
         }),
         ..NODE
