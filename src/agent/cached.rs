@@ -45,7 +45,8 @@ impl Cached {
         let (snapshot, members, now) = (&*self.snapshot, self.members.as_slice(), self.now);
         let own = Own { flavor: Flavor::Otel, ..self.own.clone() };
         let mut reading = Reading { snapshot, members, now, own };
-        otlp::metrics::write(&collect(&mut reading, GRACE), now).into()
+        let page = collect(&mut reading, GRACE);
+        otlp::metrics::write(&page, now, &reading.own.node).into()
     }
 
     /// An [`Overview`](super::overview::Overview), as JSON.

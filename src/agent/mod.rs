@@ -117,8 +117,10 @@ async fn serve(options: Options) -> Result<()> {
         flows::Flows::start(state_dir.clone(), bpf_dir.clone(), finds.clone())?;
     let (lost, displaced) = oneshot::channel();
     let keeper = Keeper::new(place, lost);
-    let (totals, totals_thread) = totals::Totals::start(state_dir, bpf_dir, finds, keeper)?;
-    let hosts = hosts::Hosts::new(&own_name(), allowed_hosts);
+    let node = own_name();
+    let hosts = hosts::Hosts::new(&node, allowed_hosts);
+    let (totals, totals_thread) =
+        totals::Totals::start(node.into(), state_dir, bpf_dir, finds, keeper)?;
     let sources = Arc::new(routes::Sources { totals, flows, hosts });
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();

@@ -1,6 +1,6 @@
 //! What a page is made of: the totals at one moment, and what the agent knows of itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     exemplar::{Exemplar, Place},
@@ -20,6 +20,8 @@ use crate::telemetry::{
 /// What the agent adds to the totals.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
+    /// The node's name; empty if it has none.
+    pub node: Arc<str>,
     /// Whether the snapshot comes from maps, or there were none to read.
     pub maps_open: bool,
     /// Nanoseconds that taking the snapshot took.

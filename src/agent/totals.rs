@@ -112,6 +112,7 @@ impl Totals {
     /// # Errors
     /// `Kind::Kernel` if no thread can be had.
     pub fn start(
+        node: Arc<str>,
         state_dir: PathBuf,
         bpf_dir: PathBuf,
         finds: Finds,
@@ -121,6 +122,7 @@ impl Totals {
         let starting = Err("the maps have not been looked at yet".to_owned());
         let (publish, health) = watch::channel(Health { at: Instant::now(), state: starting });
         let worker = Worker {
+            node,
             journal: Journal::new(state_dir),
             bpf_dir,
             maps: None,
@@ -207,6 +209,7 @@ impl Totals {
 }
 
 struct Worker {
+    node: Arc<str>,
     journal: Journal,
     bpf_dir: PathBuf,
     maps: Option<Maps>,
@@ -415,6 +418,7 @@ impl Worker {
         let server_names =
             self.finds.names.as_ref().map(|names| names.tell(gone)).unwrap_or_default();
         let own = Own {
+            node: Arc::clone(&self.node),
             server_names,
             maps_open: snapshot.is_some(),
             read_ns: u64::try_from(taken.elapsed().as_nanos()).unwrap_or(u64::MAX),

@@ -202,14 +202,24 @@ fn a_deleted_pod_stays_for_its_grace_time_and_then_leaves_page_and_maps() {
     web.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 7);
     db.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 8);
     run("ip", &["link", "delete", "web"]);
+    let deleted = Instant::now();
     web.delete();
     let _agent = node.agent();
     eventually("one living pod", || get("/metrics").body.contains("\nweir_pods 1\n"));
     let page = get("/metrics").body;
     let last = r#"pod="web",role="server",method="GET",protocol="1.1",status="200"} 7"#;
     assert!(page.contains(last), "{page}");
-    // A minute is too long for a test: the DEL is put where it would have been a minute ago.
-    web.delete_earlier(Duration::from_secs(61));
+    // A minute is too long for a test: the DEL is put where it would have been almost a minute ago.
+    web.delete_earlier(Duration::from_secs(55).saturating_sub(deleted.elapsed()));
+    db.count(CounterKind::COUNTER_HTTP_REQUESTS, 1, 2, 200, 9);
+    let living = r#"pod="db",role="server",method="GET",protocol="1.1",status="200"} 9"#;
+    eventually("a reading since then", || get("/metrics").body.contains(living));
+    // The maps are swept each second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let page = get("/metrics").body;
+    assert!(page.contains(last), "{page}");
+    assert!(page.contains("weir_map_entries{map=\"counters\"} 2\n"), "{page}");
+    web.delete_earlier(Duration::from_secs(6));
     eventually("the pod is gone", || !get("/metrics").body.contains(WEB));
     eventually("its counters, too", || {
         get("/metrics").body.contains("weir_map_entries{map=\"counters\"} 1\n")

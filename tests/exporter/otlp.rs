@@ -161,9 +161,33 @@ fn over_http_what_is_put_off_is_sent_again_and_once() {
     assert_eq!((received.spans().len(), paths.len(), ids.len()), (20, 20, 20));
     eventually("they are counted", || count("weir_otlp_spans_total{result=\"sent\"}") == 20);
     eventually("metrics", || received.metric("weir", "weir.pods").is_some());
+    let node = nix::sys::utsname::uname().unwrap().nodename().to_str().unwrap().to_owned();
+    let named = |key: &str, name: &str| (key.to_owned(), name.to_owned());
+    let agent_of_node = [
+        named("service.name", "weir"),
+        named("service.instance.id", &node),
+        named("host.name", &node),
+    ];
+    assert_eq!(received.resources("weir"), [agent_of_node.into()].into());
     let (_, log) = agent.into_inner().stop(Signal::SIGTERM);
     let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert_eq!((said("can't send to"), said("sending to")), (1, 1), "{log:#?}");
+}
+
+#[test]
+fn a_receiver_that_wants_to_be_left_alone_is() {
+    let node = Node::new("otlp-later");
+    let (told, asked) = std::sync::mpsc::channel();
+    let mut first = otlp_receiver::first(vec![429]);
+    let received = otlp_receiver::http(receiver(), move |path| {
+        told.send(Instant::now()).unwrap();
+        first(path)
+    });
+    // Metrics are due each second, and without the wish the next try of anything within two.
+    let _agent = agent(&node, &["--otlp-protocol", "http"]);
+    eventually("metrics", || received.metric("weir", "weir.pods").is_some());
+    let (refused, next) = (asked.recv().unwrap(), asked.recv().unwrap());
+    assert!(next - refused >= otlp_receiver::RETRY_AFTER, "{:?}", next - refused);
 }
 
 #[test]

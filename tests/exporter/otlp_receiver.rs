@@ -1,11 +1,12 @@
 //! Receivers of OTLP: tonic's server with the services of `opentelemetry-proto`, and one of HTTP.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use opentelemetry_proto::tonic::{
@@ -44,6 +45,16 @@ impl Received {
             spans.map(move |span| (resource.clone(), attributes(&span.attributes), span))
         });
         spans.collect()
+    }
+
+    /// The attributes of each resource that metrics came from, by its service's name and theirs.
+    pub fn resources(&self, service: &str) -> BTreeSet<Attributes> {
+        let received = self.0.lock().unwrap();
+        let resources = received.1.iter().flat_map(|request| &request.resource_metrics);
+        resources
+            .map(|of| attributes(&of.resource.as_ref().unwrap().attributes))
+            .filter(|has| has["service.name"] == service)
+            .collect()
     }
 
     /// The last of a pod's metrics of a name.
@@ -115,6 +126,9 @@ pub fn first(mut statuses: Vec<u16>) -> impl FnMut(&str) -> u16 {
     move |_| statuses.pop().unwrap_or(200)
 }
 
+/// What [`http`] asks for with a 429.
+pub const RETRY_AFTER: Duration = Duration::from_secs(6);
+
 /// Serves both paths by HTTP/1.1, with the status that is said of a path. What is refused is not kept.
 pub fn http(address: SocketAddr, mut status: impl FnMut(&str) -> u16 + Send + 'static) -> Received {
     let received = Received::default();
@@ -129,7 +143,12 @@ pub fn http(address: SocketAddr, mut status: impl FnMut(&str) -> u16 + Send + 's
                 if status == 200 {
                     kept.keep(&path, &body);
                 }
-                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").unwrap();
+                let wish = match status {
+                    429 => format!("Retry-After: {}\r\n", RETRY_AFTER.as_secs()),
+                    _ => String::new(),
+                };
+                let answer = format!("HTTP/1.1 {status} X\r\n{wish}Content-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
             }
         }
     });

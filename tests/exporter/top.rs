@@ -95,6 +95,25 @@ fn pods_are_shown_sorted_filtered_and_looked_into_at_80_columns() {
 }
 
 #[test]
+fn replicas_of_one_workload_can_be_told_apart_at_80_columns() {
+    let node = Node::new("top-replicas");
+    let replicas = ["x2x8p", "b7kqz"];
+    let names = replicas.map(|end| format!("checkout-frontend-7d4b9c6f5d-{end}"));
+    let _pods = [0, 1].map(|at| Pod::named(&node, &format!("pod{at}"), "shop", &names[at]));
+    let _agent = node.agent();
+    let mut screen = Screen::new(24, 80, &["top"]);
+    let text = screen.until("the rows", |text| text.matches("shop/").count() == 2);
+    for end in replicas {
+        let row = text.lines().find(|line| line.contains(end)).unwrap_or_else(|| panic!("{text}"));
+        let name = row.split_whitespace().next().unwrap();
+        assert!(name.starts_with("shop/check…") && name.ends_with(end), "{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    screen.press("q");
+    assert_eq!(screen.end(), Some(0));
+}
+
+#[test]
 fn looking_into_a_pod_shows_its_exchanges_as_they_end() {
     let node = Node::new("top-detail");
     let web = Served::new(&node, "web");

@@ -10,7 +10,7 @@ use hyper::{
     Request, Response, StatusCode, Uri,
     body::{Bytes, Incoming},
     client::conn::{http1, http2},
-    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT},
+    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TE, USER_AGENT},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
@@ -38,8 +38,8 @@ pub enum Signal {
 pub enum Outcome {
     /// The receiver has it, but for so many spans or data points.
     Taken(u64),
-    /// It may go well later.
-    Later(String),
+    /// It may go well later: why it didn't, and how long the receiver wants to be left alone.
+    Later(String, Option<Duration>),
     /// It never will.
     Refused(String),
 }
@@ -71,8 +71,8 @@ impl Client {
     pub async fn send(&mut self, signal: Signal, body: Vec<u8>) -> Outcome {
         let outcome = match timeout(PATIENCE, self.exchange(signal, body)).await {
             Ok(Ok(outcome)) => return outcome,
-            Ok(Err(err)) => Outcome::Later(said(&*err)),
-            Err(_) => Outcome::Later(format!("no answer in {} s", PATIENCE.as_secs())),
+            Ok(Err(err)) => Outcome::Later(said(&*err), None),
+            Err(_) => Outcome::Later(format!("no answer in {} s", PATIENCE.as_secs()), None),
         };
         self.connection = None;
         outcome
@@ -184,22 +184,29 @@ fn framed(message: &[u8]) -> Result<Vec<u8>, Failure> {
 /// By OTLP 1.x, section "OTLP/HTTP Response".
 async fn http_outcome(answer: Response<Incoming>) -> Result<Outcome, Failure> {
     let status = answer.status();
+    let after = retry_after(answer.headers());
     let body = Limited::new(answer.into_body(), ANSWER).collect().await?.to_bytes();
     Ok(match status {
         StatusCode::OK => Outcome::Taken(rejected(&body)),
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => Outcome::Later(format!("it answers {status}")),
+        | StatusCode::GATEWAY_TIMEOUT => Outcome::Later(format!("it answers {status}"), after),
         _ => Outcome::Refused(format!("it answers {status}")),
     })
+}
+
+/// Whole seconds (RFC 9110, section 10.2.3). Its other form, a date, depends on two clocks and is passed over.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// By the gRPC protocol over HTTP/2, and OTLP 1.x, section "OTLP/gRPC Response".
 async fn grpc_outcome(answer: Response<Incoming>) -> Result<Outcome, Failure> {
     let status = answer.status();
     if status != StatusCode::OK {
-        return Ok(Outcome::Later(format!("it answers {status}, which is no gRPC")));
+        return Ok(Outcome::Later(format!("it answers {status}, which is no gRPC"), None));
     }
     let head = answer.headers().clone();
     let body = Limited::new(answer.into_body(), ANSWER).collect().await?;
@@ -210,10 +217,10 @@ async fn grpc_outcome(answer: Response<Incoming>) -> Result<Outcome, Failure> {
         Some(0) => Outcome::Taken(rejected(message.get(5..).unwrap_or_default())),
         // Those that OTLP calls retryable.
         Some(code @ (1 | 4 | 8 | 10 | 11 | 14 | 15)) => {
-            Outcome::Later(format!("it answers grpc-status {code}"))
+            Outcome::Later(format!("it answers grpc-status {code}"), None)
         }
         Some(code) => Outcome::Refused(format!("it answers grpc-status {code}")),
-        None => Outcome::Later("it answers without a grpc-status".into()),
+        None => Outcome::Later("it answers without a grpc-status".into(), None),
     })
 }
 

@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries while the receiver is away, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// For which a receiver is left alone because it wants that (`Retry-After`), at most.
+const LONGEST_WISH: Duration = Duration::from_secs(300);
+
 /// For the last batch, when the agent is told to stop.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,8 @@ pub struct Exporter {
     pause: Duration,
     /// When spans are sent although they are less than a batch.
     next: Instant,
+    /// Until then the receiver wants nothing.
+    not_before: Instant,
     /// Whether it can be reached.
     reach: Said,
     /// Whether it refuses, by [`Signal`]: a receiver of traces alone has no service for metrics.
@@ -52,9 +57,9 @@ impl Exporter {
     pub fn new(options: Options, spans: Arc<Spans>) -> Self {
         let client = Client::new(options.endpoint.clone());
         let (ids, pause) = (RandomState::new(), PAUSE);
-        let (batch, next) = (Vec::new(), Instant::now());
+        let (batch, next, not_before) = (Vec::new(), Instant::now(), Instant::now());
         let (reach, refusals) = Default::default();
-        Self { options, client, spans, batch, ids, pause, next, reach, refusals }
+        Self { options, client, spans, batch, ids, pause, next, not_before, reach, refusals }
     }
 
     /// Sends spans as they come and the metrics of `sources` at an interval, until `stopped`.
@@ -76,9 +81,13 @@ impl Exporter {
         loop {
             let well = self.pause == PAUSE;
             tokio::select! {
-                _ = metrics.tick() => self.send_metrics(sources).await,
+                _ = metrics.tick() => {
+                    if Instant::now() >= self.not_before {
+                        self.send_metrics(sources).await;
+                    }
+                }
                 () = spans.batch(), if well => self.send_spans().await,
-                () = sleep_until(self.next) => self.send_spans().await,
+                () = sleep_until(self.next.max(self.not_before)) => self.send_spans().await,
             }
         }
     }
@@ -108,7 +117,7 @@ impl Exporter {
                     self.spans.note(count - rejected, rejected);
                 }
                 Outcome::Refused(_) => self.spans.note(0, count),
-                Outcome::Later(_) => {
+                Outcome::Later(..) => {
                     self.spans.put_back(batch);
                     return;
                 }
@@ -148,7 +157,10 @@ impl Exporter {
                 self.pause = PAUSE;
                 self.refusals[which].say(format!("{url} refuses {what}: {why}"));
             }
-            Outcome::Later(why) => {
+            Outcome::Later(why, after) => {
+                if let Some(after) = after {
+                    self.not_before = Instant::now() + (*after).min(LONGEST_WISH);
+                }
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 // Who comes back refuses anew.
                 self.refusals = Default::default();

@@ -24,9 +24,9 @@ use crate::{
 /// Data points of one request: some 300 kB, well below the 4 MB that gRPC receivers take.
 const POINTS: usize = 2_000;
 
-/// The page as requests, each with its length before it (a varint).
-pub fn write(page: &Page<'_>, now: Duration) -> Vec<u8> {
-    let writer = Writer { page, now: nanoseconds(now), buckets: Buckets::new() };
+/// The page of the node of that name as requests, each with its length before it (a varint).
+pub fn write(page: &Page<'_>, now: Duration, node: &str) -> Vec<u8> {
+    let writer = Writer { page, now: nanoseconds(now), node, buckets: Buckets::new() };
     let mut out = Vec::new();
     let mut request = MetricsRequest::default();
     let mut points = 0;
@@ -47,6 +47,7 @@ pub fn write(page: &Page<'_>, now: Duration) -> Vec<u8> {
 struct Writer<'a> {
     page: &'a Page<'a>,
     now: u64,
+    node: &'a str,
     buckets: Buckets,
 }
 
@@ -67,8 +68,10 @@ impl Writer<'_> {
         if metrics.is_empty() {
             return (None, 0);
         }
+        // What was folded is of no pod, but of this node's all the same.
+        let node = || of_agent(self.node);
         let of_row = ResourceMetrics {
-            resource: Some(pod.map_or_else(of_agent, |pod| of_pod(pod.namespace, pod.pod))),
+            resource: Some(pod.map_or_else(node, |pod| of_pod(pod.namespace, pod.pod))),
             scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics }],
             schema_url: SCHEMA.into(),
         };
@@ -200,10 +203,16 @@ mod tests {
         },
     };
 
+    const NODE: &str = "node-1";
+
     fn requests(snapshot: &Snapshot) -> Vec<MetricsRequest> {
+        requests_of(snapshot, NODE)
+    }
+
+    fn requests_of(snapshot: &Snapshot, node: &str) -> Vec<MetricsRequest> {
         let own = Own { flavor: Flavor::Otel, ..Own::default() };
         let mut reading = Reading { snapshot, members: &[], now: fixture::NOW, own };
-        let written = write(&collect(&mut reading, GRACE), fixture::NOW);
+        let written = write(&collect(&mut reading, GRACE), fixture::NOW, node);
         let mut rest = written.as_slice();
         let mut requests = Vec::new();
         while !rest.is_empty() {
@@ -249,8 +258,23 @@ mod tests {
         assert_eq!((point.bucket_counts[1], point.bucket_counts[14]), (1, 1));
         assert_eq!(point.explicit_bounds.len() + 1, point.bucket_counts.len());
         let agent = request.resource_metrics.last().unwrap();
-        assert_eq!(agent.resource, Some(of_agent()));
+        assert_eq!(agent.resource, Some(of_agent(NODE)));
         metric(agent, "weir.pods");
+    }
+
+    #[test]
+    fn agents_of_two_nodes_are_two_resources() {
+        let of = |node| {
+            let snapshot = fixture::snapshot([fixture::pod("web")]);
+            let last = requests_of(&snapshot, node).pop().unwrap().resource_metrics.pop().unwrap();
+            last.resource.unwrap().attributes
+        };
+        assert_ne!(of("node-1"), of("node-2"));
+        let named = |key| text(key, "node-1");
+        let expected =
+            [text("service.name", "weir"), named("service.instance.id"), named("host.name")];
+        assert_eq!(of("node-1"), expected);
+        assert_eq!(of(""), [text("service.name", "weir")]);
     }
 
     #[test]

@@ -26,9 +26,14 @@ pub fn of_pod(namespace: &str, pod: &str) -> Resource {
     Resource { attributes }
 }
 
-/// This node's agent itself.
-pub fn of_agent() -> Resource {
-    Resource { attributes: vec![text("service.name", "weir")] }
+/// The agent of the node of that name, without which those of two nodes would be one; the name is empty
+/// where the node has none.
+pub fn of_agent(node: &str) -> Resource {
+    let mut attributes = vec![text("service.name", "weir")];
+    if !node.is_empty() {
+        attributes.extend([text("service.instance.id", node), text("host.name", node)]);
+    }
+    Resource { attributes }
 }
 
 /// An attribute.

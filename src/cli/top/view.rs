@@ -26,6 +26,10 @@ const ROW_TREND: usize = 10;
 /// Heads of the columns.
 pub const COLUMNS: [&str; 9] = ["POD", "", "REQ/S", "ERR/S", "P50", "P99", "RX/S", "TX/S", "TREND"];
 
+/// Characters of the columns behind a pod's name, and of the name where the terminal is narrow.
+const WIDTHS: [u16; 8] = [2, 7, 6, 7, 7, 6, 6, 10];
+const NAME: u16 = 20;
+
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 
@@ -81,6 +85,9 @@ fn footing(state: &State) -> Line<'static> {
 
 fn rows(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let pods = state.rows();
+    // Between two columns is one more.
+    let others: u16 = WIDTHS.iter().map(|width| width + 1).sum();
+    let room = area.width.saturating_sub(others).max(NAME);
     let rows = pods.iter().map(|pod| {
         let [title, arrow, rate, errors, p50, p99, rx, tx] = cells(pod);
         let failing = requests(pod).1.error_rate.is_some_and(|rate| rate > 0.0);
@@ -89,7 +96,7 @@ fn rows(frame: &mut Frame<'_>, area: Rect, state: &State) {
         let trend = bars(&state.trend(&name(pod)), ROW_TREND);
         let right = |text: String| Cell::from(Line::from(text).right_aligned());
         Row::new([
-            Cell::from(title),
+            Cell::from(shortened(title, room.into())),
             Cell::from(arrow),
             right(rate),
             right(errors).style(alarm),
@@ -101,9 +108,7 @@ fn rows(frame: &mut Frame<'_>, area: Rect, state: &State) {
         ])
         .style(style)
     });
-    let widths = [20, 2, 7, 6, 7, 7, 6, 6, 10].map(Constraint::Length);
-    let mut widths = widths.to_vec();
-    widths[0] = Constraint::Min(20);
+    let widths = [Constraint::Min(NAME)].into_iter().chain(WIDTHS.map(Constraint::Length));
     let heads = COLUMNS.iter().enumerate().map(|(at, head)| {
         let line = Line::from(*head);
         Cell::from(if (2..8).contains(&at) { line.right_aligned() } else { line })
@@ -113,6 +118,19 @@ fn rows(frame: &mut Frame<'_>, area: Rect, state: &State) {
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut selection = TableState::new().with_selected(state.at(&pods));
     frame.render_stateful_widget(table, area, &mut selection);
+}
+
+/// A name in so many characters. It gives way in the middle: those of a namespace or of a workload
+/// begin alike, and its replicas differ at the end.
+fn shortened(name: String, room: usize) -> String {
+    let count = name.chars().count();
+    if count <= room {
+        return name;
+    }
+    let end = room.saturating_sub(1).div_ceil(2);
+    let start = room.saturating_sub(1 + end);
+    let (first, last) = (name.chars().take(start), name.chars().skip(count - end));
+    first.chain(['…']).chain(last).collect()
 }
 
 /// A row's texts, without its trend.
@@ -246,6 +264,19 @@ fn side(what: &str, kind: &Exchanges) -> Row<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_give_way_in_the_middle() {
+        for (name, room, shown) in [
+            ("shop/web", 8, "shop/web"),
+            ("shop/checkout-7d4b9c6f5d-x2x8p", 20, "shop/chec…6f5d-x2x8p"),
+            ("shop/checkout-7d4b9c6f5d-x2x8p", 21, "shop/check…6f5d-x2x8p"),
+            ("äöüäöü", 3, "ä…ü"),
+            ("ab", 1, "…"),
+        ] {
+            assert_eq!(shortened(name.into(), room), shown);
+        }
+    }
 
     #[test]
     fn numbers_have_five_characters_at_most() {
