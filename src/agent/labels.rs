@@ -108,8 +108,8 @@ names! {
 }
 
 names! {
-    /// The version in the request line.
-    http_version, HTTP_VERSIONS, else UNKNOWN, {
+    /// The version in the request line; `unknown` of one beyond the places for requests that wait.
+    http_version, HTTP_VERSIONS + "unknown", else "unknown", {
         HttpVersion::HTTP_VERSION_1_0.0 => "1.0",
         HttpVersion::HTTP_VERSION_1_1.0 => "1.1",
         HttpVersion::HTTP_VERSION_2.0 => "2",

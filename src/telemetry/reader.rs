@@ -137,8 +137,8 @@ pub struct Maps {
     held: MapHandle,
     /// In the order of [`TALLIED`].
     tallied: Vec<MapHandle>,
-    /// In the order of [`REST`].
-    rest: Vec<MapHandle>,
+    /// Those of [`REST`] that are there: without one the totals are as readable.
+    rest: Vec<(&'static str, MapHandle)>,
     sweep: OwnedFd,
 }
 
@@ -158,7 +158,11 @@ impl Maps {
             stats: map("stats")?,
             held: map("held")?,
             tallied: TALLIED.iter().map(|(name, ..)| map(name)).collect::<Result<_>>()?,
-            rest: REST.into_iter().map(map).collect::<Result<_>>()?,
+            rest: REST
+                .into_iter()
+                .filter_map(|name| Some((name, pin::map(bpf_dir, name).transpose()?)))
+                .map(|(name, map)| Ok((name, map?)))
+                .collect::<Result<_>>()?,
             sweep: pin::program(bpf_dir, "weir_sweep")?.ok_or_else(absent)?,
         })
     }
@@ -297,7 +301,7 @@ impl Maps {
         ]
         .into_iter()
         .chain(tallied)
-        .chain(REST.into_iter().zip(&self.rest))
+        .chain(self.rest.iter().map(|(name, map)| (*name, map)))
         .map(|(name, map)| {
             let bytes = locked_bytes(map).context(Kind::Telemetry, || {
                 format!("can't read the memory of the map {name} from fdinfo")
