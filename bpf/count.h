@@ -125,9 +125,16 @@ static __always_inline void histogram_put(__u32 pod, __u32 fields, __u32 cell, _
 	__sync_fetch_and_add(&value->sum_ns, sum);
 }
 
+/* Nanoseconds between two moments that two CPUs may have taken the other way round. */
+static __always_inline __u64 elapsed(__u64 ns)
+{
+	return (__s64)ns < 0 ? 0 : ns;
+}
+
 /* Adds an observation to the histogram whose key has these fields. */
 __noinline int histogram_add(__u32 pod, __u32 fields, __u64 ns)
 {
+	ns = elapsed(ns);
 	histogram_put(pod, fields, histogram_cell(ns), 1, ns);
 	return 0;
 }

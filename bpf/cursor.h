@@ -49,6 +49,7 @@ struct search {
 	__u32 pod;
 	__u32 taken; /* places that the pod has */
 	__u32 free;  /* places that nobody has */
+	__u32 left;  /* what is held at an end */
 };
 
 /*

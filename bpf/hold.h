@@ -209,13 +209,43 @@ static __always_inline __u32 find_turn(struct cursor *c, const struct conn *conn
 	return c->search.found;
 }
 
-/* Whether a direction holds what never got its turn. What another CPU has handed over just now has
- * it. */
-static __always_inline int has_hole(struct cursor *c, const struct conn *conn, __u32 dir)
+/* What a direction holds at an end. */
+#define LEFT_TURN 1   /* a segment that has its turn, or gets it just now */
+#define LEFT_UNREAD 2 /* bytes that nobody has read */
+
+static long left_step(__u32 i, struct cursor **cur)
+{
+	struct cursor *c = *cur;
+	struct held *slot = held_at(i);
+
+	if (!slot)
+		return 1;
+	if (slot->state == HELD_FREE || slot->conn != c->search.conn || slot->dir != c->search.dir)
+		return 0;
+	if ((__s32)(c->search.seq - slot->seq) >= 0)
+		c->search.left |= LEFT_TURN;
+	if (slot->state == HELD_FULL && (__s32)(slot->seq + slot->len - c->search.seq) > 0)
+		c->search.left |= LEFT_UNREAD;
+	return 0;
+}
+
+/*
+ * Whether bytes of a direction are lost at an end. Where the connection goes on for the other side,
+ * what another CPU has handed over just now still gets its turn, and only a hole that nobody filled
+ * is in the way; where it is gone, nothing does. Call owning the direction.
+ */
+static __always_inline int loses(struct cursor *c, const struct conn *conn, __u32 dir, int gone)
 {
 	const struct half *h = &conn->half[dir];
 
-	return h->held && !find_turn(c, conn, h, dir);
+	if (!h->held)
+		return 0;
+	c->search.conn = conn->id;
+	c->search.dir = dir;
+	c->search.seq = h->next;
+	c->search.left = 0;
+	bpf_loop(HOLD_SLOTS, left_step, &c, 0);
+	return gone ? c->search.left & LEFT_UNREAD : !(c->search.left & LEFT_TURN);
 }
 
 static long drop_step(__u32 i, __u64 *conn)

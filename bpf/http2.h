@@ -253,9 +253,11 @@ static __always_inline void http2_end(struct conn *conn, __u8 error)
 {
 	struct http2 *of = http2_of(conn);
 
-	if (!of)
+	/* What ended it first is how it ended. */
+	if (!of || of->ended)
 		return;
-	of->ended_ns = bpf_ktime_get_ns();
+	/* A full barrier: whoever sees that it ended sees when. */
+	__sync_lock_test_and_set(&of->ended_ns, bpf_ktime_get_ns());
 	of->ended = 1 + error;
 	if (!of->open)
 		http2_forget(conn->id, conn->pod);

@@ -44,7 +44,7 @@ static __always_inline struct record *record_ended(__u64 conn, __u32 pod, __u8 r
 	if (!c)
 		return NULL;
 	r = record_begin(c, RECORD_EXCHANGE);
-	r->duration_ns = ns;
+	r->duration_ns = elapsed(ns);
 	r->conn = conn;
 	r->pod = pod;
 	r->role = role;

@@ -195,7 +195,7 @@ __noinline int resync(struct conn *conn, __u32 dir)
 	responses = &conn->half[!(dir & 1)];
 	if (half_take(responses))
 		return 0;
-	conn_unanswered(conn, HTTP_ERROR_MALFORMED, bpf_ktime_get_ns());
+	conn_unanswered(conn, HTTP_ERROR_MALFORMED, bpf_ktime_get_ns(), 0);
 	half_restart(requests, conn->protocol, 0);
 	half_restart(responses, conn->protocol, 1);
 	conn->lost_answered = 0;

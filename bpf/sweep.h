@@ -101,7 +101,7 @@ static long sweep_conn(void *map, struct conn_key *key, struct conn *conn, void 
 					 : TCP_RESULT_RESET);
 	else if (conn->state != TCP_ESTABLISHED)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
-	conn_unanswered(conn, dying_error(conn), sweeping.now);
+	conn_unanswered(conn, dying_error(conn), sweeping.now, 1);
 	conn_remove(key, conn, 1);
 	return 0;
 }

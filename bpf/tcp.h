@@ -85,15 +85,14 @@ static __always_inline int has_spoken(const struct conn *conn)
 }
 
 /* Counts what waits as unanswered, a response that was under way with the status it had. */
-static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64 now)
+static __always_inline void conn_unanswered(struct conn *conn, __u8 error, __u64 now, int gone)
 {
 	struct half *responses =
 		conn->role == ROLE_CLIENT ? &conn->half[DIRECTION_RX] : &conn->half[DIRECTION_TX];
 	struct cursor *c = cursor();
 
 	if (c && conn->opaque == OPAQUE_NOT && conn->state == TCP_ESTABLISHED &&
-	    (has_hole(c, conn, DIRECTION_RX) || has_hole(c, conn, DIRECTION_TX))) {
-		/* The hole before what is held was never filled. */
+	    (loses(c, conn, DIRECTION_RX, gone) || loses(c, conn, DIRECTION_TX, gone))) {
 		conn->opaque = OPAQUE_GAP;
 		stat_add(STAT_GAP_SEQUENCE, 1);
 	}
@@ -216,7 +215,7 @@ static __always_inline void tcp_reset(const struct conn_key *key, struct conn *c
 	tcp_result(conn, conn->state != TCP_ESTABLISHED && by_server ? TCP_RESULT_REFUSED
 								     : TCP_RESULT_RESET);
 	conn_unanswered(conn, by_server ? HTTP_ERROR_RESET : HTTP_ERROR_CANCELLED,
-			bpf_ktime_get_ns());
+			bpf_ktime_get_ns(), 1);
 	conn_remove(key, conn, 1);
 }
 
@@ -232,7 +231,7 @@ static __always_inline void tcp_fin(const struct conn_key *key, struct conn *con
 		return conn_leave(key, conn, both && by_server ? DYING_LEFT : DYING_CLOSED);
 	/* A client that closed first and got nothing went away. */
 	conn_unanswered(conn, both && by_server ? HTTP_ERROR_CANCELLED : HTTP_ERROR_NO_RESPONSE,
-			bpf_ktime_get_ns());
+			bpf_ktime_get_ns(), both);
 	if (both)
 		conn_remove(key, conn, 1);
 	else
@@ -285,7 +284,7 @@ static __always_inline int conn_replace(const struct packet *p, struct conn *con
 		return -1;
 	if (conn->state != TCP_ESTABLISHED && !crossed)
 		tcp_result(conn, TCP_RESULT_TIMEOUT);
-	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, bpf_ktime_get_ns());
+	conn_unanswered(conn, HTTP_ERROR_NO_RESPONSE, bpf_ktime_get_ns(), 1);
 	conn_remove(&p->key, conn, 1);
 	return 0;
 }

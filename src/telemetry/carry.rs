@@ -38,17 +38,18 @@ struct Total {
 }
 
 /// Takes all totals of `old`, where nobody counts any more, over to `new`. Where pods stay, theirs and the node's own
-/// stay with them. Call holding the locks of both, when a run that was cut off is [finished](finish).
+/// stay with them. `open` is how many connections stay behind. Call holding the locks of both, when a run that was cut
+/// off is [finished](finish).
 ///
 /// # Errors
 /// [`Kind::Telemetry`]. What is over by then is over.
-pub fn take(old: &Path, new: &Path, stay: &Stay) -> Result<()> {
+pub fn take(old: &Path, new: &Path, stay: &Stay, open: u64) -> Result<()> {
     let goes = |total: &Total| match total.pod {
         Some(pod) => !stay.pods.contains(&pod),
         None => stay.is_empty(),
     };
     let source = Source::open(old)?;
-    let mut totals = source.all(new)?.into_iter().filter(goes).peekable();
+    let mut totals = source.all(new, open)?.into_iter().filter(goes).peekable();
     while totals.peek().is_some() {
         let mut run = MergeRun { from: field(&pin::name(old)), entries: [NONE; ENTRIES] };
         let mut free = run.entries.iter_mut();
@@ -59,6 +60,17 @@ pub fn take(old: &Path, new: &Path, stay: &Stay) -> Result<()> {
         source.lose(&run)?;
     }
     keep(new, &MergeRun::default())
+}
+
+/// The connections in these maps that have not ended. Call before the pods are forgotten there: the agent of that
+/// version goes on sweeping, and ends theirs.
+///
+/// # Errors
+/// [`Kind::Telemetry`].
+pub fn open(old: &Path) -> Result<u64> {
+    let source = Source::open(old)?;
+    let made = source.stat(Stat::STAT_CONNS_CREATED)?;
+    Ok(made.saturating_sub(source.stat(Stat::STAT_CONNS_REMOVED)?))
 }
 
 /// Takes out of the old maps what a [`take`] that was killed had added to those in `new`, and not yet taken out. Call
@@ -167,7 +179,7 @@ impl Source {
         }
     }
 
-    fn all(&self, new: &Path) -> Result<Vec<Total>> {
+    fn all(&self, new: &Path, open: u64) -> Result<Vec<Total>> {
         let mut totals = counter_totals(&reader::dump::<CounterKey, u64>(&self.counters)?);
         for (key, histogram) in reader::dump::<HistogramKey, Histogram>(&self.histograms)? {
             let entries = histogram_entries(key, &histogram);
@@ -180,11 +192,9 @@ impl Source {
         let mut entries =
             (0..stats).map(|stat| self.stat_entry(stat)).collect::<Result<Vec<_>>>()?;
         // What was open is not followed any further, and somebody has to say so.
-        let made = self.stat(Stat::STAT_CONNS_CREATED)?;
-        let left = made.saturating_sub(self.stat(Stat::STAT_CONNS_REMOVED)?);
         let stat = Stat::STAT_LEFT_CONNS.0;
         if stat < map(new, "stats")?.max_entries() {
-            entries.push(entry(MergeKind::MERGE_STAT, 0, 0, stat, (left, 0)));
+            entries.push(entry(MergeKind::MERGE_STAT, 0, 0, stat, (open, 0)));
         }
         totals.push(Total { pod: None, entries });
         Ok(totals)

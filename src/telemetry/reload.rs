@@ -251,8 +251,9 @@ fn bring_over(
     done: &mut Reloaded,
 ) -> Result<Stay> {
     let stay = move_pods(bpf_dir, old, new, entered, done)?;
+    let open = carry::open(old)?;
     merge::forget_but(old, &stay)?;
-    carry::take(old, new, &stay)?;
+    carry::take(old, new, &stay, open)?;
     done.from.push(name(old));
     Ok(stay)
 }

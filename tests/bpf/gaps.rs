@@ -243,6 +243,13 @@ fn an_end_that_waits_for_another_cpu_at_the_end_is_no_gap() {
         assert_eq!(kernel.gaps(), [].into(), "{n}");
     }
     let counts = kernel.counts();
+    // What nobody could read any more is one.
+    let mut stream = Stream::open(&kernel, Role::ROLE_SERVER, v4(9, 40_002), v4(2, 80));
+    kernel.own(Direction::DIRECTION_RX, true);
+    stream.send(Client, ASKS);
+    kernel.own(Direction::DIRECTION_RX, false);
+    stream.reset(Server);
+    assert_eq!(kernel.gaps(), [(Stat::STAT_GAP_SEQUENCE.0, 1)].into());
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_REQUESTS), 2, "{counts:?}");
     assert_eq!(counts.of(CounterKind::COUNTER_HTTP_ERRORS), 0, "{counts:?}");
     assert_balanced(&kernel);

@@ -113,19 +113,22 @@ fn many_attachments_hold_nobody_up() {
     let a = host.container("a");
     host.add(&a);
     let record = fs::read_to_string(host.record(&a)).unwrap();
+    let timed = || {
+        let started = Instant::now();
+        host.call("STATUS", None).key("telemetry", json!({})).succeed();
+        started.elapsed()
+    };
+    let shortest = || (0..5).map(|_| timed()).min().unwrap();
+    let alone = shortest();
     for n in 0..5000 {
         let id = format!("a{n}");
         let one = record.replace(r#""containerId":"a""#, &format!(r#""containerId":"{id}""#));
         assert_ne!(one, record);
         fs::write(host.record(&a).with_file_name(format!("{id}@eth0")), one).unwrap();
     }
-    let timed = || {
-        let started = Instant::now();
-        host.call("STATUS", None).key("telemetry", json!({})).succeed();
-        started.elapsed().as_millis()
-    };
-    let shortest = (0..5).map(|_| timed()).min().unwrap();
-    assert!(shortest < 100, "{shortest} ms");
+    let among_many = shortest();
+    // Each of them opened and read would be some hundred times as long.
+    assert!(among_many < 10 * alone, "{among_many:?} of {alone:?}");
 }
 
 #[test]
