@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * As wire.h: what crosses between user space and weir_merge. A map holds the last of it, which
- * other versions read: a number is never given to another meaning, and struct merge_run grows at
- * its end.
+ * other versions read and clear: a number is never given to another meaning, and struct merge_run
+ * keeps its size.
  */
 #ifndef WEIR_WIRE_MERGE_H
 #define WEIR_WIRE_MERGE_H

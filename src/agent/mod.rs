@@ -125,6 +125,10 @@ async fn serve(options: Options) -> Result<()> {
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     for listener in listeners {
+        // Only now: who plumbs a pod on having read this has it counted among those that came.
+        if let Ok(address) = listener.local_addr() {
+            log::say(format_args!("agent: listening on http://{address}/metrics"));
+        }
         let mut stopped = stopped.clone();
         // The sender gone means the same as a message: stop.
         let stop = async move { drop(stopped.changed().await) };

@@ -55,17 +55,14 @@ const HEADERS: usize = 64;
 /// For answers that are under way when the agent is told to stop.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Binds an address and says so.
+/// Binds an address; clients are accepted by [`serve`], and wait until then.
 ///
 /// # Errors
 /// `Kind::Io` naming the address.
 pub fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let listener = listen(address).context(Kind::Io, || {
+    listen(address).context(Kind::Io, || {
         format!("can't listen on {address}; choose another address with --listen")
-    })?;
-    let address = listener.local_addr().unwrap_or(address);
-    log::say(format_args!("agent: listening on http://{address}/metrics"));
-    Ok(listener)
+    })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -130,7 +130,7 @@ fn a_table_full_of_the_unanswered_makes_room_without_an_agent() {
     for id in 0..u16::try_from(capacity).unwrap() {
         ask(5000, id);
     }
-    // DNS_TIMEOUT_S of wire.h, and what the fill itself took.
+    // DNS_TIMEOUT_S of sweep.h, and what the fill itself took.
     std::thread::sleep(std::time::Duration::from_secs(6));
     // The query that finds no place makes the room for the next.
     ask(5002, 1);

@@ -11,7 +11,7 @@ use crate::{
     stream::{Side, Stream},
 };
 
-/// Seconds, as `wire.h` has them.
+/// Seconds, as `sweep.h` has them.
 const SYN_TIMEOUT_S: u32 = 135;
 const CLOSE_TIMEOUT_S: u32 = 60;
 const IDLE_TIMEOUT_S: u32 = 8000;

@@ -25,8 +25,7 @@ pub struct Verified {
     pub name: String,
     /// Instructions that the verifier processed.
     pub instructions: u64,
-    /// Bytes of stack of the longest chain of calls, as Linux counts that was built without the JIT's own
-    /// rounding (before 6.6): each frame in steps of 32.
+    /// Bytes of stack of the longest chain of calls, as Linux 6.1 counts: each frame in steps of 32.
     pub stack: usize,
 }
 

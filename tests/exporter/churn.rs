@@ -117,8 +117,8 @@ fn of_a_thousand_quick_pods_none_is_missed() {
         get("/metrics").body.contains("\nweir_attachment_events_total{event=\"removed\"} 1000\n")
     });
     let page = get("/metrics").body;
-    assert!(page.contains("\nweir_attachment_events_total{event=\"added\"} 1000\n"));
-    assert!(page.contains("\nweir_pods 0\n"));
+    assert!(page.contains("\nweir_attachment_events_total{event=\"added\"} 1000\n"), "{page}");
+    assert!(page.contains("\nweir_pods 0\n"), "{page}");
     let all: BTreeSet<_> = (0..PODS).map(|number| format!("p{number:04}")).collect();
     let missed: Vec<_> = all.difference(&seen.into_inner().unwrap()).cloned().collect();
     assert!(missed.is_empty(), "{} in {took:?}: {missed:?}", missed.len());
