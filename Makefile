@@ -74,7 +74,8 @@ torture: ## pods under faults of all kinds for ten minutes (WEIR_TORTURE_SECONDS
 .PHONY: kernels
 kernels: build ## boot the oldest supported kernel, and others, under qemu; say what works on each
 	@.ci/deps kernels
-	tests/kernels/matrix target/release/weir
+	cargo build --release --locked --features other-layout --bin weir-other-layout
+	tests/kernels/matrix target/release/weir $(target_dir)/$(triple)/release/weir-other-layout
 	cargo build --locked --example verifier
 	tests/kernels/verified $(target_dir)/$(triple)/debug/examples/verifier
 
@@ -82,7 +83,8 @@ kernels: build ## boot the oldest supported kernel, and others, under qemu; say 
 oldest-kernel: ## of kernels, only the oldest, with the executable that make test tests
 	@.ci/deps build kernels
 	cargo test -q --locked --workspace --no-run
-	tests/kernels/matrix $(target_dir)/$(triple)/debug/weir 6.1
+	cargo build -q --locked --features other-layout --bin weir-other-layout
+	tests/kernels/matrix $(target_dir)/$(triple)/debug/weir $(target_dir)/$(triple)/debug/weir-other-layout 6.1
 
 .PHONY: lint
 lint: ## formatting, clippy, rustdoc, licences and sources of dependencies

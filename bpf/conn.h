@@ -310,7 +310,8 @@ struct dns_key {
 	__u16 pod_port;
 	__u16 peer_port;
 	__u16 id;
-	__u16 place; /* 0, or 1 for what another question's query has the same id as */
+	__u16 place; /* bit 0: another question's query has the same id; above it enum role and
+		      * enum transport, since two servers may ask each other from port 53 */
 };
 _Static_assert(sizeof(struct dns_key) == 48, "dns_key is hashed as bytes");
 

@@ -106,7 +106,7 @@ static __always_inline struct dns_query *dns_find(struct dns_key *key, int qtype
 
 	if (dns_asks(found, qtype))
 		return found;
-	key->place = 1;
+	key->place |= 1;
 	found = bpf_map_lookup_elem(&dns_pending, key);
 	return dns_asks(found, qtype) ? found : NULL;
 }
@@ -116,9 +116,9 @@ static __always_inline struct dns_query *dns_beside(struct dns_key *key)
 {
 	struct dns_query *other;
 
-	key->place = !key->place;
+	key->place ^= 1;
 	other = bpf_map_lookup_elem(&dns_pending, key);
-	key->place = !key->place;
+	key->place ^= 1;
 	return other;
 }
 
@@ -128,12 +128,12 @@ static __always_inline void dns_asked(struct cursor *c, const struct dns_side *s
 	const struct dns_query *first = bpf_map_lookup_elem(&dns_pending, key), *second;
 
 	dns_count(side, COUNTER_DNS_QUERIES, 0, qtype);
-	key->place = 1;
+	key->place |= 1;
 	second = bpf_map_lookup_elem(&dns_pending, key);
 	/* The same query again: its time runs from the first. */
 	if (dns_asks(first, qtype) || dns_asks(second, qtype))
 		return;
-	key->place = !!first;
+	key->place &= first ? ~0 : ~1;
 	c->query.asked_ns = bpf_ktime_get_ns();
 	c->query.pod = side->pod;
 	c->query.role = side->role;
@@ -228,7 +228,7 @@ __noinline int dns_message(struct __sk_buff *skb, __u32 pod, __u32 what, __u32 i
 	/* Here and not on the stack, of which 6.1 gives a chain of calls 512 bytes. */
 	__builtin_memcpy(&c->dns, &c->packet.key, sizeof(c->packet.key));
 	c->dns.id = id;
-	c->dns.place = 0;
+	c->dns.place = side.role << 1 | side.transport << 3;
 	if (what >> 24)
 		dns_answered(skb, c, &side, what, qtype);
 	else

@@ -21,7 +21,7 @@ static __always_inline void merge_traffic(const struct merge_entry *e)
 	/* The interface's number may have been given to another pod since. */
 	if (!traffic || traffic->pod != e->c)
 		return;
-	traffic_add(traffic, e->fields, e->fields >> 8, e->n, e->sum);
+	traffic_add(traffic, e->fields, e->fields >> 8, e->n, e->sum, 1);
 }
 
 static long merge_step(__u32 i, struct merge *m)

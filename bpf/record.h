@@ -62,7 +62,7 @@ __noinline int record_send(void)
 		return 0;
 	to = bpf_ringbuf_reserve(&records, sizeof(*to), 0);
 	if (!to) {
-		stat_add(STAT_FULL_RECORDS, 1);
+		stat_put(STAT_FULL_RECORDS, 1);
 		return 0;
 	}
 	*to = c->record;
@@ -94,7 +94,7 @@ __noinline int record_send_bytes(struct __sk_buff *skb, __u32 at, __u32 n)
 		to = bpf_ringbuf_reserve(&records, sizeof(*to), 0);
 	if (!to) {
 		/* Exchanges that are missed are told by number; a head's piece is part of one. */
-		stat_add(is_head ? STAT_FULL_HEADS : STAT_FULL_RECORDS, 1);
+		stat_put(is_head ? STAT_FULL_HEADS : STAT_FULL_RECORDS, 1);
 		return 0;
 	}
 	if (n > RECORD_DATA)

@@ -61,7 +61,7 @@ static __noinline struct conn *count(struct __sk_buff *skb, struct cursor *c, __
 	protocol = parse_ip(skb, dir == DIRECTION_TX, p);
 	if (protocol < 0)
 		return NULL;
-	traffic_add(traffic, dir, p->key.family, skb->len, segments(skb));
+	traffic_add(traffic, dir, p->key.family, skb->len, segments(skb), 0);
 	if (protocol == IPPROTO_TCP)
 		return tcp(skb, c, traffic->pod, dir);
 	if (protocol == IPPROTO_UDP)
@@ -152,7 +152,11 @@ int weir_limit_to(struct __sk_buff *skb)
 	return is_over_limit(skb, DIRECTION_RX) ? DROP : NEXT;
 }
 
-/* Run by BPF_PROG_TEST_RUN, which keeps softirqs off as the packet path does. */
+/*
+ * Run by BPF_PROG_TEST_RUN, which on 6.1 lets softirqs in, and with them packets on the same CPU:
+ * whatever it adds to it adds to in one instruction, and what else it touches other CPUs may have
+ * at the same time anyway. Only a live record may be overwritten there before it is sent.
+ */
 SEC("tc")
 int weir_sweep(struct __sk_buff *skb)
 {

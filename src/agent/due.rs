@@ -73,6 +73,12 @@ pub fn due(members: &[Member]) -> Vec<Due> {
     [lost, others, detached, cut].into_iter().flatten().collect()
 }
 
+/// Where a reload was cut off that had brought the pods of these layouts over.
+pub fn unfinished(layouts: &[String]) -> Option<Due> {
+    let (says, mend) = (pin::unfinished(layouts), pin::UNFINISHED_MEND);
+    (!layouts.is_empty()).then_some(Due { state: "unfinished", says, mend })
+}
+
 /// Where pins are [missing](crate::telemetry::whole::torn) of a layout that has others.
 pub fn torn(bpf_dir: &Path, torn: &[String]) -> Option<Due> {
     let due = || Due { state: "torn", says: pin::torn_apart(bpf_dir, torn), mend: pin::TORN_MEND };

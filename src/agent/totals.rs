@@ -294,6 +294,7 @@ impl Worker {
                 let (records, census) = (self.journal.known(), self.census.as_ref());
                 self.due = due(&roster::join(records, census, &BTreeMap::new()));
                 self.due.extend(due::torn(&self.bpf_dir, &torn));
+                self.due.extend(census.and_then(|census| due::unfinished(&census.unfinished)));
             }
         }
         let lost = self.due.iter().any(|due| due.state == State::Lost.word());

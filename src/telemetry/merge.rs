@@ -154,6 +154,12 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
     };
     let mut entered = Entered::default();
     let (attachments, pods) = (map(new, "attachments")?, map(new, "pods")?);
+    let known = |pod: u32| {
+        let found = attachments.lookup(bytes_of(&pod), MapFlags::ANY);
+        found
+            .map(|found| found.is_some())
+            .context(Kind::Telemetry, || "can't read the new map attachments".into())
+    };
     for (pod, raw) in reader::dump::<u32, RawAttachment>(&map(old, "attachments")?)? {
         if once(attachments.update(bytes_of(&pod), bytes_of(&raw), MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("attachments"))?
@@ -162,6 +168,10 @@ pub fn register(old: &Path, new: &Path) -> Result<Entered> {
         }
     }
     for (ifindex, pod, _) in traffic(&map(old, "pods")?)? {
+        // One that is forgotten would stay for ever: with its attachment goes what of it would be swept.
+        if !known(pod)? {
+            continue;
+        }
         let value = PodTraffic { pod, ..Default::default() };
         once(pods.update(bytes_of(&ifindex), bytes_of(&value), MapFlags::NO_EXIST))
             .context(Kind::Telemetry, full("pods"))?;

@@ -119,6 +119,17 @@ pub fn others(layouts: &[String]) -> String {
 /// What to do about it.
 pub const OTHERS_MEND: &str = "weir reload, and restart the agent";
 
+/// What is so where a reload left some of the totals in these layouts.
+pub fn unfinished(layouts: &[String]) -> String {
+    format!(
+        "a weir reload was cut off, and some of what pods have counted is still in the maps of layout {}",
+        layouts.join(" and ")
+    )
+}
+
+/// What to do about it.
+pub const UNFINISHED_MEND: &str = "weir reload carries it over";
+
 /// What is so where these [pins](whole::torn) are missing.
 pub fn torn_apart(bpf_dir: &Path, torn: &[String]) -> String {
     let shown = bpf_dir.display();

@@ -29,6 +29,8 @@ pub struct Census {
     pub here: Option<BTreeMap<u32, Option<Duration>>>,
     /// The layouts of other versions, by name.
     pub layouts: Vec<String>,
+    /// Of those the ones whose pods a reload that was cut off has brought over, and not all of their totals.
+    pub unfinished: Vec<String>,
     /// The living that the maps of other versions alone have.
     pub elsewhere: BTreeMap<u32, Elsewhere>,
 }
@@ -138,6 +140,10 @@ pub(super) fn census(bpf_dir: &Path, patience: Duration) -> Result<Still> {
             census.here = Some(all.map(|(pod, raw)| (pod, reader::deleted(&raw))).collect());
         } else {
             census.layouts.push(registry.layout.clone());
+            let mut all = all.peekable();
+            if all.peek().is_none() && has_totals(&bpf_dir.join(&registry.layout))? {
+                census.unfinished.push(registry.layout.clone());
+            }
             let living = all.filter(|(_, raw)| raw.deleted_ns == 0);
             census.elsewhere.extend(living.map(|(id, raw)| {
                 let pod = reader::pod(&raw, Network::default());
@@ -149,6 +155,17 @@ pub(super) fn census(bpf_dir: &Path, patience: Duration) -> Result<Still> {
         census.elsewhere.retain(|pod, _| here.get(pod) != Some(&None));
     }
     Ok(Still { census, _held: held })
+}
+
+/// Whether a layout has totals of pods. Of those that it knows; who forgets a pod takes its totals away first, or
+/// carries them over.
+fn has_totals(dir: &Path) -> Result<bool> {
+    for name in ["counters", "histograms"] {
+        if merge::map(dir, name)?.keys().next().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether an interface is limited by the programs of another version, and by none of this one's.

@@ -81,6 +81,27 @@ fn between_two_servers_the_message_says_who_asks() {
     assert_eq!(kernel.counts(), expected);
 }
 
+/// Each chooses its ids by itself, so that both may have the same under way.
+#[test]
+fn two_servers_that_ask_each_other_with_one_id_are_two_look_ups() {
+    let kernel = Kernel::new();
+    let (here, there) = (v4(2, 53), v4(9, 53));
+    let query = message(7, 0x0100, &["a"], A);
+    kernel.leave_pod(&frame::udp(here, there, &query));
+    kernel.enter_pod(&frame::udp(there, here, &query));
+    assert_eq!(elements(&kernel, "dns_pending"), 2);
+    kernel.leave_pod(&frame::udp(here, there, &message(7, 0x8183, &["a"], A)));
+    kernel.enter_pod(&frame::udp(there, here, &message(7, 0x8180, &["a"], A)));
+    let mut expected = Counts::default();
+    for (role, rcode) in [(Role::ROLE_CLIENT, 0), (Role::ROLE_SERVER, 3)] {
+        let role = u8::try_from(role.0).unwrap();
+        expected.add(CounterKind::COUNTER_DNS_QUERIES, role, 0, 0, A, 1);
+        expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, rcode, 0, A, 1);
+    }
+    assert_eq!(kernel.counts(), expected);
+    assert_balanced(&kernel);
+}
+
 #[test]
 fn a_query_sent_again_is_two_queries_and_one_look_up() {
     let kernel = Kernel::new();

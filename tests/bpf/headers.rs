@@ -1,5 +1,13 @@
 //! What stands between the frame's header and the transport's changes nothing of what is counted.
 
+use std::{
+    os::fd::AsRawFd,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 use weir::telemetry::wire::{CounterKind, Role, Stat};
 
 use crate::{
@@ -161,4 +169,43 @@ fn a_dns_response_in_fragments_is_an_answer() {
     expected.add(CounterKind::COUNTER_DNS_RESPONSES, role, 0, 0, 16, 2);
     assert_eq!(kernel.counts(), expected);
     assert_eq!(kernel.snapshot().stats[Stat::STAT_GAP_FRAGMENT.0 as usize], 2);
+}
+
+/// Before a program on ingress sees a frame the kernel has taken its tag off, and keeps it beside the frame; on
+/// egress the tag is where the sender put it.
+#[test]
+fn a_frame_whose_tag_the_kernel_took_off_is_read_like_any_other() {
+    let kernel = Kernel::new();
+    let ifindex = kernel.neighbour();
+    for device in ["neighbour", "neighbour-pod"] {
+        let up = Command::new("ip").args(["link", "set", device, "up"]).status().unwrap();
+        assert!(up.success(), "{device}");
+    }
+    let send = |device: &str, frame: &[u8]| {
+        let mut links = nix::ifaddrs::getifaddrs().unwrap();
+        let address = links
+            .find_map(|it| {
+                it.address.filter(|_| it.interface_name == device)?.as_link_addr().copied()
+            })
+            .unwrap();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap();
+        let sent = sendto(socket.as_raw_fd(), frame, &address, MsgFlags::empty()).unwrap();
+        assert_eq!(sent, frame.len());
+    };
+    let (asks, serves) = (v4(2, 5_000), v4(9, 53));
+    let (query, response) = (
+        frame::udp(asks, serves, &dns::message(7, 0x0100, &["example", "org"], 1)),
+        frame::udp(serves, asks, &dns::message(7, 0x8180, &["example", "org"], 1)),
+    );
+    send("neighbour-pod", &tagged(query));
+    send("neighbour", &tagged(response));
+    let (queries, responses) =
+        (CounterKind::COUNTER_DNS_QUERIES, CounterKind::COUNTER_DNS_RESPONSES);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while kernel.counts_at(ifindex).of(responses) == 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let counts = kernel.counts_at(ifindex);
+    assert_eq!((counts.of(queries), counts.of(responses)), (1, 1), "{counts:?}");
 }

@@ -31,6 +31,7 @@ mod memory;
 mod mysql_cases;
 mod parallel;
 mod postgresql_cases;
+mod recorded;
 mod records;
 mod redis_cases;
 mod reload;

@@ -2,7 +2,7 @@
 
 use weir::telemetry::wire::{DbOperation as Op, DbOutcome, L7Protocol};
 
-use crate::{captures::turns, exchange::Exchange};
+use crate::exchange::Exchange;
 
 /// A request in the array form.
 pub fn command(words: &[&str]) -> String {
@@ -22,28 +22,6 @@ fn exchange(
     let redis = L7Protocol::L7_REDIS;
     let exchange = ok.iter().fold(exchange, |all, &op| all.asked(redis, op, DbOutcome::DB_OK, 1));
     error.iter().fold(exchange, |all, &op| all.asked(redis, op, DbOutcome::DB_ERROR, 1))
-}
-
-/// Of redis-cli's commands to redis-server, in the order of the capture.
-fn recorded() -> Exchange {
-    let (ok, error) = (DbOutcome::DB_OK, DbOutcome::DB_ERROR);
-    let commands = [
-        (Op::DB_PING, ok),
-        (Op::DB_SET, ok),
-        (Op::DB_GET, ok),
-        (Op::DB_INCR, error),
-        (Op::DB_LPUSH, ok),
-        (Op::DB_LRANGE, ok),
-        (Op::DB_HSET, ok),
-        (Op::DB_HGETALL, ok),
-        (Op::DB_OTHER, error),
-        (Op::DB_SET, ok),
-        (Op::DB_GET, ok),
-        (Op::DB_DEL, ok),
-    ];
-    let (redis, turns) = (L7Protocol::L7_REDIS, turns(include_str!("captures/redis.txt")));
-    let exchange = Exchange::of("redis: recorded of redis-server", turns, redis);
-    commands.into_iter().fold(exchange, |all, (op, outcome)| all.asked(redis, op, outcome, 1))
 }
 
 pub fn exchanges() -> Vec<Exchange> {
@@ -116,6 +94,5 @@ pub fn exchanges() -> Vec<Exchange> {
             &[Op::DB_CLIENT, Op::DB_CLIENT],
             &[],
         ),
-        recorded(),
     ]
 }

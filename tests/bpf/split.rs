@@ -11,7 +11,7 @@ use crate::{
     frame::{ACK, FIN, v4, v6},
     http1_cases, http2_cases, kafka_cases,
     kernel::{Counts, Kernel, Tally},
-    mysql_cases, postgresql_cases, redis_cases,
+    mysql_cases, postgresql_cases, recorded, redis_cases,
     stream::{SEGMENT, Side, Stream},
     tls_cases,
 };
@@ -25,6 +25,7 @@ pub fn exchanges() -> Vec<Exchange> {
     all.extend(postgresql_cases::exchanges());
     all.extend(mysql_cases::exchanges());
     all.extend(kafka_cases::exchanges());
+    all.extend(recorded::exchanges());
     all
 }
 
@@ -318,14 +319,12 @@ fn a_fin_that_overtakes_the_last_bytes_waits_for_them() {
         for number in 0..2 {
             runner.run(exchange, both_roles(number), "with the FIN first", |stream| {
                 let ((side, bytes), before) = exchange.turns.split_last().unwrap();
-                assert_eq!(*side, Side::Server);
                 before.iter().for_each(|(side, bytes)| stream.send(*side, bytes));
                 let (first, last) = bytes.split_at(bytes.len() - 1);
-                let end =
-                    stream.next(Side::Server).wrapping_add(u32::try_from(bytes.len()).unwrap());
-                stream.send(Side::Server, first);
-                stream.segment(Side::Server, end, ACK | FIN, &[]);
-                stream.send(Side::Server, last);
+                let end = stream.next(*side).wrapping_add(u32::try_from(bytes.len()).unwrap());
+                stream.send(*side, first);
+                stream.segment(*side, end, ACK | FIN, &[]);
+                stream.send(*side, last);
             });
         }
     }

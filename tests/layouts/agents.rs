@@ -15,6 +15,13 @@ use crate::version::{Upgraded, Version};
 const OTHERS: &str = "pods are counted by the programs of another version of Weir";
 const NEVER: &str = "no pod has been counted yet";
 
+/// Starts an agent of this version, and waits for it to say on `/readyz` that all this is not as it should be.
+pub fn finds(node: &Upgraded, words: &[&str]) {
+    let agent = Agent::start(node, Version::This);
+    let answer = agent.says("/readyz", words);
+    assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
+}
+
 /// A running agent of a version's. It ends with its handle.
 struct Agent<'a> {
     node: &'a Upgraded,

@@ -1,13 +1,14 @@
 //! The time between the new executable and `weir reload`: pods of the version before live on, end, and
 //! are mended, and those of the new version come.
 
-use std::net::UdpSocket;
+use std::{fs, net::UdpSocket};
 
 use libbpf_rs::{MapCore, MapHandle};
 use serde_json::{Value, json};
-use weir::telemetry::{reader::Maps, wire::Direction};
+use weir::telemetry::{pin, reader::Maps, wire::Direction};
 
 use crate::{
+    agents,
     plugin::Container,
     version::{Upgraded, Version},
 };
@@ -71,6 +72,40 @@ fn who_ends_under_another_version_has_ended_after_it_is_carried_over() {
     }
 }
 
+/// Who is counted by maps that a killed reload left on their way is as if by another version's.
+#[test]
+fn pods_on_the_way_to_another_layout_are_known_end_and_arrive() {
+    let node = Upgraded::new("upgrade-moving", "clsact");
+    let [a, b, c] = ["a", "b", "c"].map(|id| node.host.container(id));
+    let results = [&a, &b].map(|pod| node.call(Version::This, "ADD", pod).succeed());
+    let moving = format!("moving_{}_1", pin::SCHEMA);
+    fs::rename(pin::dir(&node.bpf_dir()), node.bpf_dir().join(&moving)).unwrap();
+    let mut was = ["a other-version", "b other-version"].map(state);
+    assert_eq!(node.pods(Version::This), was);
+    let mend = doctor(&node, Version::This);
+    assert_eq!(mend.as_deref(), Some("weir reload, and restart the agent"));
+    agents::finds(&node, &[&moving, ": a, b; weir reload, and restart the agent"]);
+    node.call(Version::This, "ADD", &c).succeed();
+    for (pod, result) in [&a, &b].into_iter().zip(results) {
+        node.call(Version::This, "CHECK", pod).key("prevResult", result).succeed();
+    }
+    let valid = [&a, &b, &c].map(|pod| json!({"containerID": pod.id, "ifname": "eth0"}));
+    let gc = node.host.call("GC", None).key("bpfDir", json!(node.bpf_dir()));
+    gc.key("cni.dev/valid-attachments", json!(valid)).succeed();
+    assert_eq!(node.says(Version::This, "reconcile")["mended"], json!([]));
+    node.call(Version::This, "DEL", &a).succeed();
+    was[0] = state("b other-version");
+    was[1] = state("c counted");
+    assert_eq!(node.pods(Version::This), was);
+    let done = node.says(Version::This, "reload");
+    assert_eq!((&done["pods"], &done["from"]), (&json!(1), &json!([moving])), "{done}");
+    assert_eq!(node.layouts(), [pin::SCHEMA]);
+    let are = ["a deleted", "b counted", "c counted"].map(state);
+    assert_eq!(node.pods(Version::This), are);
+    [&b, &c].into_iter().for_each(|pod| drop(node.call(Version::This, "DEL", pod).succeed()));
+    assert_eq!(node.host.node.links(), ["lo"]);
+}
+
 /// Also of a pod that nobody counts: its limit moves with the programs, and goes with the pod.
 #[test]
 fn limits_go_over_and_go_with_their_pods() {
@@ -109,7 +144,7 @@ fn without_a_record_the_other_versions_maps_lead_to_the_pod() {
     let node = Upgraded::new("upgrade-lost", "tcx");
     let a = node.host.container("a");
     node.call(Version::This, "ADD", &a).succeed();
-    std::fs::remove_file(node.host.record(&a)).unwrap();
+    fs::remove_file(node.host.record(&a)).unwrap();
     // It waits for the reload all the same, and is named.
     assert_eq!(node.pods(Version::Other), [state("a other-version")]);
     let (weir, bpf_dir) = (Version::Other.weir(), node.bpf_dir());
@@ -121,7 +156,7 @@ fn without_a_record_the_other_versions_maps_lead_to_the_pod() {
     let pods = Maps::open(&node.bpf_dir()).unwrap().snapshot().unwrap().pods;
     assert!(pods.values().all(|pod| pod.deleted.is_some()), "{pods:?}");
     assert_eq!(node.host.node.links(), ["lo"]);
-    assert!(weir::telemetry::pin::linked(&node.bpf_dir()).unwrap().is_empty());
+    assert!(pin::linked(&node.bpf_dir()).unwrap().is_empty());
 }
 
 /// An interface that has another pod by now keeps what was counted of this one.

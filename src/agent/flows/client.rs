@@ -13,11 +13,9 @@ use super::{
     filter::Filter,
     flow::{Flow, Lost},
     id::Id,
-    queue::{Queue, event, record},
+    kept::Kept,
+    queue::{Queue, event},
 };
-
-/// Records that are kept, each with its time, the oldest first.
-pub type Kept = VecDeque<(SystemTime, Flow)>;
 
 /// What a client is told.
 #[derive(Debug)]
@@ -69,12 +67,13 @@ impl Client {
 
     /// Tells one who is new that records will come and how many had to make room since it was here, and each
     /// as much of what it wants of the records that are kept as there is room for; the oldest's id is `oldest`.
-    pub fn attend(&mut self, kept: &Kept, oldest: Id) {
+    pub fn attend(&mut self, kept: &VecDeque<Kept>, oldest: Id) {
         if self.stage == Stage::New {
             self.queue.remark(b": listening\n\n");
             let gone = self.behind(oldest).map_or(0, |behind| behind - 1);
             if let Some(records) = u64::try_from(gone).ok().filter(|records| *records > 0) {
-                self.queue.push(&event(Some("lost"), &Lost { records, place: "away".into() }));
+                let lost = Lost { records, place: "away".into() };
+                self.queue.push(event(Some("lost"), &lost).into());
             }
             self.stage = Stage::Behind(oldest);
         }
@@ -85,32 +84,28 @@ impl Client {
     }
 
     /// Counts what it has not been told of yet, of records that are kept no longer; the first one's id is `oldest`.
-    pub fn part_with<'a>(
-        &mut self,
-        gone: impl Iterator<Item = &'a (SystemTime, Flow)>,
-        oldest: Id,
-    ) {
+    pub fn part_with<'a>(&mut self, gone: impl Iterator<Item = &'a Kept>, oldest: Id) {
         let Stage::Behind(next) = self.stage else { return };
         let mut lost = 0;
-        for (at, (time, flow)) in gone.enumerate() {
+        for (at, kept) in gone.enumerate() {
             let id = oldest.plus(at);
             if id.since(next).is_some_and(|behind| behind >= 0) {
-                lost += u64::from(self.lacks(id, *time) && self.wants(flow));
+                lost += u64::from(self.lacks(id, kept.time) && self.wants(&kept.flow));
                 self.stage = Stage::Behind(id.plus(1));
             }
         }
         self.queue.lose(lost);
     }
 
-    fn catch_up(&self, next: Id, kept: &Kept, oldest: Id) -> Stage {
+    fn catch_up(&self, next: Id, kept: &VecDeque<Kept>, oldest: Id) -> Stage {
         let told = next.since(oldest).and_then(|behind| usize::try_from(behind).ok());
-        for (at, (time, flow)) in kept.iter().enumerate().skip(told.unwrap_or_default()) {
+        for (at, kept) in kept.iter().enumerate().skip(told.unwrap_or_default()) {
             let id = oldest.plus(at);
-            if self.lacks(id, *time) && self.wants(flow) {
+            if self.lacks(id, kept.time) && self.wants(&kept.flow) {
                 if !self.queue.has_room_for_the_past() {
                     return Stage::Behind(id);
                 }
-                self.queue.push(&record(id, flow));
+                self.queue.push(kept.written(id));
             }
         }
         Stage::Live
@@ -140,9 +135,9 @@ mod tests {
     use super::{super::queue::tests::read, *};
 
     /// A record of some 600 bytes.
-    fn flow(number: usize) -> (SystemTime, Flow) {
+    fn flow(number: usize) -> Kept {
         let path = Some(format!("/{number}/{}", "p".repeat(500)));
-        (SystemTime::now(), Flow { path, ..Flow::default() })
+        Kept::new(SystemTime::now(), Arc::new(Flow { path, ..Flow::default() }))
     }
 
     fn numbers(text: &str) -> Vec<usize> {
@@ -159,15 +154,15 @@ mod tests {
     #[test]
     fn who_reads_has_all_of_the_past_before_what_comes() {
         let oldest = Id::first(SystemTime::UNIX_EPOCH);
-        let mut kept: Kept = (0..4_096).map(flow).collect();
+        let mut kept: VecDeque<_> = (0..4_096).map(flow).collect();
         let (mut client, mut events) = client();
         let mut told = Vec::new();
         let mut turns = 0;
         while told.len() < 4_100 {
             client.attend(&kept, oldest);
             let one = flow(kept.len());
-            if client.wants_now(&one.1) {
-                client.queue.push(&record(oldest.plus(kept.len()), &one.1));
+            if client.wants_now(&one.flow) {
+                client.queue.push(one.written(oldest.plus(kept.len())));
             }
             if kept.len() < 4_100 {
                 kept.push_back(one);
@@ -186,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_kept_no_longer_is_counted_for_who_has_not_read_so_far() {
         let oldest = Id::first(SystemTime::UNIX_EPOCH);
-        let kept: Kept = (0..4_096).map(flow).collect();
+        let kept: VecDeque<_> = (0..4_096).map(flow).collect();
         let (mut client, mut events) = client();
         client.attend(&kept, oldest);
         let Stage::Behind(next) = client.stage else { panic!("{client:?}") };

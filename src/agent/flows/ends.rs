@@ -190,7 +190,7 @@ fn asked(client: &End, server: &End, peers: &Peers) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{sync::Arc, time::SystemTime};
 
     use super::*;
     use crate::{agent::flows::flow::Flow, telemetry::wire::Family};
@@ -245,6 +245,7 @@ mod tests {
             path: Some(path.into()),
             ..Flow::default()
         };
+        let flow = Arc::new(flow);
         let (end, duration) = (SystemTime::UNIX_EPOCH, Duration::ZERO);
         let number = (record.conn, record.number, record.pod);
         Traced { flow, end, duration, number, caller: None }

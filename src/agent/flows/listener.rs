@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -15,10 +15,10 @@ use std::{
 use super::{
     Hub,
     assemble::{self, Assembly, rfc3339},
-    client::Kept,
     ends::Ends,
     flow::Flow,
     id::Id,
+    kept::Kept,
     peers::Peers,
     services::Services,
 };
@@ -72,7 +72,7 @@ pub struct Listener {
     peers: Peers,
     services: Services,
     ends: Ends,
-    kept: Kept,
+    kept: VecDeque<Kept>,
     /// Of the oldest that is kept, or if none is, of the next.
     oldest: Id,
     said: String,
@@ -81,7 +81,7 @@ pub struct Listener {
 impl Listener {
     /// For the clients of `hub`.
     pub fn new(hub: Arc<Hub>, state_dir: PathBuf, bpf_dir: PathBuf) -> Self {
-        let (names, kept, said) = (HashMap::new(), Kept::new(), String::new());
+        let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
         let (peers, services, ends) = (Peers::new(state_dir), Services::new(), Ends::new());
         let oldest = Id::first(SystemTime::now());
         Self { hub, bpf_dir, names, peers, services, ends, kept, oldest, said }
@@ -197,11 +197,12 @@ impl Listener {
                 let name = flow.server_name.as_deref();
                 names.count(record.pod, record.role, name, Instant::now());
             }
+            let flow = Arc::new(flow);
             if flow.sampled {
                 self.exemplify(&record, &flow, time);
                 self.trace(&record, &flow, time);
             }
-            wanted.push((time, flow));
+            wanted.push(Kept::new(time, flow));
         }
         self.hub.give(&wanted, self.oldest.plus(self.kept.len()));
         if total > *before {
@@ -235,11 +236,11 @@ impl Listener {
     }
 
     /// Has a request sent as a span, if there is a receiver, once it is known whose child it is.
-    fn trace(&mut self, record: &Record, flow: &Flow, end: SystemTime) {
+    fn trace(&mut self, record: &Record, flow: &Arc<Flow>, end: SystemTime) {
         if self.hub.finds.spans.is_some() {
             let duration = Duration::from_nanos(record.duration_ns);
             let number = (record.conn, record.number, record.pod);
-            let traced = Traced { flow: flow.clone(), end, duration, number, caller: None };
+            let traced = Traced { flow: Arc::clone(flow), end, duration, number, caller: None };
             let known = self.ends.take(record, traced, &self.peers, Instant::now());
             self.send(known);
         }
@@ -264,7 +265,7 @@ impl Listener {
         Ok(name)
     }
 
-    fn keep(&mut self, flows: Vec<(SystemTime, Flow)>) {
+    fn keep(&mut self, flows: Vec<Kept>) {
         let over = (self.kept.len() + flows.len()).saturating_sub(KEPT);
         if over > 0 {
             self.hub.part_with(self.kept.iter().chain(&flows).take(over), self.oldest);
@@ -311,12 +312,15 @@ mod tests {
         let begun = listener.oldest;
         let mut told = 0;
         for come in [0, 3, KEPT - 3, 1, 2 * KEPT, KEPT + 1, 5] {
-            let numbered = |at: usize| Flow { time: (told + at).to_string(), ..Flow::default() };
-            listener.keep((0..come).map(|at| (SystemTime::UNIX_EPOCH, numbered(at))).collect());
+            let numbered = |at: usize| {
+                let flow = Flow { time: (told + at).to_string(), ..Flow::default() };
+                Kept::new(SystemTime::UNIX_EPOCH, Arc::new(flow))
+            };
+            listener.keep((0..come).map(numbered).collect());
             told += come;
             assert_eq!(listener.kept.len(), told.min(KEPT));
-            for (at, (_, flow)) in listener.kept.iter().enumerate() {
-                let id = begun.plus(flow.time.parse().unwrap());
+            for (at, kept) in listener.kept.iter().enumerate() {
+                let id = begun.plus(kept.flow.time.parse().unwrap());
                 assert_eq!(listener.oldest.plus(at), id, "{come} more");
             }
         }

@@ -10,11 +10,14 @@
 //! out, and the client is told how much that was.
 
 use std::{
+    collections::VecDeque,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
+
+use hyper::body::Bytes;
 
 use super::{exemplar::Exemplars, otlp::queue::Spans, server_names::ServerNames};
 use crate::error::{Context, Error, Kind, Result};
@@ -29,6 +32,7 @@ mod head;
 mod heads;
 mod hello;
 pub mod id;
+mod kept;
 mod listener;
 mod peers;
 mod question;
@@ -36,12 +40,12 @@ mod queue;
 mod services;
 mod trace;
 
-use client::{Client, Kept, Wanted};
+use client::{Client, Wanted};
 use filter::Filter;
-use flow::Flow;
 use id::Id;
+use kept::Kept;
 pub use queue::Events;
-use queue::{Queue, event, record};
+use queue::{Queue, event};
 use services::Map;
 
 /// Clients at a time.
@@ -109,13 +113,12 @@ impl Hub {
     }
 
     /// Gives each client the records that it wants, written once for all of them; the first one's id is `first`.
-    fn give(&self, flows: &[(SystemTime, Flow)], first: Id) {
+    fn give(&self, flows: &[Kept], first: Id) {
         let clients = self.lock();
-        for (at, (_, flow)) in flows.iter().enumerate() {
-            let mut written = None;
-            let wants = |client: &&Client| client.wants_now(flow);
+        for (at, kept) in flows.iter().enumerate() {
+            let wants = |client: &&Client| client.wants_now(&kept.flow);
             for client in clients.listening.iter().filter(wants) {
-                client.queue.push(written.get_or_insert_with(|| record(first.plus(at), flow)));
+                client.queue.push(kept.written(first.plus(at)));
             }
         }
         clients.listening.iter().for_each(|client| client.queue.wake());
@@ -127,9 +130,9 @@ impl Hub {
 
     /// Tells who talks to whom to those who want to know.
     fn tell(&self, map: &Map) {
-        let written = event(None, map);
+        let written = Bytes::from(event(None, map));
         for client in self.lock().listening.iter().filter(|client| client.wants_services()) {
-            client.queue.push(&written);
+            client.queue.push(written.clone());
             client.queue.wake();
         }
     }
@@ -142,16 +145,12 @@ impl Hub {
     }
 
     /// Gives those who came lately more of what is kept.
-    fn attend(&self, kept: &Kept, oldest: Id) {
+    fn attend(&self, kept: &VecDeque<Kept>, oldest: Id) {
         self.lock().listening.iter_mut().for_each(|client| client.attend(kept, oldest));
     }
 
     /// Lets go of records that are kept no longer, whoever has not had them yet; the first one's id is `oldest`.
-    fn part_with<'a>(
-        &self,
-        gone: impl Iterator<Item = &'a (SystemTime, Flow)> + Clone,
-        oldest: Id,
-    ) {
+    fn part_with<'a>(&self, gone: impl Iterator<Item = &'a Kept> + Clone, oldest: Id) {
         for client in &mut self.lock().listening {
             client.part_with(gone.clone(), oldest);
         }

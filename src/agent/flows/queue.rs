@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Waiting {
-    frames: VecDeque<Vec<u8>>,
+    events: VecDeque<Bytes>,
     bytes: usize,
     /// Not given, behind what waits.
     lost: u64,
@@ -52,7 +52,7 @@ impl Queue {
     /// An empty one, and the body of the answer that empties it.
     pub fn new() -> (Arc<Self>, Events) {
         let waiting = Waiting {
-            frames: VecDeque::new(),
+            events: VecDeque::new(),
             bytes: 0,
             lost: 0,
             missed: 0,
@@ -65,7 +65,7 @@ impl Queue {
     }
 
     /// Adds an event, or counts it as lost. The reader is not woken: see [`wake`](Self::wake).
-    pub fn push(&self, event: &[u8]) {
+    pub fn push(&self, event: Bytes) {
         let mut waiting = self.lock();
         if waiting.lost > 0 || waiting.bytes + event.len() > ROOM {
             waiting.lost += 1;
@@ -86,10 +86,10 @@ impl Queue {
     }
 
     /// Adds a comment, or leaves it out where there is no room for it.
-    pub fn remark(&self, comment: &[u8]) {
+    pub fn remark(&self, comment: &'static [u8]) {
         let mut waiting = self.lock();
         if waiting.lost == 0 && waiting.bytes + comment.len() <= ROOM {
-            waiting.add(comment);
+            waiting.add(Bytes::from_static(comment));
         }
     }
 
@@ -121,25 +121,29 @@ impl Queue {
 }
 
 impl Waiting {
-    fn add(&mut self, event: &[u8]) {
+    fn add(&mut self, event: Bytes) {
         if self.bytes == 0 {
             self.taken = Instant::now();
         }
         self.bytes += event.len();
-        match self.frames.back_mut() {
-            Some(frame) if frame.len() + event.len() <= FRAME => frame.extend_from_slice(event),
-            _ => self.frames.push_back(event.to_vec()),
-        }
+        self.events.push_back(event);
     }
 
+    /// What is handed over next: as many events as fit into a frame, or one that does not.
     fn take(&mut self) -> Option<Vec<u8>> {
-        let mut frame = self.frames.pop_front().unwrap_or_default();
+        let mut frame = Vec::with_capacity(self.bytes.min(FRAME));
+        while let Some(event) = self.events.front()
+            && (frame.is_empty() || frame.len() + event.len() <= FRAME)
+        {
+            frame.extend_from_slice(event);
+            self.events.pop_front();
+        }
         self.bytes -= frame.len();
         self.taken = Instant::now();
         if self.missed > 0 {
             frame.extend_from_slice(&lost(std::mem::take(&mut self.missed), "ring"));
         }
-        if self.frames.is_empty() && self.lost > 0 {
+        if self.events.is_empty() && self.lost > 0 {
             frame.extend_from_slice(&lost(std::mem::take(&mut self.lost), "client"));
         }
         (!frame.is_empty()).then_some(frame)
@@ -224,9 +228,9 @@ pub mod tests {
     #[test]
     fn what_has_no_room_is_told_behind_what_had() {
         let (queue, mut events) = Queue::new();
-        let event = [b'x'; 1_000];
+        let event = Bytes::from(vec![b'x'; 1_000]);
         for _ in 0..1_100 {
-            queue.push(&event);
+            queue.push(event.clone());
         }
         let mut given = 0;
         let mut last = String::new();
@@ -240,7 +244,7 @@ pub mod tests {
             1_100 - given
         );
         assert!(last.ends_with(&expected), "{expected}");
-        queue.push(b"again");
+        queue.push(Bytes::from_static(b"again"));
         queue.miss(2);
         queue.miss(3);
         let expected = "againevent: lost\ndata: {\"records\":5,\"where\":\"ring\"}\n\n";

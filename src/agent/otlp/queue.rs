@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::agent::flows::flow::Flow;
 
-/// Requests that wait; some 3 MB. When there are more, the oldest give way: after an outage the last
+/// Requests that wait; some 5 MB. When there are more, the oldest give way: after an outage the last
 /// minute is worth more than the first one.
 const ROOM: usize = 4_096;
 
@@ -27,7 +27,7 @@ pub type Number = (u64, u32, u32);
 #[derive(Debug, Clone)]
 pub struct Traced {
     /// What it was.
-    pub flow: Flow,
+    pub flow: Arc<Flow>,
     /// When it ended.
     pub end: SystemTime,
     /// How long it took.
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn traced(number: u32) -> Traced {
-        let (flow, end) = (Flow::default(), SystemTime::UNIX_EPOCH);
+        let (flow, end) = (Arc::default(), SystemTime::UNIX_EPOCH);
         Traced { flow, end, duration: Duration::ZERO, number: (0, 0, number), caller: None }
     }
 

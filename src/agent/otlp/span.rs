@@ -196,6 +196,7 @@ mod tests {
     fn of(flow: Flow) -> Span {
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
         let duration = Duration::from_millis(5);
+        let flow = flow.into();
         let traced = Traced { flow, end, duration, number: (1, 2, 3), caller: None };
         span(&traced, &RandomState::new()).unwrap()
     }
@@ -317,7 +318,7 @@ mod tests {
     fn requests_of_one_trace_have_ids_of_their_own_and_pods_their_resource() {
         let end = SystemTime::UNIX_EPOCH;
         let traced = |number, pod: &str| Traced {
-            flow: Flow { pod: pod.into(), ..flow() },
+            flow: Flow { pod: pod.into(), ..flow() }.into(),
             end,
             duration: Duration::ZERO,
             number: (1, number, 0),
@@ -334,7 +335,7 @@ mod tests {
         let (end, duration) = (SystemTime::UNIX_EPOCH, Duration::ZERO);
         let traced = |role: &'static str, pod, caller| {
             let flow = Flow { role: role.into(), pod: format!("{pod}"), ..flow() };
-            Traced { flow, end, duration, number: (1, 2, pod), caller }
+            Traced { flow: flow.into(), end, duration, number: (1, 2, pod), caller }
         };
         // Their batches may be two.
         let ids = RandomState::new();
