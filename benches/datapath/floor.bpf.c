@@ -17,7 +17,7 @@ static __always_inline int pod(struct __sk_buff *skb)
 		bpf_map_update_elem(&pods, &ifindex, &no_traffic, BPF_ANY);
 		return -1;
 	}
-	traffic_add(traffic, 0, 0, skb->len, segments(skb));
+	traffic_add(traffic, 0, 0, skb->len, segments(skb), 0);
 	return 0;
 }
 

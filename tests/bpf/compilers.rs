@@ -7,6 +7,7 @@ use weir::telemetry::pin;
 
 use crate::{
     kernel::Kernel,
+    program,
     verified::{COMPILERS, MOST, STACK, compile, instructions, load},
 };
 
@@ -37,5 +38,16 @@ fn what_each_compiler_makes_takes_less_than_half_of_what_the_verifier_allows() {
     for name in ["weir_from_pod", "weir_to_pod", "weir_sweep", "weir_merge"] {
         let program = pin::program(&kernel.bpf_dir(), name).unwrap().unwrap();
         assert_below(env!("WEIR_CLANG"), name, instructions(program.as_fd()));
+    }
+}
+
+/// They are of the same headers, and run when nobody looks for that.
+#[test]
+fn what_the_benches_bring_compiles_and_loads() {
+    // For the namespaces: nothing of it is seen elsewhere.
+    let _kernel = Kernel::new();
+    for source in ["datapath/floor.bpf.c", "events/events.bpf.c"] {
+        let loaded = program::load(source).unwrap_or_else(|err| panic!("{source}: {err}"));
+        assert!(loaded.progs().count() > 0, "{source}");
     }
 }

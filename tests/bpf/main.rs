@@ -31,6 +31,8 @@ mod memory;
 mod mysql_cases;
 mod parallel;
 mod postgresql_cases;
+#[path = "../../benches/program.rs"]
+mod program;
 mod recorded;
 mod records;
 mod redis_cases;
