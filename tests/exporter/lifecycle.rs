@@ -42,6 +42,17 @@ fn asked_to_read_its_configuration_again_it_says_that_there_is_none_and_goes_on(
 }
 
 #[test]
+fn without_an_address_it_listens_to_its_own_host_alone() {
+    let node = Node::new("default");
+    let mut agent = node.start_agent(&[]);
+    agent.wait_for("listening on http://127.0.0.1:9920/metrics");
+    assert_eq!(get("/healthz").status, 200);
+    let sockets = run("ss", &["-Hltun"]);
+    let locals: Vec<_> = sockets.lines().map(|line| line.split_whitespace().nth(4)).collect();
+    assert_eq!(locals, [Some("127.0.0.1:9920")], "{sockets}");
+}
+
+#[test]
 fn it_listens_on_every_address_it_was_given() {
     let node = Node::new("addresses");
     let mut agent = node.start_agent(&["--listen", "127.0.0.1:9920", "--listen", "[::1]:9921"]);

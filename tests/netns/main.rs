@@ -24,6 +24,7 @@ mod del;
 mod delegated;
 mod delegated_gc;
 mod disaster;
+mod durable;
 mod example_lists;
 mod exchanges;
 mod flushed;
