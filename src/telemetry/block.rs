@@ -8,47 +8,25 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
+    tc::{TcAttribute, TcHandle, TcHeader, TcMessage},
 };
 use netlink_sys::SocketAddr;
 use nix::errno::Errno;
 
-use super::{
-    clsact::{Filter, HANDLE},
-    swap::{self, ETH_P_ALL},
-    wire::Direction,
-};
+use super::{swap, wire::Direction};
 
 /// linux/rtnetlink.h: `TCM_IFINDEX_MAGIC_BLOCK`, the interface of a request about a block.
 const ANY_INTERFACE: i32 = -1;
 /// The same: `TCA_INGRESS_BLOCK` and `TCA_EGRESS_BLOCK`, the number of a qdisc's block.
 const BLOCK: [(Direction, u16); 2] = [(Direction::DIRECTION_TX, 13), (Direction::DIRECTION_RX, 14)];
 
-/// The id of the program behind our filter of one direction; `None` without one.
+/// What stands for interface and parent in a request about the block that an interface's hook of one direction is in;
+/// `None` where it is in none.
 ///
 /// # Errors
 /// The kernel's.
-pub fn query(ifindex: i32, direction: Direction, filter: Filter) -> io::Result<Option<u32>> {
-    let Some(block) = number(ifindex, direction)? else { return Ok(None) };
-    let header = TcHeader {
-        index: ANY_INTERFACE,
-        handle: TcHandle::from(HANDLE),
-        parent: TcHandle::from(block),
-        info: (filter as u32) << 16 | u32::from(ETH_P_ALL),
-        ..TcHeader::default()
-    };
-    let kind = TcAttribute::Kind(TcFilterBpf::KIND.to_owned());
-    let message = TcMessage::from_parts(header, vec![kind]);
-    let found = ask(RouteNetlinkMessage::GetTrafficFilter(message))?;
-    let Some(RouteNetlinkMessage::NewTrafficFilter(found)) = found else { return Ok(None) };
-    let options = found.attributes.iter().find_map(|attribute| match attribute {
-        TcAttribute::Options(options) => Some(options),
-        _ => None,
-    });
-    Ok(options.into_iter().flatten().find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-        _ => None,
-    }))
+pub fn place(ifindex: i32, direction: Direction) -> io::Result<Option<(i32, TcHandle)>> {
+    Ok(number(ifindex, direction)?.map(|block| (ANY_INTERFACE, TcHandle::from(block))))
 }
 
 /// The block that an interface's hook of one direction is in.

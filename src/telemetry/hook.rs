@@ -122,8 +122,7 @@ impl Target<'_> {
         let attached = self.register(intent, identity, journal)?;
         let Attached { pod, mode } = attached;
         let hooked = match mode {
-            Mode::Clsact => clsact::attach(&self.pins.programs, self.index)
-                .context(Kind::Telemetry, || refused("filters", self.ifindex)),
+            Mode::Clsact => clsact::attach(&self.pins.programs, self.index),
             Mode::Tcx => attach_tcx(self.bpf_dir, self.pins, self.index, pod)
                 .context(Kind::Telemetry, || refused("links", self.ifindex)),
         };
@@ -320,8 +319,7 @@ fn proposal(attempt: u32) -> u32 {
 pub(super) fn unhook(bpf_dir: &Path, stays: Option<u32>, attached: &Attached) -> Result<()> {
     let off = |direction| match (attached.mode, stays) {
         (Mode::Clsact, None) => Ok(()),
-        (Mode::Clsact, Some(ifindex)) => clsact::detach(signed(ifindex)?, direction)
-            .context(Kind::Telemetry, || refused("removal of the filter", ifindex)),
+        (Mode::Clsact, Some(ifindex)) => clsact::detach(signed(ifindex)?, direction),
         (Mode::Tcx, _) => {
             let pin = pin::link(bpf_dir, attached.pod, direction);
             let failed = || format!("can't remove the pinned link {}", pin.display());

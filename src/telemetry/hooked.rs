@@ -144,7 +144,14 @@ pub(super) fn hooks(
     let mut hooks = Vec::new();
     for (which, &(_, direction, filter)) in HOOKED.iter().enumerate() {
         let mut add = |ifindex, pod, place| hooks.push(Hook { ifindex, pod, which, place });
-        let at = |ifindex: u32| i32::try_from(ifindex).ok().map(Place::Filter);
+        // One of others in the place of ours stays what it is.
+        let at = |ifindex: u32| {
+            let ifindex = i32::try_from(ifindex).ok()?;
+            match clsact::query(ifindex, direction, filter) {
+                Ok(found) => found.map(|_| Place::Filter(ifindex)),
+                Err(err) => Some(Place::Shut(format!("can't ask for its filter: {err}"))),
+            }
+        };
         if filter != Filter::Count {
             for key in limited.iter().filter(|key| key.direction == direction.0) {
                 at(key.ifindex).into_iter().for_each(|place| add(key.ifindex, None, place));

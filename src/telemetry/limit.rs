@@ -83,10 +83,7 @@ pub fn attach(bpf_dir: &Path, ifindex: u32, bandwidth: &Bandwidth) -> Result<()>
         limits
             .update(bytes_of(&key(ifindex, side.direction)), bytes_of(&value), MapFlags::ANY)
             .context(Kind::Telemetry, || "the map limits takes no further pod".into())?;
-        clsact::add(program.as_fd(), index, side.direction, side.filter)
-            .context(Kind::Telemetry, || {
-                format!("the kernel refused the filter {} on interface {ifindex}", side.program)
-            })?;
+        clsact::add(program.as_fd(), index, side.direction, side.filter)?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub fn mend(
     match attached.mode {
         // One that is there is replaced by itself.
         Mode::Clsact => {
-            clsact::attach(&pins.programs, index).context(Kind::Telemetry, refused("filters"))?;
+            clsact::attach(&pins.programs, index)?;
         }
         Mode::Tcx => {
             // A link that was detached can't be attached again.

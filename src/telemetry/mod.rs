@@ -23,6 +23,7 @@ mod load;
 mod lock;
 mod mend;
 mod merge;
+mod occupant;
 pub mod pin;
 pub mod place;
 pub mod reader;

@@ -46,9 +46,7 @@ pub fn remove(bpf_dir: &Path) -> Result<Removed> {
             // The links of the others go with their pins.
             if reader::mode(&raw) == Mode::Clsact {
                 for direction in [Direction::DIRECTION_TX, Direction::DIRECTION_RX] {
-                    clsact::detach(ifindex, direction).context(Kind::Telemetry, || {
-                        format!("can't take the filter off interface {ifindex}")
-                    })?;
+                    clsact::detach(ifindex, direction)?;
                 }
             }
         }

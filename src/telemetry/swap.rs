@@ -31,6 +31,7 @@ use nix::{
 
 use super::{
     clsact::{self, Filter, HANDLE},
+    occupant::parent,
     wire::Direction,
 };
 
@@ -159,15 +160,10 @@ impl Swap<'_> {
 
     /// As libbpf makes it for `bpf_tc_attach`.
     fn message(&self) -> TcMessage {
-        let minor = if self.direction == Direction::DIRECTION_TX {
-            TcHandle::MIN_INGRESS
-        } else {
-            TcHandle::MIN_EGRESS
-        };
         let header = TcHeader {
             index: self.ifindex,
             handle: TcHandle::from(HANDLE),
-            parent: TcHandle { major: TcHandle::CLSACT.major, minor },
+            parent: parent(self.direction),
             info: (self.filter as u32) << 16 | u32::from(ETH_P_ALL),
             ..Default::default()
         };

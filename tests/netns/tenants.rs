@@ -206,6 +206,83 @@ fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
 }
 
 #[test]
+fn a_filter_of_others_in_the_very_place_of_ours_stays_is_named_and_goes_on_counting() {
+    const PLACE: &str = "prio 49152 handle 0x77656972";
+    let counted = Counted::new("tenants-place");
+    let pod = counted.host.container("a");
+    let netns = pod.space.path().to_str().unwrap().to_owned();
+    let node = &counted.host.node;
+    node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
+    node.succeed("ip link set vethx up");
+    node.succeed("ip addr add 10.7.0.1/24 dev vethx");
+    pod.space.succeed("ip addr add 10.7.0.2/24 dev eth0");
+    pod.space.succeed("ip link set eth0 up");
+    let reply = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
+        "ips": [{"address": "10.7.0.2/24", "interface": 1}],
+    });
+    let shared = Shared { counted: &counted, pod, reply: reply.clone() };
+    let call =
+        |verb, attach| shared.call(verb, attach).key("prevResult", reply.clone()).without("ipam");
+    let filters = || {
+        ["ingress", "egress"].map(|side| node.succeed(&format!("tc filter show dev vethx {side}")))
+    };
+    // A classic one, which has no program of an id, and takes every packet.
+    let file = counted.host.state_dir().with_file_name("all.bytecode");
+    fs::write(&file, "1,6 0 0 4294967295,").unwrap();
+    let classic = format!("bpf bytecode-file {}", file.display());
+
+    // It was there before ours: links do beside it, our filters don't.
+    node.succeed("tc qdisc add dev vethx clsact");
+    node.succeed(&format!("tc filter add dev vethx egress {PLACE} {classic}"));
+    let before = filters();
+    call("ADD", "auto").succeed();
+    assert_eq!(fs::read_dir(shared.dir().join("links")).unwrap().count(), 2);
+    call("CHECK", "auto").succeed();
+    call("DEL", "auto").succeed();
+    let said = call("ADD", "clsact").refused(104);
+    let mend = said.split_once("take it off: ").expect(&said).1.split_once(", or set ").unwrap().0;
+    assert_eq!(filters(), before, "{said}");
+    // Nor with a priority that is tc's own choice.
+    node.succeed(mend);
+    node.succeed(&format!("tc filter add dev vethx egress protocol ip {classic}"));
+    let before = filters();
+    let said = call("ADD", "clsact").refused(104);
+    assert!(said.contains("tc filter show dev vethx egress"), "{said}");
+    assert_eq!(filters(), before, "{said}");
+    node.succeed("tc filter del dev vethx egress");
+
+    // It came in the place of ours: of what the pod sends it counts what it should of what the pod gets.
+    call("ADD", "clsact").succeed();
+    assert_eq!(counted.filters("vethx"), [1, 1]);
+    let tenant = Tenant::new(&counted, "tenant", "vethx");
+    let other = pin::dir(&tenant.dir).join("weir_to_pod");
+    let other = format!("bpf da object-pinned {}", other.display());
+    node.succeed(&format!("tc filter replace dev vethx ingress {PLACE} {other}"));
+    node.succeed(&format!("tc filter replace dev vethx egress {PLACE} {classic}"));
+    let before = filters();
+    let stays = |when: &str| {
+        assert_eq!(filters(), before, "{when}");
+        let [_, [sent, received]] = shared.exchange(&tenant);
+        assert!(sent > 0 && received > sent, "{when}: {sent}, {received}");
+    };
+    stays("at first");
+    assert_eq!(shared.state(), "detached");
+    call("CHECK", "clsact").refused(103);
+    shared.weir("reload");
+    stays("after a reload");
+    let (weir, state) = (env!("CARGO_BIN_EXE_weir"), counted.host.state_dir());
+    let places = format!("--state-dir {} --bpf-dir {}", state.display(), shared.dir().display());
+    let output = node.command(&format!("{weir} reconcile {places}"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("tc filter del dev vethx ingress {PLACE} bpf")), "{said}");
+    stays("after a reconciliation");
+    call("DEL", "clsact").succeed();
+    stays("after DEL");
+}
+
+#[test]
 fn a_pod_whose_limit_others_took_off_is_held_to_it_again() {
     let rate = json!({"ingressRate": 50_000_000, "ingressBurst": 1_000_000,
         "egressRate": 50_000_000, "egressBurst": 1_000_000});
