@@ -102,11 +102,11 @@ fmt: ## format the Rust and the C
 	clang-format -i $(bpf_sources)
 
 # Each runs alone, and one that fails keeps no other from running: the table names it and fails then.
-benches = plugin datapath events agent page sandbox
+benches = plugin datapath events agent page sandbox fleet
 bench_rows = $(abspath $(target_dir))/bench.jsonl
 
 .PHONY: bench
-bench: build ## measure plugin, programs, records, agent, page and pods of containerd beside their peers: one table, target/bench.txt (root)
+bench: build ## measure plugin, programs, records, agent, page, pods of containerd and a fleet beside their peers: one table, target/bench.txt (root)
 	@.ci/deps bench
 	cargo bench --locked --no-run $(foreach bench,$(benches) table,--bench $(bench))
 	@rm -f $(bench_rows); touch $(bench_rows); mkdir -p target
