@@ -15,6 +15,12 @@
 /* More than can wait with their method known; what is beyond had no place and was told of then. */
 #define DRAIN_MAX (4 * MAX_INFLIGHT_SPILL)
 
+/* Whether a status tells of a failure: the server's own. */
+static __always_inline int is_failure(__u16 status)
+{
+	return status >= 500 && status < 600;
+}
+
 static __always_inline void record_exchange(const struct conn *conn, const struct inflight *request,
 					    __u16 status, __u8 error, __u64 ns)
 {
@@ -44,7 +50,8 @@ __noinline int exchange_count(const struct conn *conn, const struct inflight *re
 		    status, 1);
 	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, request->method, 0), ns);
 	if (error)
-		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, is_failure(status)), 0,
+			    1);
 	if (listening())
 		record_exchange(conn, request, status, error, ns);
 	return 0;

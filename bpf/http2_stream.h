@@ -67,10 +67,12 @@ __noinline int stream_count(const struct http2_stream *got, __u8 error, __u64 ns
 		    got->status, 1);
 	histogram_add(pod, fields(HISTOGRAM_HTTP_REQUEST, role, got->method, 0), ns);
 	if (error)
-		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, 0), 0, 1);
+		counter_add(pod, fields(COUNTER_HTTP_ERRORS, role, error, is_failure(got->status)),
+			    0, 1);
 	if (!got->grpc)
 		return 0;
-	counter_add(pod, fields(COUNTER_GRPC_REQUESTS, role, got->grpc_status, 0), 0, 1);
+	counter_add(pod, fields(COUNTER_GRPC_REQUESTS, role, got->grpc_status, 0),
+		    error || is_failure(got->status), 1);
 	histogram_add(pod, fields(HISTOGRAM_GRPC_REQUEST, role, 0, 0), ns);
 	return 0;
 }
@@ -98,6 +100,9 @@ static __always_inline void stream_remove(const struct http2_stream_key *key,
 {
 	struct http2_stream got = *found;
 
+	/* It ended as if it were answered, and was not. */
+	if (!error && !got.status)
+		error = HTTP_ERROR_MALFORMED;
 	if (bpf_map_delete_elem(&http2_streams, key))
 		return;
 	stat_add(STAT_STREAMS_REMOVED, 1);

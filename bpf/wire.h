@@ -219,7 +219,7 @@ enum counter_kind {
 	COUNTER_NONE = 0,
 	COUNTER_HTTP_REQUESTS, /* a http_method, b http_version, c status (0: none seen; 1: unknown)
 				*/
-	COUNTER_HTTP_ERRORS,   /* a http_error */
+	COUNTER_HTTP_ERRORS,   /* a http_error, b 1 where the status tells of a failure already */
 	COUNTER_HTTP_REQUEST_BODY,  /* bytes */
 	COUNTER_HTTP_RESPONSE_BODY, /* bytes */
 	COUNTER_HTTP_UNMATCHED,	    /* responses that no request asked for */
@@ -232,7 +232,8 @@ enum counter_kind {
 	COUNTER_TCP_CLOSED,	    /* connections that were established and ended, however */
 	COUNTER_TCP_RETRANSMITS,    /* a direction, role 0: segments */
 	COUNTER_L7_CONNECTIONS,	    /* a l7_protocol */
-	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN */
+	COUNTER_GRPC_REQUESTS,	    /* a grpc-status, or GRPC_STATUS_UNKNOWN; c 1 where status
+				     * or error tell of a failure already */
 	COUNTER_TLS_HANDSHAKES,	    /* a tls_version */
 	COUNTER_DB_REQUESTS,	    /* a l7_protocol, b db_operation, c db_outcome */
 	COUNTER_KIND_MAX,

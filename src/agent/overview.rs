@@ -204,8 +204,11 @@ fn count(row: &mut PodSums, key: &CounterKey, value: u64) {
             http.total += value;
             http.errors += if (500..600).contains(&key.c) { value } else { 0 };
         }
-        CounterKind::COUNTER_HTTP_ERRORS => http.errors += value,
-        CounterKind::COUNTER_GRPC_REQUESTS if matches!(a, 2 | 4 | 12..=15) => http.errors += value,
+        // Once, in however many ways it failed.
+        CounterKind::COUNTER_HTTP_ERRORS if key.b == 0 => http.errors += value,
+        CounterKind::COUNTER_GRPC_REQUESTS if key.c == 0 && matches!(a, 2 | 4 | 12..=15) => {
+            http.errors += value;
+        }
         CounterKind::COUNTER_DNS_QUERIES => dns.total += value,
         CounterKind::COUNTER_DNS_RESPONSES if !matches!(a, 0 | 3) => dns.errors += value,
         CounterKind::COUNTER_DNS_TIMEOUTS => dns.errors += value,
@@ -340,7 +343,9 @@ mod tests {
             (counter(CounterKind::COUNTER_HTTP_REQUESTS, 1, 200), requests),
             (counter(CounterKind::COUNTER_HTTP_REQUESTS, 1, 503), 4),
             (counter(CounterKind::COUNTER_HTTP_ERRORS, 2, 0), 1),
+            (fixture::counter(1, CounterKind::COUNTER_HTTP_ERRORS, 2, 1, 0), 4),
             (counter(CounterKind::COUNTER_GRPC_REQUESTS, 14, 0), 2),
+            (counter(CounterKind::COUNTER_GRPC_REQUESTS, 14, 1), 3),
             (counter(CounterKind::COUNTER_GRPC_REQUESTS, 5, 0), 8),
             (counter(CounterKind::COUNTER_DNS_RESPONSES, 3, 1), 16),
             (counter(CounterKind::COUNTER_DNS_RESPONSES, 2, 1), 32),

@@ -84,6 +84,11 @@ impl Exchange {
             .observe(HistogramKind::HISTOGRAM_DB_REQUEST, n)
     }
 
+    /// The error of one whose status tells of a failure already.
+    pub fn error_beside_status(self, error: HttpError) -> Self {
+        self.count(CounterKind::COUNTER_HTTP_ERRORS, error.0, 1, 0, 1)
+    }
+
     pub fn error(self, error: HttpError) -> Self {
         self.count(CounterKind::COUNTER_HTTP_ERRORS, error.0, 0, 0, 1)
     }

@@ -14,7 +14,7 @@ use crate::{
 const GOAWAY: u8 = 7;
 
 pub fn exchanges() -> Vec<Exchange> {
-    vec![ended_by_resets(), unanswered(), going_away()]
+    vec![ended_by_resets(), unanswered(), without_a_status(), going_away()]
 }
 
 fn ended_by_resets() -> Exchange {
@@ -31,7 +31,7 @@ fn ended_by_resets() -> Exchange {
         ]),
     )
     .request(GET, V2, 500)
-    .error(HttpError::HTTP_ERROR_RESET)
+    .error_beside_status(HttpError::HTTP_ERROR_RESET)
     .request(GET, V2, 0)
     .error(HttpError::HTTP_ERROR_CANCELLED)
     .request(GET, V2, 204)
@@ -45,6 +45,29 @@ fn unanswered() -> Exchange {
         .request(GET, V2, 0)
         .error(HttpError::HTTP_ERROR_CANCELLED)
         .error(HttpError::HTTP_ERROR_CANCELLED)
+}
+
+/// A server that ends its side of a stream and has not answered: by a body alone, by an interim status (which
+/// RFC 9113, 8.1, forbids), by fields without a status.
+fn without_a_status() -> Exchange {
+    let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x82]);
+    let malformed = HttpError::HTTP_ERROR_MALFORMED;
+    http2(
+        "streams that end as if they were answered",
+        client(&[get(1), get(3), get(5)]),
+        server(&[
+            frame(DATA, END_STREAM, 1, b"x"),
+            frame(HEADERS, END_HEADERS | END_STREAM, 3, b"\x08\x03103"),
+            frame(HEADERS, END_HEADERS | END_STREAM, 5, &[0x90]),
+        ]),
+    )
+    .bodies(0, 1)
+    .request(GET, V2, 0)
+    .request(GET, V2, 0)
+    .request(GET, V2, 0)
+    .error(malformed)
+    .error(malformed)
+    .error(malformed)
 }
 
 /// RFC 9113, 6.8: what is above the last stream that the server names it has not looked at, and nobody
