@@ -12,7 +12,7 @@
 #include "redis.h"
 #include "step.h"
 
-/* Twice what servers accept; a head beyond it is not followed. */
+/* Eight times what most servers accept; a head beyond it is not followed. */
 #define HEAD_MAX 65536
 /* So long may a first line be that has not shown yet what it is. */
 #define UNDECIDED_MAX 8192

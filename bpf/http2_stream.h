@@ -5,7 +5,8 @@
 
 #include "hpack.h"
 
-/* Streams that one connection may have open here: beyond any server's setting. */
+/* Streams that one connection may have open here. Most servers allow 100 to 1,000; some set no
+ * bound, and what is beyond this is told of as having found no place. */
 #define STREAMS_PER_CONN 2048
 
 /* What a new connection's state starts from; too large for the stack. */

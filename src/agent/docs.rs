@@ -86,6 +86,20 @@ says later is bytes and packets only. In HTTP/2, what refers to a header field o
 (which takes a peer with a table of more than the protocol's 4,096 bytes) is not known: the status is `unknown`, the method
 `_OTHER`, and a call is not seen to be one of gRPC.
 
+## What is not followed
+
+Some of what is legal, and rare, is told of as above or as said here:
+
+- A head of HTTP/1 of more than 64 KiB (most servers take 8 to 16, Go's 1 MiB) is a gap, `malformed`. So are more than 32,768 steps in
+  one GSO segment, `steps`: some thousand requests of HTTP/2 whose header blocks have no literal.
+- A connection of HTTP/2 with more than 2,048 open streams: the further ones are in no counter of requests, and in
+  `weir_events_lost_total{source=\"http2_streams\"}`.
+- Of DNS the return code is that of the header: an extended one (RFC 6891, 6.1.3), such as BADVERS, is shown by its lower four bits. Of a
+  zone transfer in several messages (RFC 5936) each behind the first is a `weir_dns_unmatched_responses_total`.
+- Of Kafka a Produce with a transactional id of more than 126 characters, and what follows SaslHandshake of version 0, are a gap.
+- A frame to a pod with two VLAN tags, or whose IP header is followed by an Authentication Header, is in no counter of requests, the
+  former neither in those of bytes and packets.
+
 ## What a request to a database is
 
 A connection is taken for a database's when both its sides spoke as that database does, whatever its port; what was asked

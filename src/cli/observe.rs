@@ -44,13 +44,15 @@ pub struct Args {
     /// Only with this HTTP status, such as 404, or with one of its class, such as 5xx
     #[arg(long, value_name = "STATUS")]
     status: Option<Statuses>,
-    /// Only with a path that begins so
+    /// Only with a path that begins so; what is known of no path is left out, as are the requests of an HTTP/2
+    /// connection that is older than the agent's listening
     #[arg(long, value_name = "PATH")]
     path_prefix: Option<String>,
     /// Only what took at least so long, such as 100ms
     #[arg(long, value_name = "TIME", value_parser = filter::duration)]
     slower_than: Option<Duration>,
-    /// Begin with what was recorded in the time before, such as 5m, while somebody listened
+    /// Begin with what was recorded in the time before, such as 5m, while somebody listened: of the 4,096 records
+    /// that the agent keeps
     #[arg(long, value_name = "TIME", value_parser = filter::duration)]
     since: Option<Duration>,
     /// End after so many records

@@ -34,7 +34,12 @@ use crate::{
     },
 };
 
-/// Lists the attachments of this node, those within their grace time after DEL included.
+/// Lists the attachments of this node, those within their grace time after DEL included
+///
+/// TELEMETRY is counted; uncounted (started without: start it anew); deleted; detached (something took its hook
+/// off: weir reconcile); disconnected (its interface is gone: let its runtime make it anew); lost (the maps were
+/// removed: weir reconcile counts it from 0); other-version (weir reload brings it over); unknown (stderr says why);
+/// unrecorded (counted, without a record); or unreadable.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -232,7 +232,7 @@ fn the_examples_are_what_prometheus_reads() {
     fs::remove_file(rest).unwrap();
     let alerts = format!("{EXAMPLES}/prometheus-alerts.yaml");
     let said = run("promtool", &["check", "rules", &alerts]);
-    assert!(said.contains("8 rules found"), "{said}");
+    assert!(said.contains("9 rules found"), "{said}");
     // Every name of ours that a rule uses is in the document that lists them all.
     let metrics =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
@@ -305,6 +305,51 @@ fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
     });
     let file = node.path("alerts.yaml");
     // JSON is YAML.
+    fs::write(&file, cases.to_string()).unwrap();
+    let said = run("promtool", &["test", "rules", file.to_str().unwrap()]);
+    assert!(said.contains("SUCCESS"), "{said}");
+}
+
+/// Of a pod that leaves one request of ten without an answer, and one that answers one call of ten by UNAVAILABLE.
+#[test]
+fn pods_that_fail_otherwise_than_by_5xx_are_alerts() {
+    let node = Node::new("failing");
+    let series = |family: &str, pod: &str, status: &str, values: &str| {
+        let labels =
+            format!(r#"instance="n1", namespace="shop", pod="{pod}", role="server", {status}"#);
+        json!({"series": format!("{family}{{{labels}}}"), "values": values})
+    };
+    let (http, grpc) = ("weir_http_requests_total", "weir_grpc_requests_total");
+    let fires = |name: &str, pod: &str, what: &str| {
+        let labels = json!({"severity": "warning", "namespace": "shop", "pod": pod});
+        let annotations =
+            json!({"summary": format!("shop/{pod} answers more than 5 % of its {what}")});
+        let alert = json!({"exp_labels": labels, "exp_annotations": annotations});
+        json!({"alertname": name, "eval_time": "20m", "exp_alerts": [alert]})
+    };
+    let cases = json!({
+        "rule_files": [format!("{EXAMPLES}/prometheus-alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [
+                series(http, "mute", r#"status="0""#, "0+10x30"),
+                series(http, "mute", r#"status="200""#, "0+90x30"),
+                series(http, "well", r#"status="404""#, "0+10x30"),
+                series(http, "well", r#"status="0""#, "0+1x30"),
+                series(http, "well", r#"status="200""#, "0+90x30"),
+                series(grpc, "away", r#"grpc_status="14""#, "0+10x30"),
+                series(grpc, "away", r#"grpc_status="0""#, "0+90x30"),
+                series(grpc, "well", r#"grpc_status="5""#, "0+10x30"),
+                series(grpc, "well", r#"grpc_status="0""#, "0+90x30"),
+            ],
+            "alert_rule_test": [
+                fires("PodHttpErrors", "mute", "requests with 5xx, or not at all"),
+                fires("PodGrpcErrors", "away", "gRPC calls with an error of its own"),
+            ],
+        }],
+    });
+    let file = node.path("alerts.yaml");
     fs::write(&file, cases.to_string()).unwrap();
     let said = run("promtool", &["test", "rules", file.to_str().unwrap()]);
     assert!(said.contains("SUCCESS"), "{said}");

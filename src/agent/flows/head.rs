@@ -5,7 +5,7 @@ use super::trace::{self, TraceParent};
 /// Headers that are looked at; what comes behind them is passed over.
 const HEADERS: usize = 64;
 
-/// Of a path or host, what is beyond is cut.
+/// Of a path or host, as they are told, what is beyond is cut: so many characters and two.
 const TEXT: usize = 1_024;
 
 /// What is known of a request.
@@ -126,8 +126,8 @@ fn target(bytes: &[u8], cut: bool) -> Target {
 }
 
 fn path(bytes: &[u8], cut: bool) -> String {
-    let mut text = visible(&bytes[..bytes.len().min(TEXT)]);
-    if cut || bytes.len() > TEXT {
+    let (mut text, whole) = visible(bytes);
+    if cut || !whole {
         text.push('…');
     }
     text
@@ -141,8 +141,7 @@ fn named(bytes: &[u8]) -> Option<String> {
 
 /// Host and port, without who asks and the password.
 fn authority(bytes: &[u8]) -> String {
-    let host = without_user(bytes);
-    visible(&host[..host.len().min(TEXT)])
+    visible(without_user(bytes)).0
 }
 
 /// What is behind the last `@`: neither a host nor a port has one, and a password may.
@@ -150,17 +149,20 @@ fn without_user(bytes: &[u8]) -> &[u8] {
     bytes.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
 }
 
-/// Visible ASCII as it is, and anything else percent-encoded (RFC 3986, section 2.1).
-fn visible(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
+/// Visible ASCII as it is, and anything else percent-encoded (RFC 3986, section 2.1); whether that is all.
+fn visible(bytes: &[u8]) -> (String, bool) {
+    let mut text = String::with_capacity(bytes.len().min(TEXT));
     for &byte in bytes {
+        if text.len() >= TEXT {
+            return (text, false);
+        }
         if byte.is_ascii_graphic() {
             text.push(char::from(byte));
         } else {
             text.extend(['%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
-    text
+    (text, true)
 }
 
 fn digit(value: u8) -> char {

@@ -125,9 +125,9 @@ fn version(wire: u16) -> Word {
     super::flow::word(labels::tls_version(code.0))
 }
 
-/// Visible ASCII, and anything else as `\xNN`.
+/// Visible ASCII, and anything else as `\xNN`; what is beyond 255 characters of that is cut.
 fn text(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(255)].escape_ascii().to_string()
+    bytes.escape_ascii().take(255).map(char::from).collect()
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -186,7 +186,8 @@ impl Listener {
             let ago = Duration::from_nanos(monotonic.saturating_sub(record.at_ns));
             let time = now.checked_sub(ago).unwrap_or(now);
             flow.time = rfc3339(time);
-            (flow.namespace, flow.pod) = self.name(records, record.pod)?;
+            // A record without a name is worth more than none.
+            (flow.namespace, flow.pod) = self.name(records, record.pod).unwrap_or_default();
             let peer = assemble::peer(&record);
             if let Some(known) = peer.and_then(|peer| self.peers.of(peer.ip())) {
                 flow.peer_namespace = Some(known.namespace.clone());
