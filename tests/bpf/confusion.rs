@@ -251,7 +251,8 @@ fn unanswered(exchange: &Exchange, error: HttpError, role: Role) -> Counts {
                 counts.add(kind, server, a, b, 0, n);
                 counts.add(CounterKind::COUNTER_HTTP_ERRORS, server, error.0, 0, 0, n);
             }
-            kind @ CounterKind::COUNTER_GRPC_REQUESTS => counts.add(kind, server, 255, 0, 0, n),
+            // Which failed by its error already.
+            kind @ CounterKind::COUNTER_GRPC_REQUESTS => counts.add(kind, server, 255, 0, 1, n),
             CounterKind::COUNTER_HTTP_RESPONSE_BODY => {}
             kind => counts.add(kind, server, a, b, c, n),
         }
