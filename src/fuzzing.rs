@@ -100,7 +100,7 @@ pub fn a_record() -> Vec<u8> {
 /// A query of `/api/flows`; the queries that it is written as again, and that one is.
 pub fn query(bytes: &[u8]) -> Option<(String, String)> {
     let filter = Filter::from_query(&String::from_utf8_lossy(bytes)).ok()?;
-    filter.wants(&Flow::default());
+    filter.judge(&Flow::default());
     let written = filter.to_query();
     let again = Filter::from_query(&written).map(|filter| filter.to_query()).unwrap_or_default();
     Some((written, again))

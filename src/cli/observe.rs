@@ -44,8 +44,8 @@ pub struct Args {
     /// Only with this HTTP status, such as 404, or with one of its class, such as 5xx
     #[arg(long, value_name = "STATUS")]
     status: Option<Statuses>,
-    /// Only with a path that begins so; what is known of no path is left out, as are the requests of an HTTP/2
-    /// connection that is older than the agent's listening
+    /// Only with a path that begins so; requests of which no path is known, as on an HTTP/2 connection that is
+    /// older than the agent's listening, are said to be missing
     #[arg(long, value_name = "PATH")]
     path_prefix: Option<String>,
     /// Only what took at least so long, such as 100ms
@@ -176,6 +176,7 @@ impl Printer {
         }
         let cause = match lost.place.as_ref() {
             "ring" => "the agent could not keep up with the traffic",
+            "head" => "their paths are not known, which --path-prefix asks for",
             _ => "this command could not keep up with the agent",
         };
         log::say(format_args!(

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 mod block;
 mod carry;
@@ -180,12 +180,13 @@ pub fn mend(
     mend::mend(bpf_dir, ifindex, identity, attached)
 }
 
-/// Whether an [`attach`] could work: `bpf_dir` is on a bpffs, or could be made on one.
+/// Whether an [`attach`] could work: `bpf_dir` is on a bpffs that can be written to, or could be made on one.
 ///
 /// # Errors
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) with the mend.
 pub fn probe(bpf_dir: &Path) -> Result<()> {
-    pin::probe(bpf_dir)
+    pin::probe(bpf_dir)?;
+    pin::read_only(bpf_dir).map_or(Ok(()), |why| Err(Error::new(Kind::Telemetry, why)))
 }
 
 /// Who is counted, by this version and by others. Waits while a [`reload`](reload::reload) carries pods over.

@@ -13,7 +13,10 @@ use std::{
 };
 
 use libbpf_rs::{MapHandle, Program};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::{
+    statfs::{BPF_FS_MAGIC, statfs},
+    statvfs::FsFlags,
+};
 
 use super::{whole, wire::Direction};
 use crate::error::{Context, Error, Kind, Result};
@@ -215,9 +218,26 @@ fn opened<T>(opened: libbpf_rs::Result<T>, what: &str, path: &Path) -> Result<Op
             libbpf_rs::ErrorKind::PermissionDenied if !nix::unistd::geteuid().is_root() => {
                 Err(err).context(Kind::Telemetry, || failed("; run as root"))
             }
-            _ => Err(err).context(Kind::Telemetry, || failed("")),
+            _ => {
+                let why = read_only(path).map(|why| format!(": {why}")).unwrap_or_default();
+                Err(err).context(Kind::Telemetry, || failed(&why))
+            }
         },
     }
+}
+
+/// That the bpffs which `path` is on is mounted read-only, with the mend, if it is so: nothing is pinned there then, and
+/// the kernel opens a pinned map to be written to, or a program, on no superblock that is.
+pub(super) fn read_only(path: &Path) -> Option<String> {
+    let there = path.ancestors().find(|dir| dir.exists())?;
+    let found = statfs(there).ok()?;
+    if found.filesystem_type() != BPF_FS_MAGIC || !found.flags().contains(FsFlags::ST_RDONLY) {
+        return None;
+    }
+    let device = |dir: &Path| fs::metadata(dir).ok().map(|found| found.dev());
+    let point = there.ancestors().take_while(|dir| device(dir) == device(there)).last()?;
+    let shown = point.display();
+    Some(format!("the bpffs on {shown} is mounted read-only; mount -o remount,rw {shown}"))
 }
 
 /// Makes `bpf_dir` (mode 0700) if its parent is on a bpffs; an existing one must be ours and on a bpffs.

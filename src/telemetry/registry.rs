@@ -213,7 +213,8 @@ fn open(bpf_dir: &Path, patience: Duration) -> Result<Option<Vec<Registry>>> {
             // A removal that was killed may have begun with any pin.
             Err(err) if err.kind() == libbpf_rs::ErrorKind::NotFound => {}
             Err(err) => {
-                let failed = || format!("can't open the pinned maps in {}", dir.display());
+                let why = pin::read_only(&dir).map(|why| format!(": {why}")).unwrap_or_default();
+                let failed = || format!("can't open the pinned maps in {}{why}", dir.display());
                 return Err(err).context(Kind::Telemetry, failed);
             }
         }

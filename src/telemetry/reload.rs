@@ -65,7 +65,7 @@ pub fn verifier_log() -> String {
 /// process loads, or hooks a pod, for ten seconds.
 pub fn reload(bpf_dir: &Path) -> Result<Option<Reloaded>> {
     libbpf_rs::set_print(None);
-    pin::probe(bpf_dir)?;
+    super::probe(bpf_dir)?;
     let Some(_loading) = lock::loading(bpf_dir)? else { return Ok(None) };
     let mut done = Reloaded::default();
     let old = others(bpf_dir, &mut done.refilled)?;

@@ -239,9 +239,13 @@ fn an_http2_request_is_told_with_its_path_unless_the_connection_is_older_than_th
         tokio::time::sleep(Duration::from_millis(500)).await;
         ask("/unheard").await;
         let mut late = Listener::new("");
+        let mut choosy = Listener::new("?path_prefix=/unheard");
         ask("/unheard").await;
         let told = late.flow();
         assert_eq!((&told["path"], &told["status"]), (&Value::Null, &json!(404)));
+        // It may be what was asked for.
+        let (name, lost) = choosy.event();
+        assert_eq!((&*name, lost), ("lost", json!({"records": 1, "where": "head"})));
     });
 }
 

@@ -226,9 +226,11 @@ fn a_stuck_holder_of_the_lock_is_waited_for_in_bounds_and_never_by_status() {
         host.call("STATUS", None).succeed();
         let status = started.elapsed();
         assert!(status < Duration::from_secs(2), "{status:?}");
+        let before = host.footprint();
         let started = Instant::now();
-        let said = host.call("ADD", Some(&b)).refused_without_a_trace(11);
+        let said = host.call("ADD", Some(&b)).refused(11);
         let add = started.elapsed();
+        host.footprint().assert_is(&before, &said);
         assert!(said.contains("locked by another call"), "{said}");
         assert!((4..9).contains(&add.as_secs()), "{add:?}");
         drop(lock);

@@ -54,6 +54,52 @@ fn a_state_dir_that_became_read_only_stops_add_names_itself_and_heals() {
 }
 
 #[test]
+fn a_bpffs_that_became_read_only_is_named_with_its_mend_and_heals() {
+    let counted = Counted::new("bpffs-read-only");
+    let host = &counted.host;
+    let (a, b, c) = (host.container("a"), host.container("b"), host.container("c"));
+    let add = |pod| counted.call("ADD", Some(pod), "clsact");
+    let del = |pod| counted.call("DEL", Some(pod), "clsact");
+    let remount = |flags| {
+        let flags = MsFlags::MS_REMOUNT | flags;
+        mount(None::<&str>, &counted.bpffs, None::<&str>, flags, None::<&str>).unwrap();
+    };
+    add(&a).succeed();
+    remount(MsFlags::MS_RDONLY);
+    let shown = counted.bpffs.display();
+    let mend = format!("the bpffs on {shown} is mounted read-only; mount -o remount,rw {shown}");
+    let said = add(&b).refused(104);
+    assert!(said.contains(&mend), "{said}");
+    let optional = json!({"required": false, "attach": "clsact"});
+    let answer = counted.call("ADD", Some(&c), "clsact").key("telemetry", optional).answer();
+    assert!(
+        answer.stderr.contains(&mend) && c.space.links() == ["lo", "eth0"],
+        "{}",
+        answer.stderr
+    );
+    // What can be taken away is; its record waits for the next DEL.
+    let said = del(&a).refused(104);
+    assert!(said.contains(&mend) && a.space.links() == ["lo"], "{said}");
+    assert!(host.record(&a).exists());
+    let said = counted.call("STATUS", None, "clsact").refused(50);
+    assert!(said.contains(&mend), "{said}");
+    let bpf_dir = format!("--bpf-dir {shown}/weir");
+    for command in ["reload", "doctor"] {
+        let output =
+            host.node.command(&format!("{} {command} {bpf_dir}", env!("CARGO_BIN_EXE_weir")));
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("is mounted read-only"), "{command}: {said}");
+        assert!(said.contains(&format!("mount -o remount,rw {shown}")), "{command}: {said}");
+    }
+    remount(MsFlags::empty());
+    [&a, &b, &c].into_iter().for_each(|pod| drop(del(pod).succeed()));
+    assert!(host.leases("podnet").is_empty() && host.node.links() == ["lo"]);
+    let ended = counted.snapshot().pods.into_values().all(|pod| pod.deleted.is_some());
+    assert!(ended, "{:?}", counted.snapshot().pods);
+}
+
+#[test]
 fn a_full_state_dir_stops_add_and_leaves_nothing() {
     let host = Host::new("full");
     let mounted = Mounted::new(host.state_dir());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    filter::Filter,
+    filter::{Filter, Verdict},
     flow::{Flow, Lost},
     id::Id,
     kept::Kept,
@@ -55,9 +55,9 @@ impl Client {
         Self { wanted, queue, from, stage: Stage::New }
     }
 
-    /// Whether it is to be told of this record, which has just come.
+    /// Whether it is to be told of this record, which has just come. One of which nobody knows is counted for it.
     pub fn wants_now(&self, flow: &Flow) -> bool {
-        self.stage == Stage::Live && self.wants(flow)
+        self.stage == Stage::Live && self.judge(flow) == Verdict::Wanted
     }
 
     /// Whether it is told who talks to whom.
@@ -90,7 +90,9 @@ impl Client {
         for (at, kept) in gone.enumerate() {
             let id = oldest.plus(at);
             if id.since(next).is_some_and(|behind| behind >= 0) {
-                lost += u64::from(self.lacks(id, kept.time) && self.wants(&kept.flow));
+                lost += u64::from(
+                    self.lacks(id, kept.time) && self.judge(&kept.flow) == Verdict::Wanted,
+                );
                 self.stage = Stage::Behind(id.plus(1));
             }
         }
@@ -101,7 +103,7 @@ impl Client {
         let told = next.since(oldest).and_then(|behind| usize::try_from(behind).ok());
         for (at, kept) in kept.iter().enumerate().skip(told.unwrap_or_default()) {
             let id = oldest.plus(at);
-            if self.lacks(id, kept.time) && self.wants(&kept.flow) {
+            if self.lacks(id, kept.time) && self.judge(&kept.flow) == Verdict::Wanted {
                 if !self.queue.has_room_for_the_past() {
                     return Stage::Behind(id);
                 }
@@ -111,9 +113,14 @@ impl Client {
         Stage::Live
     }
 
-    /// Whether its filter lets a record through.
-    fn wants(&self, flow: &Flow) -> bool {
-        matches!(&self.wanted, Wanted::Flows(filter) if filter.wants(flow))
+    /// What its filter says of a record; that it wanted one which nobody can tell is counted for it.
+    fn judge(&self, flow: &Flow) -> Verdict {
+        let Wanted::Flows(filter) = &self.wanted else { return Verdict::Unwanted };
+        let verdict = filter.judge(flow);
+        if verdict == Verdict::Untold {
+            self.queue.leave_untold();
+        }
+        verdict
     }
 
     /// Whether a record that is kept is behind what it has had when it was here, or of the time that it asked for.

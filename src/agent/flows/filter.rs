@@ -117,9 +117,20 @@ pub struct Filter {
     pub after: Option<Id>,
 }
 
+/// What a filter says of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is wanted.
+    Wanted,
+    /// It is not.
+    Unwanted,
+    /// All but the path, which is wanted and not known: its request's head was lost, or can't be read.
+    Untold,
+}
+
 impl Filter {
     /// Whether a record is wanted.
-    pub fn wants(&self, flow: &Flow) -> bool {
+    pub fn judge(&self, flow: &Flow) -> Verdict {
         let pod = self.pod.as_ref().is_none_or(|pod| {
             pod.pod == flow.pod
                 && pod.namespace.as_ref().is_none_or(|namespace| *namespace == flow.namespace)
@@ -130,13 +141,16 @@ impl Filter {
         let status = self.status.is_none_or(|Statuses { low, high }| {
             flow.status.is_some_and(|status| (low..=high).contains(&status))
         });
-        let path = self.path_prefix.as_ref().is_none_or(|prefix| {
-            flow.path.as_ref().is_some_and(|path| path.starts_with(prefix.as_str()))
-        });
+        let path = match (&self.path_prefix, &flow.path) {
+            (None, _) => Verdict::Wanted,
+            (Some(prefix), Some(path)) if path.starts_with(prefix.as_str()) => Verdict::Wanted,
+            (Some(_), None) if matches!(&*flow.protocol, "http" | "grpc") => Verdict::Untold,
+            _ => Verdict::Unwanted,
+        };
         let slow = self.slower_than.is_none_or(|least| {
             flow.duration_seconds.is_some_and(|seconds| seconds >= least.as_secs_f64())
         });
-        pod && protocol && status && path && slow
+        if pod && protocol && status && slow { path } else { Verdict::Unwanted }
     }
 
     /// Reads a query string.
@@ -238,11 +252,16 @@ mod tests {
             ("slower_than=101ms", false),
             ("pod=shop/web&status=4xx", false),
         ] {
-            assert_eq!(Filter::from_query(query).unwrap().wants(&flow()), wanted, "{query}");
+            let verdict = if wanted { Verdict::Wanted } else { Verdict::Unwanted };
+            assert_eq!(Filter::from_query(query).unwrap().judge(&flow()), verdict, "{query}");
         }
         let grpc = Flow { protocol: "grpc".into(), ..Flow::default() };
-        assert!(Filter::from_query("protocol=http").unwrap().wants(&grpc));
-        assert!(!Filter::from_query("status=5xx").unwrap().wants(&grpc));
+        let judged = |query: &str| Filter::from_query(query).unwrap().judge(&grpc);
+        assert_eq!(judged("protocol=http"), Verdict::Wanted);
+        assert_eq!(judged("status=5xx"), Verdict::Unwanted);
+        // Of a request whose head nobody has read.
+        assert_eq!(judged("path_prefix=/a"), Verdict::Untold);
+        assert_eq!(judged("path_prefix=/a&protocol=dns"), Verdict::Unwanted);
     }
 
     #[test]
@@ -269,13 +288,11 @@ mod tests {
             let read = Filter::from_query(&exact.to_query()).unwrap();
             assert_eq!(read, exact);
             for (other_namespace, other) in names {
-                let wanted = read.wants(&of(other_namespace, other));
+                let wanted = read.judge(&of(other_namespace, other)) == Verdict::Wanted;
                 assert_eq!(wanted, (namespace, pod) == (other_namespace, other), "{name} {other}");
             }
-            assert!(
-                Filter { pod: Some(name.parse().unwrap()), ..Filter::default() }
-                    .wants(&of(namespace, pod))
-            );
+            let named = Filter { pod: Some(name.parse().unwrap()), ..Filter::default() };
+            assert_eq!(named.judge(&of(namespace, pod)), Verdict::Wanted);
         }
     }
 

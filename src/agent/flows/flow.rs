@@ -126,7 +126,8 @@ impl Flow {
 pub struct Lost {
     /// How many.
     pub records: u64,
-    /// `ring`: the agent was too slow for the traffic; `client`: this client was; `away`: more than the agent keeps
+    /// `ring`: the agent was too slow for the traffic; `client`: this client was; `head`: this client asks for a path, and
+    /// theirs is not known; `away`: more than the agent keeps
     /// came while this client was away, whether it wanted them or not.
     #[serde(rename = "where")]
     pub place: Word,

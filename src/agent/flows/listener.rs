@@ -50,8 +50,11 @@ const WISH: Duration = Duration::from_secs(5);
 /// A word to a client who has had none, so that one that has gone is noticed.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
-/// Records that are kept for listeners who come later.
+/// Records that are kept for listeners who come later, …
 const KEPT: usize = 4_096;
+
+/// … unless they take more bytes than this: three times what so many of some hundred bytes of text take.
+const KEPT_BYTES: usize = 24 << 20;
 
 /// Names of pods that are remembered; ids are never used again, so that they don't change.
 const NAMES: usize = 4_096;
@@ -73,6 +76,8 @@ pub struct Listener {
     services: Services,
     ends: Ends,
     kept: VecDeque<Kept>,
+    /// What all of them take.
+    weight: usize,
     /// Of the oldest that is kept, or if none is, of the next.
     oldest: Id,
     said: String,
@@ -84,7 +89,7 @@ impl Listener {
         let (names, kept, said) = (HashMap::new(), VecDeque::new(), String::new());
         let (peers, services, ends) = (Peers::new(state_dir), Services::new(), Ends::new());
         let oldest = Id::first(SystemTime::now());
-        Self { hub, bpf_dir, names, peers, services, ends, kept, oldest, said }
+        Self { hub, bpf_dir, names, peers, services, ends, kept, weight: 0, oldest, said }
     }
 
     /// Listens whenever there is a client, until the hub is closed.
@@ -267,14 +272,23 @@ impl Listener {
     }
 
     fn keep(&mut self, flows: Vec<Kept>) {
-        let over = (self.kept.len() + flows.len()).saturating_sub(KEPT);
+        let surplus = (self.kept.len() + flows.len()).saturating_sub(KEPT);
+        self.weight += flows.iter().map(Kept::weight).sum::<usize>();
+        let mut over = 0;
+        for kept in self.kept.iter().chain(&flows) {
+            if over >= surplus && self.weight <= KEPT_BYTES {
+                break;
+            }
+            self.weight -= kept.weight();
+            over += 1;
+        }
         if over > 0 {
             self.hub.part_with(self.kept.iter().chain(&flows).take(over), self.oldest);
         }
         self.oldest = self.oldest.plus(over);
-        let surplus = flows.len().saturating_sub(KEPT);
-        self.kept.drain(..over.saturating_sub(surplus));
-        self.kept.extend(flows.into_iter().skip(surplus));
+        let of_kept = over.min(self.kept.len());
+        self.kept.drain(..of_kept);
+        self.kept.extend(flows.into_iter().skip(over - of_kept));
     }
 
     /// Logs what changed.
@@ -306,6 +320,27 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_long_records_fewer_are_kept() {
+        let mut listener = Listener::new(Arc::default(), PathBuf::new(), PathBuf::new());
+        let long = || {
+            let path = Some("p".repeat(1_024));
+            let alpn = vec!["a".repeat(255); 8];
+            let flow = Flow { path: path.clone(), host: path, alpn, ..Flow::default() };
+            Kept::new(SystemTime::UNIX_EPOCH, Arc::new(flow))
+        };
+        for _ in 0..40 {
+            listener.keep((0..300).map(|_| long()).collect());
+            assert_eq!(listener.weight, listener.kept.iter().map(Kept::weight).sum::<usize>());
+            assert!(listener.weight <= KEPT_BYTES, "{}", listener.weight);
+        }
+        assert!((2_000..KEPT).contains(&listener.kept.len()), "{}", listener.kept.len());
+        listener.keep(
+            (0..2 * KEPT).map(|_| Kept::new(SystemTime::UNIX_EPOCH, Arc::default())).collect(),
+        );
+        assert_eq!(listener.kept.len(), KEPT);
+    }
 
     #[test]
     fn the_oldest_record_that_is_kept_has_its_number_however_many_come_at_once() {

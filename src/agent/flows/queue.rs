@@ -25,6 +25,9 @@ const ROOM: usize = 1 << 20;
 /// Bytes that are handed over at a time.
 const FRAME: usize = 64 << 10;
 
+/// Between two words of records of which nobody knows whether they are wanted: all of a connection may be such.
+const SPARINGLY: Duration = Duration::from_secs(1);
+
 /// A client that has read nothing for so long while something waits for it loses its place.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,9 @@ struct Waiting {
     lost: u64,
     /// Never had, at some place in what waits or behind it.
     missed: u64,
+    /// Likewise, and it is not known whether they were wanted; and when that was said last.
+    untold: u64,
+    untold_at: Option<Instant>,
     taken: Instant,
     closed: bool,
     gone: bool,
@@ -56,6 +62,8 @@ impl Queue {
             bytes: 0,
             lost: 0,
             missed: 0,
+            untold: 0,
+            untold_at: None,
             taken: Instant::now(),
             closed: false,
             gone: false,
@@ -96,6 +104,11 @@ impl Queue {
     /// Tells of records that the ring had no room for, as soon as there is some here.
     pub fn miss(&self, records: u64) {
         self.lock().missed += records;
+    }
+
+    /// Tells of a record of which it is not known whether the client wants it, once a second at most.
+    pub fn leave_untold(&self) {
+        self.lock().untold += 1;
     }
 
     /// Has the client look for what was added.
@@ -142,6 +155,10 @@ impl Waiting {
         self.taken = Instant::now();
         if self.missed > 0 {
             frame.extend_from_slice(&lost(std::mem::take(&mut self.missed), "ring"));
+        }
+        if self.untold > 0 && self.untold_at.is_none_or(|at| at.elapsed() > SPARINGLY) {
+            self.untold_at = Some(Instant::now());
+            frame.extend_from_slice(&lost(std::mem::take(&mut self.untold), "head"));
         }
         if self.events.is_empty() && self.lost > 0 {
             frame.extend_from_slice(&lost(std::mem::take(&mut self.lost), "client"));
@@ -248,6 +265,10 @@ pub mod tests {
         queue.miss(2);
         queue.miss(3);
         let expected = "againevent: lost\ndata: {\"records\":5,\"where\":\"ring\"}\n\n";
+        assert_eq!(read(&mut events).as_deref(), Some(expected));
+        assert_eq!(read(&mut events), None);
+        queue.leave_untold();
+        let expected = "event: lost\ndata: {\"records\":1,\"where\":\"head\"}\n\n";
         assert_eq!(read(&mut events).as_deref(), Some(expected));
         assert_eq!(read(&mut events), None);
     }
