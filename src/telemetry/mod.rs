@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Result};
 
 mod block;
 mod carry;
@@ -186,7 +186,8 @@ pub fn mend(
 /// [`Kind::Telemetry`](crate::error::Kind::Telemetry) with the mend.
 pub fn probe(bpf_dir: &Path) -> Result<()> {
     pin::probe(bpf_dir)?;
-    pin::read_only(bpf_dir).map_or(Ok(()), |why| Err(Error::new(Kind::Telemetry, why)))
+    pin::read_only(bpf_dir)
+        .map_or(Ok(()), |why| Err(error::Error::new(error::Kind::Telemetry, why)))
 }
 
 /// Who is counted, by this version and by others. Waits while a [`reload`](reload::reload) carries pods over.
