@@ -58,7 +58,8 @@ fn rows_that_go_leave_nothing_in_memory() {
 
 /// The longest stretch without a line between the first and the last pixel of one, as a part of the plot's width.
 const GAP: &str = "(() => { const canvas = document.querySelector('#chart-network canvas'); \
-    const { width, height } = canvas; const { data } = canvas.getContext('2d').getImageData(0, 0, width, height); \
+    const { width, height } = canvas; const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true }); \
+    copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, width, height); \
     const drawn = []; \
     for (let x = 0; x < width; x += 1) for (let y = 0; y < height; y += 1) { \
         const at = 4 * (y * width + x), rgb = [...data.slice(at, at + 3)]; \
