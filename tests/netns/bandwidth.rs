@@ -31,6 +31,19 @@ fn limited<'a>(call: Call<'a>, bandwidth: &Value) -> Call<'a> {
     call.key("runtimeConfig", json!({"bandwidth": bandwidth}))
 }
 
+/// The most of [`tcp_rate`] in up to three measurements, as a part of `rate`: a sender that gets no processor fills no limit, and
+/// one that is too narrow is so each time.
+fn share(from: &Space, to: &Space, ip: IpAddr, rate: u64) -> f64 {
+    let mut most = 0.0_f64;
+    for _ in 0..3 {
+        most = most.max(tcp_rate(from, to, ip) / rate as f64);
+        if most >= 0.9 {
+            break;
+        }
+    }
+    most
+}
+
 /// Sends as fast as TCP can for a time; the bits a second that arrived in its second part.
 pub fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
     const WARM: Duration = Duration::from_millis(700);
@@ -113,10 +126,9 @@ fn both_directions_are_held_within_a_tenth() {
         let a = host.container("a");
         let result = limited(counted.call("ADD", Some(&a), "auto"), &both(rate)).succeed();
         counted.check(&a, "auto", &result).succeed();
-        let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, v4));
-        let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, v4));
-        for (direction, is) in [("to", to_pod), ("from", from_pod)] {
-            let share = is / rate as f64;
+        let to_pod = share(&b.space, &a.space, of_family(&result, v4), rate);
+        let from_pod = share(&a.space, &b.space, of_family(&other, v4), rate);
+        for (direction, share) in [("to", to_pod), ("from", from_pod)] {
             assert!((0.9..1.02).contains(&share), "{direction} the pod at {rate}: {share}");
         }
         counted.call("DEL", Some(&a), "auto").succeed();
@@ -137,7 +149,7 @@ fn one_direction_alone_leaves_the_other_free() {
     assert!(answer.stderr.contains("queues alone"), "{}", answer.stderr);
     let result: Value = serde_json::from_str(&answer.stdout).unwrap();
     host.check(&a, &result).succeed();
-    let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, true)) / (20 * MBIT) as f64;
+    let to_pod = share(&b.space, &a.space, of_family(&result, true), 20 * MBIT);
     let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, true)) / (20 * MBIT) as f64;
     assert!((0.9..1.02).contains(&to_pod), "{to_pod}");
     assert!(from_pod > 5.0, "{from_pod}");
