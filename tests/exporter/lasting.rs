@@ -56,12 +56,15 @@ fn rows_that_go_leave_nothing_in_memory() {
     }
 }
 
-/// The longest stretch without a line between the first and the last pixel of one, as a part of the plot's width.
+/// The longest stretch without a line between the first and the last pixel of one, as a part of the plot's width. What is
+/// written at its edges, whose pixels have colours where glyphs are smoothed, is none of it; a line at 0 lies on the lower one.
 const GAP: &str = "(() => { const canvas = document.querySelector('#chart-network canvas'); \
-    const { width, height } = canvas; const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true }); \
-    copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, width, height); \
+    const { width, height } = canvas; const { data } = canvas.getContext('2d').getImageData(0, 0, width, height); \
     const drawn = []; \
-    for (let x = 0; x < width; x += 1) for (let y = 0; y < height; y += 1) { \
+    const whole = canvas.getBoundingClientRect(), inner = document.querySelector('#chart-network .u-over').getBoundingClientRect(); \
+    const scale = width / whole.width, left = Math.ceil((inner.left - whole.left) * scale), right = left + Math.floor(inner.width * scale); \
+    const top = Math.ceil((inner.top - whole.top) * scale), bottom = top + Math.ceil((inner.height + 2) * scale); \
+    for (let x = left; x < right; x += 1) for (let y = top; y < bottom; y += 1) { \
         const at = 4 * (y * width + x), rgb = [...data.slice(at, at + 3)]; \
         if (data[at + 3] > 0 && Math.max(...rgb) - Math.min(...rgb) > 60) { drawn.push(x); break; } \
     } \

@@ -159,12 +159,11 @@ fn the_plots_are_right(browser: &mut Browser) {
     }
 }
 
-/// The colours of lines in a plot, read from a copy, or Chromium warns of how often the page's own is read. Each by the greatest of red, green and blue and the least; grey is none.
+/// The colours of lines in a plot, each by the greatest of red, green and blue and the least; grey is none.
 fn hues(chart: &str) -> String {
     format!(
         "(() => {{ const canvas = document.querySelector('#chart-{chart} canvas'), hues = new Map(); \
-         const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {{ willReadFrequently: true }}); \
-         copy.drawImage(canvas, 0, 0); const {{ data }} = copy.getImageData(0, 0, canvas.width, canvas.height); \
+         const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height); \
          for (let at = 0; at < data.length; at += 4) {{ const rgb = [...data.slice(at, at + 3)]; \
            if (data[at + 3] < 250 || Math.max(...rgb) - Math.min(...rgb) < 60) continue; \
            const hue = rgb.join(); hues.set(hue, (hues.get(hue) ?? 0) + 1); }} \
