@@ -64,7 +64,6 @@ conformance: ## check any CNI plugin: make conformance PLUGIN=/opt/cni/bin/ptp C
 torture-kill: ## kill calls at every system call, and fail every one, where `make test` tries a sample (root)
 	@.ci/deps build test
 	WEIR_TORTURE=1 cargo test --locked --test kill
-	WEIR_TORTURE=1 cargo test --locked --test layouts -- killed::
 
 .PHONY: torture
 torture: ## pods under faults of all kinds for ten minutes (WEIR_TORTURE_SECONDS, _SEED, _ROUND), the node judged after each round (root)

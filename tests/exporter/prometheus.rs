@@ -279,35 +279,27 @@ fn an_upgrade_that_waits_for_its_reload_is_an_alert() {
     };
     let both = json!([uncounted("n2", "bare"), uncounted("n2", "old")]);
     let last = json!([uncounted("n2", "bare"), uncounted("n2", "old"), uncounted("n1", "a")]);
-    let cases = json!({
-        "rule_files": [format!("{EXAMPLES}/prometheus-alerts.yaml")],
-        "evaluation_interval": "1m",
-        "tests": [{
-            "interval": "1m",
-            "input_series": [
-                {"series": waiting, "values": "0 2x20 0x20"},
-                {"series": status, "values": "1x41"},
-                {"series": of("n1", "a"), "values": "1 0x20 1x7 0x20"},
-                {"series": of("n1", "b"), "values": "1 0x20 1x20"},
-                {"series": of("n2", "old"), "values": "0x41"},
-                {"series": of("n2", "bare"), "values": "0x41"},
-                {"series": r#"weir_attachments{instance="n2", telemetry="other-version"}"#, "values": "0x28 1x12"},
-            ],
-            "alert_rule_test": [
-                rule("WeirReloadDue", 0, &json!([])),
-                rule("WeirReloadDue", 10, &json!([])),
-                rule("WeirReloadDue", 20, &due),
-                rule("WeirReloadDue", 30, &json!([])),
-                rule("WeirPodNotCounted", 20, &both),
-                rule("WeirPodNotCounted", 40, &last),
-            ],
-        }],
+    let tests = json!({
+        "interval": "1m",
+        "input_series": [
+            {"series": waiting, "values": "0 2x20 0x20"},
+            {"series": status, "values": "1x41"},
+            {"series": of("n1", "a"), "values": "1 0x20 1x7 0x20"},
+            {"series": of("n1", "b"), "values": "1 0x20 1x20"},
+            {"series": of("n2", "old"), "values": "0x41"},
+            {"series": of("n2", "bare"), "values": "0x41"},
+            {"series": r#"weir_attachments{instance="n2", telemetry="other-version"}"#, "values": "0x28 1x12"},
+        ],
+        "alert_rule_test": [
+            rule("WeirReloadDue", 0, &json!([])),
+            rule("WeirReloadDue", 10, &json!([])),
+            rule("WeirReloadDue", 20, &due),
+            rule("WeirReloadDue", 30, &json!([])),
+            rule("WeirPodNotCounted", 20, &both),
+            rule("WeirPodNotCounted", 40, &last),
+        ],
     });
-    let file = node.path("alerts.yaml");
-    // JSON is YAML.
-    fs::write(&file, cases.to_string()).unwrap();
-    let said = run("promtool", &["test", "rules", file.to_str().unwrap()]);
-    assert!(said.contains("SUCCESS"), "{said}");
+    promtool_agrees(&node, &tests);
 }
 
 /// Of a pod that leaves one request of ten without an answer, and one that answers one call of ten by UNAVAILABLE.
@@ -327,29 +319,33 @@ fn pods_that_fail_otherwise_than_by_5xx_are_alerts() {
         let alert = json!({"exp_labels": labels, "exp_annotations": annotations});
         json!({"alertname": name, "eval_time": "20m", "exp_alerts": [alert]})
     };
-    let cases = json!({
-        "rule_files": [format!("{EXAMPLES}/prometheus-alerts.yaml")],
-        "evaluation_interval": "1m",
-        "tests": [{
-            "interval": "1m",
-            "input_series": [
-                series(http, "mute", r#"status="0""#, "0+10x30"),
-                series(http, "mute", r#"status="200""#, "0+90x30"),
-                series(http, "well", r#"status="404""#, "0+10x30"),
-                series(http, "well", r#"status="0""#, "0+1x30"),
-                series(http, "well", r#"status="200""#, "0+90x30"),
-                series(grpc, "away", r#"grpc_status="14""#, "0+10x30"),
-                series(grpc, "away", r#"grpc_status="0""#, "0+90x30"),
-                series(grpc, "well", r#"grpc_status="5""#, "0+10x30"),
-                series(grpc, "well", r#"grpc_status="0""#, "0+90x30"),
-            ],
-            "alert_rule_test": [
-                fires("PodHttpErrors", "mute", "requests with 5xx, or not at all"),
-                fires("PodGrpcErrors", "away", "gRPC calls with an error of its own"),
-            ],
-        }],
+    let tests = json!({
+        "interval": "1m",
+        "input_series": [
+            series(http, "mute", r#"status="0""#, "0+10x30"),
+            series(http, "mute", r#"status="200""#, "0+90x30"),
+            series(http, "well", r#"status="404""#, "0+10x30"),
+            series(http, "well", r#"status="0""#, "0+1x30"),
+            series(http, "well", r#"status="200""#, "0+90x30"),
+            series(grpc, "away", r#"grpc_status="14""#, "0+10x30"),
+            series(grpc, "away", r#"grpc_status="0""#, "0+90x30"),
+            series(grpc, "well", r#"grpc_status="5""#, "0+10x30"),
+            series(grpc, "well", r#"grpc_status="0""#, "0+90x30"),
+        ],
+        "alert_rule_test": [
+            fires("PodHttpErrors", "mute", "requests with 5xx, or not at all"),
+            fires("PodGrpcErrors", "away", "gRPC calls with an error of its own"),
+        ],
     });
+    promtool_agrees(&node, &tests);
+}
+
+/// Whether the example's alerts fire as these tests of promtool's say.
+fn promtool_agrees(node: &Node, tests: &Value) {
+    let rules = format!("{EXAMPLES}/prometheus-alerts.yaml");
+    let cases = json!({"rule_files": [rules], "evaluation_interval": "1m", "tests": [tests]});
     let file = node.path("alerts.yaml");
+    // JSON is YAML.
     fs::write(&file, cases.to_string()).unwrap();
     let said = run("promtool", &["test", "rules", file.to_str().unwrap()]);
     assert!(said.contains("SUCCESS"), "{said}");

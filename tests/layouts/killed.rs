@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     net::SocketAddr,
     path::Path,
     sync::atomic::AtomicBool,
@@ -174,9 +174,6 @@ fn killed_anywhere(label: &str, attach: &'static str, own: bool) {
     let (mut served_by, mut between, mut moving) = ([0; 2], 0, 0);
     let mut strikes = vec![None];
     let mut round = 0;
-    // A sample of the longest course, unless all are wanted.
-    let all = env::var_os("WEIR_TORTURE").is_some_and(|value| value == "1");
-    let step = if all || !own { 1 } else { 2 };
     while round < strikes.len() {
         let strike: Option<(String, usize)> = strikes[round].clone();
         pods.iter().for_each(|pod| pod.serves(&node));
@@ -188,7 +185,7 @@ fn killed_anywhere(label: &str, attach: &'static str, own: bool) {
         pods.iter().chain(&own).for_each(|pod| pod.serves(&node));
         served_by = served_by.map(|n| n + 2 * ASKED);
         if strike.is_none() {
-            strikes.extend(course.strikes().into_iter().step_by(step).map(Some));
+            strikes.extend(course.strikes().into_iter().map(Some));
         } else {
             if own.is_some() && course.ends_between() && between == 0 {
                 let says = "a weir reload was cut off, and some of what pods have counted is still in the maps of layout 0123456789abcdef; weir reload carries it over";

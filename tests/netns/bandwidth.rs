@@ -4,6 +4,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -31,17 +32,11 @@ fn limited<'a>(call: Call<'a>, bandwidth: &Value) -> Call<'a> {
     call.key("runtimeConfig", json!({"bandwidth": bandwidth}))
 }
 
-/// The most of [`tcp_rate`] in up to three measurements, as a part of `rate`: a sender that gets no processor fills no limit, and
-/// one that is too narrow is so each time.
-fn share(from: &Space, to: &Space, ip: IpAddr, rate: u64) -> f64 {
-    let mut most = 0.0_f64;
-    for _ in 0..3 {
-        most = most.max(tcp_rate(from, to, ip) / rate as f64);
-        if most >= 0.9 {
-            break;
-        }
-    }
-    most
+/// Has this thread go before those of other tests: a sender that gets no processor fills no limit.
+fn go_first() {
+    let thread = nix::unistd::gettid().to_string();
+    let done = Command::new("renice").args(["-n", "-15", "-p", &thread]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Sends as fast as TCP can for a time; the bits a second that arrived in its second part.
@@ -51,6 +46,7 @@ pub fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
     let listener = to.run(|| TcpListener::bind(SocketAddr::new(ip, 0)).unwrap());
     let target = listener.local_addr().unwrap();
     let receiver = thread::spawn(move || {
+        go_first();
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut buffer = vec![0; 1 << 18];
@@ -65,6 +61,7 @@ pub fn tcp_rate(from: &Space, to: &Space, ip: IpAddr) -> f64 {
         bytes as f64 * 8.0 / from.elapsed().as_secs_f64()
     });
     from.run(|| {
+        go_first();
         let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
         let chunk = vec![0; 1 << 17];
@@ -126,9 +123,10 @@ fn both_directions_are_held_within_a_tenth() {
         let a = host.container("a");
         let result = limited(counted.call("ADD", Some(&a), "auto"), &both(rate)).succeed();
         counted.check(&a, "auto", &result).succeed();
-        let to_pod = share(&b.space, &a.space, of_family(&result, v4), rate);
-        let from_pod = share(&a.space, &b.space, of_family(&other, v4), rate);
-        for (direction, share) in [("to", to_pod), ("from", from_pod)] {
+        let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, v4));
+        let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, v4));
+        for (direction, is) in [("to", to_pod), ("from", from_pod)] {
+            let share = is / rate as f64;
             assert!((0.9..1.02).contains(&share), "{direction} the pod at {rate}: {share}");
         }
         counted.call("DEL", Some(&a), "auto").succeed();
@@ -149,7 +147,7 @@ fn one_direction_alone_leaves_the_other_free() {
     assert!(answer.stderr.contains("queues alone"), "{}", answer.stderr);
     let result: Value = serde_json::from_str(&answer.stdout).unwrap();
     host.check(&a, &result).succeed();
-    let to_pod = share(&b.space, &a.space, of_family(&result, true), 20 * MBIT);
+    let to_pod = tcp_rate(&b.space, &a.space, of_family(&result, true)) / (20 * MBIT) as f64;
     let from_pod = tcp_rate(&a.space, &b.space, of_family(&other, true)) / (20 * MBIT) as f64;
     assert!((0.9..1.02).contains(&to_pod), "{to_pod}");
     assert!(from_pod > 5.0, "{from_pod}");

@@ -153,9 +153,8 @@ fn programs_of_others_before_and_after_our_filters_run_and_count() {
     assert!(!said.contains("counted again"), "{said}");
 }
 
-#[test]
-fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
-    let counted = Counted::new("tenants-tcx");
+/// A pod with a network of another plugin's, `vethx` on the node, and what that plugin said of it.
+fn plumbed_by_another(counted: &Counted) -> (Container, Value) {
     let pod = counted.host.container("a");
     let netns = pod.space.path().to_str().unwrap().to_owned();
     let node = &counted.host.node;
@@ -164,12 +163,20 @@ fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
     node.succeed("ip addr add 10.7.0.1/24 dev vethx");
     pod.space.succeed("ip addr add 10.7.0.2/24 dev eth0");
     pod.space.succeed("ip link set eth0 up");
-    let tenant = Tenant::new(&counted, "before", "vethx");
     let reply = json!({
         "cniVersion": "1.1.0",
         "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
         "ips": [{"address": "10.7.0.2/24", "interface": 1}],
     });
+    (pod, reply)
+}
+
+#[test]
+fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
+    let counted = Counted::new("tenants-tcx");
+    let (pod, reply) = plumbed_by_another(&counted);
+    let node = &counted.host.node;
+    let tenant = Tenant::new(&counted, "before", "vethx");
     let shared = Shared { counted: &counted, pod, reply: reply.clone() };
     let chained = |verb| shared.call(verb, "auto").key("prevResult", reply.clone()).without("ipam");
     chained("ADD").succeed();
@@ -209,19 +216,8 @@ fn programs_of_others_before_and_after_our_links_run_count_and_stay() {
 fn a_filter_of_others_in_the_very_place_of_ours_stays_is_named_and_goes_on_counting() {
     const PLACE: &str = "prio 49152 handle 0x77656972";
     let counted = Counted::new("tenants-place");
-    let pod = counted.host.container("a");
-    let netns = pod.space.path().to_str().unwrap().to_owned();
+    let (pod, reply) = plumbed_by_another(&counted);
     let node = &counted.host.node;
-    node.succeed(&format!("ip link add vethx type veth peer name eth0 netns {netns}"));
-    node.succeed("ip link set vethx up");
-    node.succeed("ip addr add 10.7.0.1/24 dev vethx");
-    pod.space.succeed("ip addr add 10.7.0.2/24 dev eth0");
-    pod.space.succeed("ip link set eth0 up");
-    let reply = json!({
-        "cniVersion": "1.1.0",
-        "interfaces": [{"name": "vethx"}, {"name": "eth0", "sandbox": netns}],
-        "ips": [{"address": "10.7.0.2/24", "interface": 1}],
-    });
     let shared = Shared { counted: &counted, pod, reply: reply.clone() };
     let call =
         |verb, attach| shared.call(verb, attach).key("prevResult", reply.clone()).without("ipam");

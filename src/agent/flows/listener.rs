@@ -53,7 +53,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Records that are kept for listeners who come later, …
 const KEPT: usize = 4_096;
 
-/// … unless they take more bytes than this: three times what so many of some hundred bytes of text take.
+/// … unless they take more bytes than this, as pods may choose long texts.
 const KEPT_BYTES: usize = 24 << 20;
 
 /// Names of pods that are remembered; ids are never used again, so that they don't change.
